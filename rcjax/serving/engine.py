@@ -1,0 +1,250 @@
+"""The engine: ranks candidates for users, from cached blocks, on one slice."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rcjax.catalog.types import Event, Item, User
+from rcjax.errors import InvalidRequestError, RcjaxError, ResourceExhaustedError
+from rcjax.model.scoring import Scorer
+from rcjax.prompt import Prompt, PromptBuilder
+from rcjax.serving.arm import Arm
+from rcjax.serving.assembly import Row, Source, assemble
+from rcjax.serving.block_cache import BlockCache
+from rcjax.serving.library import Library
+from rcjax.serving.request import (
+    EngineInfo,
+    EngineStats,
+    RankedItem,
+    RecommendRequest,
+    RecommendResult,
+    StageTimes,
+    TokenCounts,
+)
+from rcjax.serving.shape import ShapeSet
+from rcjax.serving.slice import Slice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """A request as a prompt, and how long it took to make."""
+
+    request: RecommendRequest
+    arm: Arm
+    prompt: Prompt
+    item_ids: tuple[str, ...]
+    plan_s: float
+
+    def cacheable(self) -> list[int]:
+        """Indices of the blocks that this arm takes from the cache."""
+        return [i for i, block in enumerate(self.prompt.blocks) if block.kind in self.arm.reuse.kinds]
+
+
+class RecommendEngine:
+    """Implements `rcjax.serving.request.Engine` over one slice; one thread makes every call.
+
+    Built by `rcjax.serving.startup`, which also compiles its programs.
+    """
+
+    def __init__(
+        self,
+        slice_: Slice,
+        cache: BlockCache,
+        builder: PromptBuilder,
+        library: Library,
+        rank_shapes: ShapeSet,
+        arms: dict[str, Arm],
+        info: EngineInfo,
+        count_compilations: Callable[[], int],
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.slice = slice_
+        self.cache = cache
+        self.builder = builder
+        self.library = library
+        self.rank_shapes = rank_shapes
+        self._scorer = Scorer.of(builder)
+        self._arms = arms
+        self._info = info
+        self._count_compilations = count_compilations
+        self._clock = clock
+        self._num_requests = 0
+        self._num_failed = 0
+        self._tokens = TokenCounts()
+
+    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
+        """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
+        results: list[RecommendResult | RcjaxError | None] = [None] * len(requests)
+        plans: dict[int, _Plan] = {}
+        for i, request in enumerate(requests):
+            try:
+                plans[i] = self._plan(request)
+            except RcjaxError as error:
+                results[i] = error
+        for group in self._group(plans):
+            for i, result in zip(group, self._rank_group([plans[i] for i in group]), strict=True):
+                results[i] = result
+        done = [result for result in results if result is not None]
+        self._count(done)
+        return done
+
+    def put_items(self, items: Sequence[Item]) -> int:
+        """Adds or replaces items and builds their KV; returns how many blocks had to be computed."""
+        blocks = [self.library.checked_item(item, f"items[{i}]") for i, item in enumerate(items)]
+        before = self.cache.stats().num_misses
+        for start in range(0, len(blocks), 64):  # not all pinned at once: a catalogue may exceed the pool
+            with self.cache.resident(blocks[start : start + 64]):
+                pass
+        self.library.items.update((item.item_id, item) for item in items)
+        return self.cache.stats().num_misses - before
+
+    def delete_items(self, item_ids: Sequence[str]) -> int:
+        """Forgets items and frees their KV; returns how many existed."""
+        found = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self.library.items]
+        for item_id in found:
+            del self.library.items[item_id]
+            self.cache.drop(self.library.item_kind, item_id)
+        return len(found)
+
+    def put_user(self, user: User) -> None:
+        """Adds or replaces a user and builds the KV of their history."""
+        events = self.library.recent_events(user)
+        with self.cache.resident([self.library.events_block(user.user_id, events)]):
+            self.library.store_events(user.user_id, events)
+
+    def append_events(self, user_id: str, events: Sequence[Event]) -> None:
+        """Appends to a known user's history, extending its cached KV; `NotFoundError` for another."""
+        kept = self.library.with_appended(user_id, events)
+        self.cache.grow(self.library.history(user_id), self.library.events_block(user_id, kept))
+        self.library.store_events(user_id, kept)
+
+    def delete_user(self, user_id: str) -> bool:
+        """Forgets a user and frees their KV; whether the user existed."""
+        self.cache.drop(self.library.history_kind, user_id)
+        return self.library.delete_user(user_id)
+
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def stats(self) -> EngineStats:
+        pool = self.cache.stats()
+        return EngineStats(
+            num_items=len(self.library.items),
+            num_users=self.library.num_users,
+            num_requests=self._num_requests,
+            num_failed=self._num_failed,
+            num_compilations=self._count_compilations(),
+            num_hits=pool.num_hits,
+            num_misses=pool.num_misses,
+            num_evictions=pool.num_evictions,
+            pages_total=pool.pages_total,
+            pages_used=pool.pages_used,
+            pool_bytes=self.slice.pages.num_bytes,
+            tokens=self._tokens,
+        )
+
+    def prompt(self, request: RecommendRequest) -> Prompt:
+        """The prompt that a request becomes, as `recommend` would build it."""
+        return self._plan(request).prompt
+
+    # ---- the life of a request: plan, group, make resident, extend, read out
+
+    def _plan(self, request: RecommendRequest) -> _Plan:
+        start = self._clock()
+        name = request.arm or self._info.default_arm
+        if name not in self._arms:
+            raise InvalidRequestError(f"arm={name!r} is not one of {sorted(self._arms)}", field="arm")
+        arm = self._arms[name]
+        history = self.library.request_history(request)
+        items = self.library.request_items(request)
+        item_ids = tuple(c if isinstance(c, str) else c.item_id for c in request.candidates)
+        if not 0 <= request.top_k <= len(items):
+            raise InvalidRequestError(
+                f"top_k={request.top_k} must be 0 (all) to the number of candidates, {len(items)}", field="top_k"
+            )
+        prompt = self.builder.build(history, items, arm.layout, arm.scoring)
+        return _Plan(replace(request, arm=name), arm, prompt, item_ids, self._clock() - start)
+
+    def _group(self, plans: dict[int, _Plan]) -> list[list[int]]:
+        """Requests of the same arm go together, as many as the widest shape takes."""
+        widest = max(shape.batch for shape in self.rank_shapes)
+        by_arm: dict[str, list[int]] = {}
+        for i, plan in plans.items():
+            by_arm.setdefault(plan.request.arm, []).append(i)
+        return [group[at : at + widest] for group in by_arm.values() for at in range(0, len(group), widest)]
+
+    def _rank_group(self, plans: Sequence[_Plan]) -> list[RecommendResult | RcjaxError]:
+        try:
+            return list(self._rank(plans))
+        except (InvalidRequestError, ResourceExhaustedError) as error:
+            if len(plans) == 1:
+                return [error]
+            return [result for plan in plans for result in self._rank_group([plan])]
+
+    def _rank(self, plans: Sequence[_Plan]) -> list[RecommendResult]:
+        start = self._clock()
+        blocks = [plan.prompt.blocks[i] for plan in plans for i in plan.cacheable()]
+        with self.cache.resident(blocks) as (cached, built):
+            resident = self._clock()
+            pages = iter([block.pages for block in cached])
+            rows = [self._row(plan, [next(pages) for _ in plan.cacheable()]) for plan in plans]
+            shape = self.rank_shapes.fit(
+                max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows)
+            )
+            batch = assemble(rows, shape, self._info.page_tokens, self._info.max_candidates)
+            assembled = self._clock()
+            logits = self.slice.rank(batch)
+        extended = self._clock()
+        results = []
+        for b, (plan, row) in enumerate(zip(plans, rows, strict=True)):
+            ranking = self._read_out(plan, logits[b])
+            end = self._clock()
+            plan_s = plan.plan_s + assembled - resident
+            times = StageTimes(
+                plan_ms=plan_s * 1e3,
+                build_ms=(resident - start) * 1e3,
+                extend_ms=(extended - assembled) * 1e3,
+                readout_ms=(end - extended) * 1e3,
+                ttft_ms=(plan.plan_s + end - start) * 1e3,
+            )
+            fresh = row.num_fresh - row.num_selected
+            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, built)
+            results.append(RecommendResult(ranking, tokens, times, plan.request.arm))
+        return results
+
+    def _row(self, plan: _Plan, pages: Sequence[tuple[int, ...]]) -> Row:
+        """The prompt with its resident blocks as sources, minus what the arm's policy selects."""
+        indices = plan.cacheable()
+        blocks = [plan.prompt.blocks[i] for i in indices]
+        selected = plan.arm.selection.select(plan.prompt, blocks)
+        sources = {
+            i: Source(where, len(block), offsets)
+            for i, block, where, offsets in zip(indices, blocks, pages, selected, strict=True)
+        }
+        return Row(plan.prompt.blocks, sources, plan.prompt.readouts)
+
+    def _read_out(self, plan: _Plan, logits: np.ndarray) -> tuple[RankedItem, ...]:
+        scores = self._scorer.scores(logits, plan.arm.scoring, len(plan.item_ids))
+        if not np.isfinite(scores).all():
+            raise RuntimeError(f"the model gave non-finite scores for {plan.item_ids}: {scores}")
+        order = np.argsort(-scores, kind="stable")[: plan.request.top_k or None]
+        return tuple(
+            RankedItem(plan.item_ids[i], float(scores[i]), rank) for rank, i in enumerate(order, start=1)
+        )
+
+    def _count(self, results: Sequence[RecommendResult | RcjaxError]) -> None:
+        self._num_requests += len(results)
+        self._num_failed += sum(isinstance(result, RcjaxError) for result in results)
+        for result in results:
+            if isinstance(result, RecommendResult):
+                total, one = self._tokens, result.tokens
+                self._tokens = TokenCounts(
+                    total.cached + one.cached,
+                    total.selected + one.selected,
+                    total.fresh + one.fresh,
+                    total.built + one.built,
+                )
+
+

@@ -1,0 +1,180 @@
+"""The gRPC server: ports, health, reflection, start-up and shutdown around the services."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from rcjax.serving.engine_thread import EngineThread
+from rcjax.serving.interceptor import StatusInterceptor
+from rcjax.serving.request import Engine, EngineInfo
+from rcjax.serving.service import AdminService, CatalogService, RecommenderService
+from rcjax.serving.v1 import rcjax_pb2_grpc
+from rcjax.serving.validation import ServiceLimits
+
+T = TypeVar("T")
+
+DEFAULT_LIMITS = ServiceLimits()
+MAX_MESSAGE_BYTES = 32 * 2**20
+MAIN_SERVICES = ("rcjax.v1.Recommender", "rcjax.v1.Catalog")
+ADMIN_SERVICES = ("rcjax.v1.Admin",)
+
+# After the engine has stopped: for the last answers to leave, and for streams (health watches) to be let go.
+_FLUSH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens, as `host:port`."""
+
+    main: str
+    admin: str
+
+
+class Server:
+    """Serves the engine that `factory` makes, on the engine's own thread, while the server is up already.
+
+    Until it is made, health says NOT_SERVING and calls are answered UNAVAILABLE. Port 0 takes a free one.
+    `max_queue` calls may wait, `max_batch` requests are ranked together, `grace_s` is what calls that are
+    there get to finish when the server stops. Life: `start`, `wait_ready`, `stop`, on one event loop.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], Engine],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        admin_port: int = 0,
+        max_queue: int = 256,
+        max_batch: int = 8,
+        grace_s: float = 10.0,
+        limits: ServiceLimits = DEFAULT_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._host = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._admin_port = admin_port
+        self._grace_s = grace_s
+        self._limits = limits
+        self._clock = clock
+        self.engine_thread = EngineThread(factory, max_queue=max_queue, max_batch=max_batch, clock=clock)
+        self._health = health.aio.HealthServicer()
+        self._servers: list[grpc.aio.Server] = []
+
+    async def start(self) -> Addresses:
+        """Listens and starts making the engine; `OSError` where an address cannot be had."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        main, admin = self._new_server(MAIN_SERVICES), self._new_server(ADMIN_SERVICES)
+        rcjax_pb2_grpc.add_RecommenderServicer_to_server(
+            RecommenderService(self.engine_thread, self._limits, self._clock), main
+        )
+        rcjax_pb2_grpc.add_CatalogServicer_to_server(
+            CatalogService(self.engine_thread, self._limits, self._clock), main
+        )
+        rcjax_pb2_grpc.add_AdminServicer_to_server(AdminService(self.engine_thread, self._clock), admin)
+        addresses = Addresses(main=self._bind(main, self._port), admin=self._bind(admin, self._admin_port))
+        for server in (main, admin):
+            await server.start()
+            self._servers.append(server)
+        self.engine_thread.start()
+        return addresses
+
+    async def wait_ready(self) -> EngineInfo:
+        """Waits for the engine and says SERVING; raises what the factory raised."""
+        info = await asyncio.wrap_future(self.engine_thread.ready)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return info
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, refuses new calls, finishes those that are there within `grace_s`, and closes."""
+        await self._health.enter_graceful_shutdown()
+        await self.engine_thread.stop(self._grace_s)
+        await asyncio.gather(*(server.stop(_FLUSH_S) for server in self._servers))
+
+    def _new_server(self, services: tuple[str, ...]) -> grpc.aio.Server:
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),  # else a second server on a taken port would share its calls, silently
+        ]
+        server = grpc.aio.server(interceptors=[StatusInterceptor()], options=options)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    def _bind(self, server: grpc.aio.Server, port: int) -> str:
+        address = f"{self._host}:{port}"
+        try:
+            return f"{self._host}:{server.add_insecure_port(address)}"
+        except RuntimeError as error:
+            message = f"cannot listen on {address}: is the port taken, or the host another machine's?"
+            raise OSError(message) from error
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *MAIN_SERVICES, *ADMIN_SERVICES):
+            await self._health.set(name, status)
+
+
+async def serve(
+    server: Server,
+    *,
+    on_listening: Callable[[Addresses], None] = lambda addresses: None,
+    on_ready: Callable[[EngineInfo], None] = lambda info: None,
+) -> None:
+    """Runs a server until SIGTERM or SIGINT, then lets it finish; raises what its factory raised.
+
+    For the main thread, as only it can handle signals: `asyncio.run(serve(Server(factory)))`.
+    """
+    loop = asyncio.get_running_loop()
+    is_asked = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, is_asked.set)
+    asked = asyncio.create_task(is_asked.wait())
+    ready = asyncio.create_task(_start(server, on_listening))
+    try:
+        await asyncio.wait({asked, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            on_ready(ready.result())
+            await asked
+    finally:
+        asked.cancel()
+        ready.cancel()
+        await asyncio.gather(asked, ready, return_exceptions=True)
+        await server.stop()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def _start(server: Server, on_listening: Callable[[Addresses], None]) -> EngineInfo:
+    on_listening(await server.start())
+    return await server.wait_ready()
+
+
+@contextmanager
+def running_server(server: Server) -> Iterator[Addresses]:
+    """A server that is ready, on an event loop in a background thread; stopped on exit."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="rcjax-server")
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    try:
+        addresses = run(server.start())
+        run(server.wait_ready())
+        yield addresses
+    finally:
+        run(server.stop())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

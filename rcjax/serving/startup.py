@@ -1,0 +1,110 @@
+"""Start-up: from settings to an engine whose programs are compiled."""
+
+import importlib.metadata
+from collections.abc import Callable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+
+from rcjax.cache import BlockDirectory, GreedyDual, PagePool, PoolIdentity, num_pages_for_budget
+from rcjax.config import Settings
+from rcjax.model.scoring import Scorer
+from rcjax.model.spec import Model, load_model
+from rcjax.prompt import PromptBuilder
+from rcjax.serving.assembly import assemble
+from rcjax.serving.block_cache import BlockCache
+from rcjax.serving.compilation import CompilationCounter, use_compilation_cache
+from rcjax.serving.engine import RecommendEngine
+from rcjax.serving.library import Library
+from rcjax.serving.request import EngineInfo
+from rcjax.serving.shape import ShapeSet
+from rcjax.serving.slice import Slice
+from rcjax.template import load_template
+
+Progress = Callable[[str], None]
+
+
+@cache
+def _compilation_counter() -> CompilationCounter:
+    return CompilationCounter()
+
+
+def start_engine(
+    settings: Settings, *, model: Model | None = None, progress: Progress = lambda step: None
+) -> RecommendEngine:
+    """Loads the model (unless given), computes the instruction's KV and compiles every shape; takes seconds to minutes.
+
+    `progress` is told what is about to happen. Items and users are yet to be put.
+    """
+    use_compilation_cache(settings.compilation_cache_dir())
+    counter = _compilation_counter()
+    if model is None:
+        progress(f"loading {settings.model}")
+        model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
+    builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
+    engine = _engine(settings, model, builder, counter, progress)
+    for shape in engine.rank_shapes:
+        progress(f"compiling rank {shape}")
+        engine.slice.rank(assemble([], shape, settings.cache.page_tokens, settings.limits.max_candidates))
+    counter.start()
+    return engine
+
+
+def _engine(
+    settings: Settings, model: Model, builder: PromptBuilder, counter: CompilationCounter, progress: Progress
+) -> RecommendEngine:
+    limits, page_tokens, dtype = settings.limits, settings.cache.page_tokens, jnp.dtype(settings.dtype)
+    page_bytes = model.config.kv_values_per_token * page_tokens * dtype.itemsize
+    num_pages = num_pages_for_budget(int(settings.cache.pool_bytes), page_bytes)
+    progress(f"allocating {num_pages} pages of {page_bytes / 2**20:.2f} MiB")
+    slice_ = Slice(
+        model.params,
+        model.config,
+        num_pages=num_pages,
+        page_tokens=page_tokens,
+        dtype=dtype,
+        vocab_ids=Scorer.of(builder).vocab_ids,
+    )
+    identity = PoolIdentity(
+        model_fingerprint=model.fingerprint,
+        tokenizer_fingerprint=model.tokenizer.fingerprint,
+        template_version=builder.template.identity,
+        kv_dtype=settings.dtype,
+        page_tokens=page_tokens,
+    )
+    directory = BlockDirectory(PagePool(num_pages, page_tokens), GreedyDual())
+    build_shapes = ShapeSet("build", settings.shapes.of("build"))
+    progress("computing the instruction")
+    cache = BlockCache(slice_, directory, identity, build_shapes, builder.instruction_block())
+    for shape in build_shapes:
+        progress(f"compiling build {shape}")
+        slice_.build(assemble([], shape, page_tokens, 1), *cache.no_writes(shape))
+    return RecommendEngine(
+        slice_,
+        cache,
+        builder,
+        Library(builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens),
+        ShapeSet("rank", settings.shapes.of("rank")),
+        {name: arm.arm() for name, arm in settings.arms.items()},
+        EngineInfo(
+            model=model.name,
+            fingerprint=model.fingerprint,
+            template=f"{builder.template.name} v{builder.template.version}",
+            dtype=settings.dtype,
+            device=_device(),
+            version=importlib.metadata.version("rcjax"),
+            page_tokens=page_tokens,
+            max_candidates=limits.max_candidates,
+            max_item_tokens=limits.max_item_tokens,
+            max_history_tokens=limits.max_history_tokens,
+            arms=tuple(settings.arms),
+            default_arm=settings.default_arm,
+        ),
+        counter,
+    )
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    return f"{device.platform}:{device.device_kind}"

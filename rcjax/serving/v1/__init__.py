@@ -1,0 +1,1 @@
+"""The wire format `rcjax.v1`: rcjax.proto and what protoc makes of it (see CONTRIBUTING.md)."""

@@ -1,0 +1,334 @@
+"""The directory in any order of calls, against lists searched from end to end and a fake device's memory.
+
+The model predicts every hit, every eviction and every refusal: with one cost per page the policy is LRU, which a
+list in order of use is too. Each page of the fake device holds what was last written to it, and what a block's
+pages hold is read back, by whoever may read it, after every step.
+"""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from rcjax.cache import SCRATCH, BlockBusyError, BlockDirectory, CachedBlock, GreedyDual, PagePool
+from rcjax.errors import ResourceExhaustedError
+
+PAGE_TOKENS = 2
+GARBAGE = "half written"
+
+names = st.tuples(st.sampled_from(["item", "history"]), st.sampled_from("abc"))
+# Prefixes of two sequences: a text changes, comes back, and can be appended to.
+texts = st.tuples(st.sampled_from([0, 100]), st.integers(1, 7)).map(lambda t: tuple(range(t[0], t[0] + t[1])))
+
+
+def key_of(name, ids):
+    return repr((name, ids)).encode()
+
+
+@dataclass(eq=False)
+class Expected:
+    """What the model knows of a block that has pages."""
+
+    name: tuple[str, str]
+    ids: tuple[int, ...]
+    num_pages: int
+    handle: CachedBlock
+    state: str = "pending"
+    doomed: bool = False
+    pins: int = 1
+    written: int = 0  # tokens whose KV must be intact
+
+    @property
+    def is_findable(self):
+        return self.state == "ready" or (self.state == "pending" and not self.doomed)
+
+
+@dataclass
+class Counts:
+    hits: int = 0
+    misses: int = 0
+    collisions: int = 0
+    evictions: int = 0
+
+
+@dataclass
+class Model:
+    capacity: int
+    blocks: list[Expected] = field(default_factory=list)  # all that have pages, in order of reservation
+    by_use: list[Expected] = field(default_factory=list)  # the evictable ones, least recently used first
+    counts: Counts = field(default_factory=Counts)
+
+    def find(self, name, ids):
+        return next((b for b in self.blocks if b.is_findable and (b.name, b.ids) == (name, ids)), None)
+
+    def ready(self, name):
+        return next((b for b in self.blocks if b.state == "ready" and b.name == name), None)
+
+    @property
+    def num_free(self):
+        return self.capacity - sum(b.num_pages for b in self.blocks)
+
+    def fits(self, num_pages):
+        return num_pages <= self.num_free + sum(b.num_pages for b in self.by_use)
+
+    def make_room(self, num_pages):
+        while self.num_free < num_pages:
+            self.blocks.remove(self.by_use.pop(0))
+            self.counts.evictions += 1
+
+    def retire(self, block):
+        block.state = "retired"
+        if not block.pins:
+            self.blocks.remove(block)
+            if block in self.by_use:
+                self.by_use.remove(block)
+
+    def unpin(self, block):
+        block.pins -= 1
+        if not block.pins and block.state == "ready":
+            self.by_use.append(block)
+        elif not block.pins:
+            self.blocks.remove(block)
+
+
+class DirectoryMachine(RuleBasedStateMachine):
+    @initialize(capacity=st.integers(3, 10))
+    def start(self, capacity):
+        self.directory = BlockDirectory(PagePool(capacity + 1, PAGE_TOKENS), GreedyDual())
+        self.model = Model(capacity)
+        self.device = {}  # (page, slot) -> what was written there
+
+    # ---- the fake device
+
+    def write(self, block, start, end, content):
+        for at in range(start, end):
+            page, slot = block.handle.pages[at // PAGE_TOKENS], at % PAGE_TOKENS
+            self.device[page, slot] = (block.name, block.ids[at], at) if content is None else content
+
+    def check_content(self, block):
+        pages = block.handle.pages
+        assert len(pages) == block.num_pages
+        for at in range(block.written):
+            there = self.device[pages[at // PAGE_TOKENS], at % PAGE_TOKENS]
+            assert there == (block.name, block.ids[at], at)
+
+    # ---- choosing: an index into those that there are, or no step at all
+
+    def pick(self, data, condition):
+        choice = [b for b in self.model.blocks if condition(b)]
+        return data.draw(st.sampled_from(choice)) if choice else None
+
+    # ---- rules
+
+    @rule(name=names, ids=texts)
+    def reserve(self, name, ids):
+        num_pages = -(-len(ids) // PAGE_TOKENS)
+
+        def call():
+            return self.directory.reserve(key_of(name, ids), *name, ids, float(num_pages))
+
+        if self.model.find(name, ids):
+            with pytest.raises(ValueError, match="already"):
+                call()
+        elif not self.model.fits(num_pages):
+            with pytest.raises(ResourceExhaustedError):
+                call()
+        else:
+            self.model.make_room(num_pages)
+            block = Expected(name, ids, num_pages, call())
+            self.model.blocks.append(block)
+            self.write(block, 0, len(ids), GARBAGE)  # the forward pass may write from now on
+
+    @rule(data=st.data())
+    def commit(self, data):
+        block = self.pick(data, lambda b: b.state == "pending" and b.name[0] != SCRATCH)
+        if block is None:
+            return
+        self.write(block, block.written, len(block.ids), None)
+        block.written = len(block.ids)
+        self.directory.commit(block.handle)
+        if block.doomed:
+            block.state = "retired"
+            return
+        for other in self.model.blocks[: self.model.blocks.index(block)]:
+            if other.state == "pending" and other.name == block.name:
+                other.doomed = True
+        if former := self.model.ready(block.name):
+            self.model.retire(former)
+        block.state = "ready"
+
+    @rule(data=st.data())
+    def abort(self, data):
+        block = self.pick(data, lambda b: b.state == "pending" and b.name[0] != SCRATCH)
+        if block is not None:
+            self.directory.abort(block.handle)
+            block.state = "retired"
+            self.model.unpin(block)
+
+    @rule(name=names, ids=texts)
+    def lookup(self, name, ids):
+        self.check_lookup(name, ids)
+
+    @rule(data=st.data())
+    def lookup_again(self, data):
+        block = self.pick(data, lambda b: b.name[0] != SCRATCH)
+        if block is not None:
+            self.check_lookup(block.name, block.ids)
+
+    def check_lookup(self, name, ids):
+        expected = self.model.find(name, ids)
+        found = self.directory.lookup(key_of(name, ids), ids)
+        if expected is None or expected.state != "ready":
+            assert found is None
+            self.model.counts.misses += 1
+            return
+        assert found is expected.handle
+        self.check_content(expected)
+        self.model.counts.hits += 1
+        if not expected.pins:
+            self.model.by_use.remove(expected)
+            self.model.by_use.append(expected)
+
+    @rule(data=st.data(), other=texts)
+    def collide(self, data, other):
+        block = self.pick(data, lambda b: b.state == "ready")
+        if block is not None and other != block.ids:
+            assert self.directory.lookup(block.handle.key, other) is None
+            self.model.counts.misses += 1
+            self.model.counts.collisions += 1
+
+    @rule(data=st.data())
+    def pin(self, data):
+        block = self.pick(data, lambda b: True)
+        if block is not None:
+            self.directory.pin(block.handle)
+            if not block.pins:
+                self.model.by_use.remove(block)
+            block.pins += 1
+
+    @rule(data=st.data())
+    def unpin(self, data):
+        block = self.pick(data, lambda b: b.pins > (b.state == "pending"))
+        if block is not None:
+            self.directory.unpin(block.handle)
+            self.model.unpin(block)
+
+    @rule(name=names)
+    def drop(self, name):
+        doomed = [b for b in self.model.blocks if b.is_findable and b.name == name]
+        assert self.directory.drop(*name) == bool(doomed)
+        for block in doomed:
+            if block.state == "pending":
+                block.doomed = True
+            else:
+                self.model.retire(block)
+
+    @rule(data=st.data(), more=st.integers(1, 5))
+    def grow(self, data, more):
+        block = self.pick(data, lambda b: b.state == "ready" and b.pins)
+        if block is None:
+            return
+        ids = block.ids + tuple(range(block.ids[-1] + 1, block.ids[-1] + 1 + more))
+        num_pages = -(-len(ids) // PAGE_TOKENS)
+        missing = num_pages - block.num_pages
+
+        def call():
+            return self.directory.grow(block.handle, key_of(block.name, ids), ids, float(num_pages))
+
+        if block.pins > 1:
+            with pytest.raises(BlockBusyError):
+                call()
+        elif self.model.find(block.name, ids):
+            with pytest.raises(ValueError, match="already"):
+                call()
+        elif not self.model.fits(missing):
+            with pytest.raises(ResourceExhaustedError):
+                call()
+        else:
+            self.model.make_room(missing)
+            grown = Expected(block.name, ids, num_pages, call(), written=block.written)
+            self.model.blocks.remove(block)
+            self.model.blocks.append(grown)
+            self.write(grown, grown.written, len(ids), GARBAGE)
+            assert (block.handle.pages, block.handle.pins) == ((), 0)
+
+    @rule(num_pages=st.integers(1, 3))
+    def reserve_scratch(self, num_pages):
+        if not self.model.fits(num_pages):
+            with pytest.raises(ResourceExhaustedError):
+                self.directory.reserve_scratch(num_pages)
+            return
+        self.model.make_room(num_pages)
+        handle = self.directory.reserve_scratch(num_pages)
+        self.model.blocks.append(Expected((SCRATCH, ""), (), num_pages, handle, doomed=True))
+        self.device |= {(page, slot): GARBAGE for page in handle.pages for slot in range(PAGE_TOKENS)}
+
+    @rule(data=st.data())
+    def release(self, data):
+        block = self.pick(data, lambda b: b.name[0] == SCRATCH and b.state == "pending")
+        if block is not None:
+            self.directory.release(block.handle)
+            block.state = "retired"
+            self.model.unpin(block)
+
+    # ---- what always holds
+
+    @invariant()
+    def books_add_up(self):
+        self.directory.check_integrity()
+
+    @invariant()
+    def nobody_reads_what_another_wrote(self):
+        for block in self.model.blocks:
+            self.check_content(block)
+
+    @invariant()
+    def handles_are_as_expected(self):
+        for block in self.model.blocks:
+            handle = block.handle
+            assert (handle.state, handle.pins, tuple(handle.token_ids)) == (block.state, block.pins, block.ids)
+        for kind in ("item", "history"):
+            for owner in "abc":
+                ready = self.model.ready((kind, owner))
+                assert self.directory.current(kind, owner) is (ready and ready.handle)
+
+    @invariant()
+    def stats_are_as_expected(self):
+        blocks, counts, stats = self.model.blocks, self.model.counts, self.directory.stats()
+        ready = [b for b in blocks if b.state == "ready"]
+        assert set(self.directory.ready_blocks()) == {b.handle for b in ready}
+        kinds = [b.name[0] for b in ready]
+        assert stats.num_blocks == {kind: kinds.count(kind) for kind in kinds}
+        assert stats.num_tokens == sum(len(b.ids) for b in ready)
+        assert stats.pages_used == self.model.capacity - self.model.num_free
+        assert stats.pages_pinned == sum(b.num_pages for b in blocks if b.pins)
+        assert (stats.num_hits, stats.num_misses) == (counts.hits, counts.misses)
+        assert (stats.num_collisions, stats.num_evictions) == (counts.collisions, counts.evictions)
+        by_kind = self.directory.pages_used_by_kind()
+        assert by_kind == {
+            kind: sum(b.num_pages for b in blocks if b.name[0] == kind) for kind in {b.name[0] for b in blocks}
+        }
+
+    def teardown(self):
+        """When every holder lets go, what is left is evictable, and the whole pool can be had."""
+        if not hasattr(self, "model"):
+            return
+        for block in list(self.model.blocks):
+            for _ in range(block.pins - (block.state == "pending")):
+                self.directory.unpin(block.handle)
+            if block.state == "pending":
+                self.directory.abort(block.handle)
+        self.directory.reserve_scratch(self.model.capacity)
+        self.directory.check_integrity()
+
+
+TestDirectoryMachine = DirectoryMachine.TestCase
+# Each step checks everything, and a machine draws much: neither is a fault of the strategies.
+TestDirectoryMachine.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

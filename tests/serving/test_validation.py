@@ -1,0 +1,123 @@
+"""Each bad value gets an error that names its field, the value and the limit; each good one passes."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from fake_engine import INFO
+
+from rcjax.catalog.types import Event, Item, User
+from rcjax.errors import InvalidRequestError
+from rcjax.serving.request import RecommendRequest
+from rcjax.serving.validation import (
+    ServiceLimits,
+    validate_item_ids,
+    validate_items,
+    validate_new_events,
+    validate_request,
+    validate_user,
+    validate_user_id,
+)
+
+LIMITS = ServiceLimits(max_id_len=8, max_text_len=10, max_categories=2, max_items=3, max_events=2)
+GOOD = RecommendRequest(candidates=("a", Item("b", "B"), "c"), user_id="ann")
+EVENT = Event("a", "A")
+
+
+def with_item(**changes: object) -> RecommendRequest:
+    return replace(GOOD, candidates=("a", replace(Item("b", "B"), **changes)))
+
+
+BAD_REQUESTS = {
+    "no candidates": (replace(GOOD, candidates=()), "candidates", "from 1 to 5"),
+    "too many": (replace(GOOD, candidates=tuple("abcdef")), "candidates", "6 elements, over the limit of 5"),
+    "duplicate id": (replace(GOOD, candidates=("a", "b", "a")), "candidates[2].item_id", "candidates[0].item_id"),
+    "duplicate inline": (
+        replace(GOOD, candidates=("b", Item("b", "B"))),
+        "candidates[1].item.item_id",
+        "candidates[0].item_id",
+    ),
+    "empty id": (replace(GOOD, candidates=("a", "")), "candidates[1].item_id", "empty"),
+    "long id": (
+        replace(GOOD, candidates=("a" * 9,)),
+        "candidates[0].item_id",
+        "9 characters long, over the limit of 8",
+    ),
+    "empty inline id": (with_item(item_id=""), "candidates[1].item.item_id", "empty"),
+    "long title": (with_item(title="é" * 11), "candidates[1].item.title", "11 characters long, over the limit of 10"),
+    "long description": (with_item(description="x" * 11), "candidates[1].item.description", "11 characters"),
+    "long brand": (with_item(brand="x" * 11), "candidates[1].item.brand", "11 characters"),
+    "long category": (with_item(categories=("x", "x" * 11)), "candidates[1].item.categories[1]", "11 characters"),
+    "categories": (with_item(categories=("x", "y", "z")), "candidates[1].item.categories", "3 elements"),
+    "no text": (with_item(title="  "), "candidates[1].item.title", "give a title or a description"),
+    "nan price": (with_item(price=math.nan), "candidates[1].item.price", "nan"),
+    "infinite price": (with_item(price=math.inf), "candidates[1].item.price", "inf"),
+    "negative price": (with_item(price=-0.5), "candidates[1].item.price", "-0.5"),
+    "negative top_k": (replace(GOOD, top_k=-1), "top_k", "-1, not within 0 (all) and 3"),
+    "top_k": (replace(GOOD, top_k=4), "top_k", "4, not within 0 (all) and 3"),
+    "neither user nor history": (replace(GOOD, user_id=""), "user_id", "name a user or give a history"),
+    "long user": (replace(GOOD, user_id="u" * 9), "user_id", "over the limit of 8"),
+    "long user with history": (replace(GOOD, user_id="u" * 9, history=()), "user_id", "over the limit of 8"),
+    "unknown arm": (replace(GOOD, arm="magic"), "arm", "full, blocks"),
+    "many events": (replace(GOOD, history=(EVENT,) * 3), "history.events", "3 elements, over the limit of 2"),
+    "event id": (replace(GOOD, history=(Event("", "A"),)), "history.events[0].item_id", "empty"),
+    "event title": (replace(GOOD, history=(EVENT, Event("a", "x" * 11))), "history.events[1].title", "11 characters"),
+    "event text": (replace(GOOD, history=(Event("a", "A", text="x" * 11),)), "history.events[0].text", "11 characters"),
+    "event without text": (replace(GOOD, history=(Event("a", ""),)), "history.events[0].title", "no text"),
+    "rating": (replace(GOOD, history=(Event("a", "A", rating=-math.inf),)), "history.events[0].rating", "-inf"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_bad_request_is_refused_with_field_and_limit(name: str) -> None:
+    request, field, part = BAD_REQUESTS[name]
+    with pytest.raises(InvalidRequestError) as caught:
+        validate_request(request, INFO, LIMITS)
+    assert caught.value.field == field
+    assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GOOD,
+        replace(GOOD, candidates=tuple("abcde"), top_k=5, arm="full"),
+        replace(GOOD, user_id="", history=()),  # a newcomer
+        replace(GOOD, user_id="u" * 8, history=(EVENT, Event("a", "", text="x" * 10, rating=-1.0))),
+        with_item(title="", description="é" * 10, price=0.0, categories=("x", "y")),
+    ],
+)
+def test_request_at_the_limits_passes(request_: RecommendRequest) -> None:
+    validate_request(request_, INFO, LIMITS)
+
+
+def test_catalogue_calls_name_their_own_fields() -> None:
+    cases = [
+        (lambda: validate_items([], LIMITS), "items"),
+        (lambda: validate_items([Item(c, c) for c in "abcd"], LIMITS), "items"),
+        (lambda: validate_items([Item("a", "A"), Item("a", "B")], LIMITS), "items[1].item_id"),
+        (lambda: validate_items([Item("a", "A", price=-1.0)], LIMITS), "items[0].price"),
+        (lambda: validate_item_ids([], LIMITS), "item_ids"),
+        (lambda: validate_item_ids(list("abcd"), LIMITS), "item_ids"),
+        (lambda: validate_item_ids(["a", ""], LIMITS), "item_ids[1]"),
+        (lambda: validate_item_ids(["a", "b", "b"], LIMITS), "item_ids[2]"),
+        (lambda: validate_user(User(""), LIMITS), "user.user_id"),
+        (lambda: validate_user(User("u", (EVENT,) * 3), LIMITS), "user.events"),
+        (lambda: validate_user(User("u", (Event("", "A"),)), LIMITS), "user.events[0].item_id"),
+        (lambda: validate_new_events("", [EVENT], LIMITS), "user_id"),
+        (lambda: validate_new_events("u", [], LIMITS), "events"),
+        (lambda: validate_new_events("u", [EVENT, Event("a", "")], LIMITS), "events[1].title"),
+        (lambda: validate_user_id("", LIMITS), "user_id"),
+    ]
+    for call, field in cases:
+        with pytest.raises(InvalidRequestError) as caught:
+            call()
+        assert caught.value.field == field
+
+
+def test_good_catalogue_calls_pass() -> None:
+    validate_items([Item(c, c) for c in "abc"], LIMITS)
+    validate_item_ids(list("abc"), LIMITS)
+    validate_user(User("u"), LIMITS)
+    validate_new_events("u", [EVENT, EVENT], LIMITS)
+    validate_user_id("u" * 8, LIMITS)
