@@ -165,9 +165,7 @@ class PromptBuilder:
         blocks.append(Block(BlockKind.TASK, ids, end, segment=sees_all, horizon=sees_all))
         return Prompt(tuple(blocks), (len(blocks) - 1,), layout, scoring)
 
-    def _place_sequential(
-        self, history: Block, items: Sequence[Block], glue: Glue
-    ) -> tuple[list[Block], list[int]]:
+    def _place_sequential(self, history: Block, items: Sequence[Block], glue: Glue) -> tuple[list[Block], list[int]]:
         blocks, closing = [self.instruction_block()], []
         end = blocks[0].end
 
@@ -185,9 +183,7 @@ class PromptBuilder:
             closing.append(len(blocks) - 1)
         return blocks, closing
 
-    def _place_parallel(
-        self, history: Block, items: Sequence[Block], glue: Glue
-    ) -> tuple[list[Block], list[int]]:
+    def _place_parallel(self, history: Block, items: Sequence[Block], glue: Glue) -> tuple[list[Block], list[int]]:
         instruction = self.instruction_block()
         start = instruction.end
         seen = Block(BlockKind.HISTORY, history.token_ids, start, segment=1, horizon=1, owner=history.owner)
@@ -201,9 +197,7 @@ class PromptBuilder:
         return blocks, closing
 
 
-def single_token_labels(
-    encode: Callable[[str], np.ndarray], num_labels: int
-) -> tuple[tuple[str, ...], np.ndarray]:
+def single_token_labels(encode: Callable[[str], np.ndarray], num_labels: int) -> tuple[tuple[str, ...], np.ndarray]:
     """Labels that are one token each, and these tokens: A to Z, then AA, AB, ..., then a to z.
 
     Digits would not do: many tokenizers split numbers, and 1, 10 and 11 then share their first token.

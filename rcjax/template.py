@@ -103,9 +103,7 @@ class Template(_Strict):
         )
 
     def render_event(self, event: Event) -> str:
-        return self._event.render(
-            item_id=event.item_id, title=event.title, text=event.text, rating=event.rating
-        )
+        return self._event.render(item_id=event.item_id, title=event.title, text=event.text, rating=event.rating)
 
     @staticmethod
     def render_glue(text: str, label: str) -> str:

@@ -114,9 +114,7 @@ class Batch:
     read: Int[AnyArray, "B R"]
 
 
-def extend(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages
-) -> tuple[Float[Array, "B R D"], FreshKV]:
+def extend(params: Params, config: ModelConfig, batch: Batch, pages: KVPages) -> tuple[Float[Array, "B R D"], FreshKV]:
     """Runs the fresh tokens through the model, attending to cached pages and to one another.
 
     Returns the final hidden state (normed) of the tokens to read, and the KV of all fresh tokens; when the caller
@@ -186,9 +184,7 @@ def unembed(
     return jnp.einsum("brd,wd->brw", hidden, rows, preferred_element_type=jnp.float32)
 
 
-def forward(
-    params: Params, config: ModelConfig, token_ids: Int[Array, "B T"]
-) -> Float[Array, "B T V"]:
+def forward(params: Params, config: ModelConfig, token_ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """Logits of a plain causal pass: every token fresh, no cached page."""
     batch = causal_batch(token_ids)
     hidden, _ = extend(params, config, batch, empty_pages(config, 1, 1, params["embed"].dtype))

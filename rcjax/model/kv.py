@@ -42,9 +42,7 @@ def empty_pages(config: ModelConfig, num_pages: int, page_tokens: int, dtype: DT
     return KVPages(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def write_pages(
-    pages: KVPages, fresh: FreshKV, source: Int[Array, "W C"], destination: Int[Array, "W"]
-) -> KVPages:
+def write_pages(pages: KVPages, fresh: FreshKV, source: Int[Array, "W C"], destination: Int[Array, "W"]) -> KVPages:
     """Copies fresh tokens into W pages.
 
     `source[w, c]` is the flat index (b * T + t) of the token for slot c of page `destination[w]`; -1 keeps what

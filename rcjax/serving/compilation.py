@@ -25,7 +25,7 @@ class CompilationCounter:
     def __call__(self) -> int:
         return self._count - self._start
 
-    def _on_duration(self, event: str, duration_s: float, **_: object) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event == _BACKEND_COMPILE:
             self._count += 1
 

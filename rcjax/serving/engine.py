@@ -230,9 +230,7 @@ class RecommendEngine:
         if not np.isfinite(scores).all():
             raise RuntimeError(f"the model gave non-finite scores for {plan.item_ids}: {scores}")
         order = np.argsort(-scores, kind="stable")[: plan.request.top_k or None]
-        return tuple(
-            RankedItem(plan.item_ids[i], float(scores[i]), rank) for rank, i in enumerate(order, start=1)
-        )
+        return tuple(RankedItem(plan.item_ids[i], float(scores[i]), rank) for rank, i in enumerate(order, start=1))
 
     def _count(self, results: Sequence[RecommendResult | RcjaxError]) -> None:
         self._num_requests += len(results)
@@ -246,5 +244,3 @@ class RecommendEngine:
                     total.fresh + one.fresh,
                     total.built + one.built,
                 )
-
-

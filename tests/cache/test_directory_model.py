@@ -94,7 +94,7 @@ class Model:
 
 
 class DirectoryMachine(RuleBasedStateMachine):
-    @initialize(capacity=st.integers(3, 10))
+    @initialize(capacity=st.integers(3, 8))
     def start(self, capacity):
         self.directory = BlockDirectory(PagePool(capacity + 1, PAGE_TOKENS), GreedyDual())
         self.model = Model(capacity)
@@ -123,6 +123,9 @@ class DirectoryMachine(RuleBasedStateMachine):
     # ---- rules
 
     @rule(name=names, ids=texts)
+    def start_building(self, name, ids):
+        self.reserve(name, ids)
+
     def reserve(self, name, ids):
         num_pages = -(-len(ids) // PAGE_TOKENS)
 
@@ -140,12 +143,25 @@ class DirectoryMachine(RuleBasedStateMachine):
             block = Expected(name, ids, num_pages, call())
             self.model.blocks.append(block)
             self.write(block, 0, len(ids), GARBAGE)  # the forward pass may write from now on
+            return block
+        return None
 
     @rule(data=st.data())
     def commit(self, data):
         block = self.pick(data, lambda b: b.state == "pending" and b.name[0] != SCRATCH)
-        if block is None:
-            return
+        if block is not None:
+            self.finish(block)
+
+    @rule(name=names, ids=texts)
+    def build(self, name, ids):
+        """The usual course in one step: without it the pool fills up with what is pending and nothing is evicted."""
+        block = self.reserve(name, ids)
+        if block is not None:
+            self.finish(block)
+            self.directory.unpin(block.handle)
+            self.model.unpin(block)
+
+    def finish(self, block):
         self.write(block, block.written, len(block.ids), None)
         block.written = len(block.ids)
         self.directory.commit(block.handle)
@@ -159,7 +175,11 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.model.retire(former)
         block.state = "ready"
 
-    @rule(data=st.data())
+    @rule(data=st.data(), how=st.sampled_from(["abort", "drop", "release"]))
+    def give_up(self, data, how):
+        """One rule for three, so that blocks are built more often than given up."""
+        {"abort": self.abort, "drop": self.drop, "release": self.release}[how](data)
+
     def abort(self, data):
         block = self.pick(data, lambda b: b.state == "pending" and b.name[0] != SCRATCH)
         if block is not None:
@@ -201,7 +221,14 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def pin(self, data):
-        block = self.pick(data, lambda b: True)
+        self.pin_one_of(data, lambda b: True)
+
+    @rule(data=st.data())
+    def pin_unread(self, data):
+        self.pin_one_of(data, lambda b: not b.pins)
+
+    def pin_one_of(self, data, condition):
+        block = self.pick(data, condition)
         if block is not None:
             self.directory.pin(block.handle)
             if not block.pins:
@@ -215,8 +242,8 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.directory.unpin(block.handle)
             self.model.unpin(block)
 
-    @rule(name=names)
-    def drop(self, name):
+    def drop(self, data):
+        name = data.draw(names)
         doomed = [b for b in self.model.blocks if b.is_findable and b.name == name]
         assert self.directory.drop(*name) == bool(doomed)
         for block in doomed:
@@ -227,9 +254,11 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), more=st.integers(1, 5))
     def grow(self, data, more):
-        block = self.pick(data, lambda b: b.state == "ready" and b.pins)
+        block = self.pick(data, lambda b: b.state == "ready")
         if block is None:
             return
+        if not block.pins:
+            self.pin_one_of(data, lambda b: b is block)
         ids = block.ids + tuple(range(block.ids[-1] + 1, block.ids[-1] + 1 + more))
         num_pages = -(-len(ids) // PAGE_TOKENS)
         missing = num_pages - block.num_pages
@@ -256,6 +285,8 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     @rule(num_pages=st.integers(1, 3))
     def reserve_scratch(self, num_pages):
+        if any(b.name[0] == SCRATCH for b in self.model.blocks):
+            return  # one at a time, lest it crowd out the rest
         if not self.model.fits(num_pages):
             with pytest.raises(ResourceExhaustedError):
                 self.directory.reserve_scratch(num_pages)
@@ -265,7 +296,6 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.model.blocks.append(Expected((SCRATCH, ""), (), num_pages, handle, doomed=True))
         self.device |= {(page, slot): GARBAGE for page in handle.pages for slot in range(PAGE_TOKENS)}
 
-    @rule(data=st.data())
     def release(self, data):
         block = self.pick(data, lambda b: b.name[0] == SCRATCH and b.state == "pending")
         if block is not None:
@@ -327,8 +357,8 @@ class DirectoryMachine(RuleBasedStateMachine):
 TestDirectoryMachine = DirectoryMachine.TestCase
 # Each step checks everything, and a machine draws much: neither is a fault of the strategies.
 TestDirectoryMachine.settings = settings(
-    max_examples=200,
-    stateful_step_count=40,
+    max_examples=300,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -41,6 +41,4 @@ def selective_attention(
         raise ValueError(f"{window=} must be at least 1")
     if pages.drop.shape[2] != k_pages.shape[1]:
         raise ValueError(f"{pages.drop.shape=} must end in page_tokens={k_pages.shape[1]}")
-    return reference.selective_attention(
-        q, k_new, v_new, tokens, k_pages, v_pages, pages, rope=rope, window=window
-    )
+    return reference.selective_attention(q, k_new, v_new, tokens, k_pages, v_pages, pages, rope=rope, window=window)

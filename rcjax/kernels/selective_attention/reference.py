@@ -7,12 +7,11 @@ chunks a query block sees at all is worked out first; the others are skipped. Th
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
+from rcjax.kernels.selective_attention.layout import AnyArray, PageLayout, Rope, TokenLayout
 
 MASKED = -1e30  # finite, so that a row whose chunk is all masked stays free of NaN
 
@@ -20,9 +19,9 @@ MASKED = -1e30  # finite, so that a row whose chunk is all masked stays free of 
 class _Keys(NamedTuple):
     """Cached keys, then fresh keys, then padding: S of them."""
 
-    pos: Int[Array, "B S"]
-    segment: Int[Array, "B S"]
-    valid: Bool[Array, "B S"]
+    pos: Int[AnyArray, "B S"]
+    segment: Int[AnyArray, "B S"]
+    valid: Bool[AnyArray, "B S"]
 
 
 def selective_attention(
@@ -68,7 +67,7 @@ def selective_attention(
     return out[:, :num_fresh].astype(k_new.dtype)
 
 
-def rotate(x: Float[Array, "B T N H"], pos: Int[Array, "B T"], rope: Rope) -> Float[Array, "B T N H"]:
+def rotate(x: Float[Array, "B T N H"], pos: Int[AnyArray, "B T"], rope: Rope) -> Float[Array, "B T N H"]:
     """Rotates each pair (i, i + H/2); angles are float32 whatever the dtype: bfloat16 rounds 257 to 256."""
     angle = pos[..., None, None].astype(jnp.float32) * rope.inv_freq
     cos, sin = jnp.cos(angle) * rope.factor, jnp.sin(angle) * rope.factor
@@ -126,7 +125,7 @@ def _pad_tokens(tokens: TokenLayout, query_block: int) -> TokenLayout:
     )
 
 
-def _visible(tokens: TokenLayout, keys: _Keys, window: int | None) -> Bool[Array, "B T S"]:
+def _visible(tokens: TokenLayout, keys: _Keys, window: int | None) -> Bool[AnyArray, "B T S"]:
     query_pos, key_pos = tokens.pos[:, :, None], keys.pos[:, None, :]
     key_segment = keys.segment[:, None, :]
     same = key_segment == tokens.segment[:, :, None]
