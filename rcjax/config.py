@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -56,16 +56,18 @@ class ShapeSettings(_Strict):
     Each is `[fresh_tokens, num_pages]` or `[fresh_tokens, num_pages, batch]`.
     """
 
-    rank: tuple[tuple[int, ...], ...]
-    build: tuple[tuple[int, ...], ...]
+    rank: tuple[tuple[int, ...], ...] = Field(min_length=1)
+    build: tuple[tuple[int, ...], ...] = Field(min_length=1)
     generate: tuple[tuple[int, ...], ...] = ()
 
     @field_validator("rank", "build", "generate")
     @classmethod
     def _sizes(cls, shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
         for shape in shapes:
-            if len(shape) not in (2, 3) or min(shape) < 0 or shape[0] < 1:
-                raise ValueError(f"shape {shape} must be [fresh_tokens >= 1, num_pages >= 0] with or without a batch")
+            if len(shape) not in (2, 3) or shape[0] < 1 or shape[1] < 0 or min(shape[2:], default=1) < 1:
+                raise ValueError(
+                    f"shape {shape} must be [fresh_tokens >= 1, num_pages >= 0], with or without batch >= 1"
+                )
         return shapes
 
     def of(self, purpose: Literal["rank", "build", "generate"]) -> list[Shape]:
@@ -119,7 +121,7 @@ class Settings(_Strict):
     compilation_cache: Path | None = None  # None: a folder in the user's cache directory
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "Settings":
         if self.default_arm not in self.arms:
             raise ValueError(f"default_arm={self.default_arm!r} is not one of the arms {sorted(self.arms)}")
         largest = max(self.shapes.build)[0]
@@ -141,5 +143,5 @@ def load_settings(path: Path | None = None) -> Settings:
         return Settings()
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{path}: {error}") from error

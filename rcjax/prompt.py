@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Scoring(StrEnum):
     ANCHOR = "anchor"
 
 
+@runtime_checkable
 class ChatFrame(Protocol):
     @property
     def prefix(self) -> str: ...
@@ -51,6 +52,7 @@ class ChatFrame(Protocol):
     def suffix(self) -> str: ...
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What a prompt needs of a tokenizer (`rcjax.model.tokenizer.Tokenizer`)."""
 
@@ -153,6 +155,8 @@ class PromptBuilder:
 
     def build(self, history: Block, items: Sequence[Block], layout: Layout, scoring: Scoring) -> Prompt:
         """Places the blocks of one request; the i-th item gets the i-th label."""
+        if len(items) > len(self.labels):
+            raise ValueError(f"{len(items)=} exceeds max_candidates={len(self.labels)}")
         choice = self.template.label if scoring is Scoring.LABEL else self.template.anchor
         glue = choice.sequential if layout is Layout.SEQUENTIAL else choice.parallel
         place = self._place_sequential if layout is Layout.SEQUENTIAL else self._place_parallel

@@ -2,9 +2,10 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jinja2
+import jinja2.meta
 import jinja2.sandbox
 import yaml
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
@@ -14,6 +15,10 @@ from rcjax.catalog.types import Event, Item
 _JINJA = jinja2.sandbox.SandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
 )
+
+_ITEM_FIELDS = frozenset({"item_id", "title", "description", "brand", "categories", "price"})
+_EVENT_FIELDS = frozenset({"item_id", "title", "text", "rating"})
+_GLUE_FIELDS = frozenset({"label"})
 
 
 class _Strict(BaseModel):
@@ -71,20 +76,14 @@ class Template(_Strict):
     _event: jinja2.Template = PrivateAttr()
 
     @model_validator(mode="after")
-    def _compile(self) -> Self:
-        self._item = _JINJA.from_string(self.item)
-        self._event = _JINJA.from_string(self.history.event)
-        for scoring, glue in (("label", self.label.parallel), ("anchor", self.anchor.parallel)):
-            if glue.before_item:
-                raise ValueError(
-                    f"{scoring}.parallel.before_item={glue.before_item!r} must be empty: cached items do not see "
-                    "fresh text in the parallel layout; put it into after_item"
-                )
-        for layout, glue in (("sequential", self.anchor.sequential), ("parallel", self.anchor.parallel)):
-            if not glue.after_item:
-                raise ValueError(f"anchor.{layout}.after_item is empty: the anchor is its last token")
-            if glue.task:
-                raise ValueError(f"anchor.{layout}.task={glue.task!r} must be empty: nothing would read it")
+    def _compile(self) -> "Template":
+        self._item = _compiled("item", self.item, _ITEM_FIELDS)
+        self._event = _compiled("history.event", self.history.event, _EVENT_FIELDS)
+        _compiled("history.open", self.history.open)
+        _compiled("history.empty", self.history.empty)
+        for scoring, choice in (("label", self.label), ("anchor", self.anchor)):
+            for layout, glue in (("sequential", choice.sequential), ("parallel", choice.parallel)):
+                _check_glue(f"{scoring}.{layout}", glue)
         return self
 
     @property
@@ -110,6 +109,38 @@ class Template(_Strict):
         return _JINJA.from_string(text).render(label=label)
 
 
+def _compiled(field: str, text: str, known: frozenset[str] = frozenset()) -> jinja2.Template:
+    try:
+        unknown = jinja2.meta.find_undeclared_variables(_JINJA.parse(text)) - known
+        if unknown:
+            raise ValueError(f"{field}: unknown {', '.join(map(repr, sorted(unknown)))}; known: {sorted(known)}")
+        return _JINJA.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"{field}: {error}") from error
+
+
+def _check_glue(where: str, glue: Glue) -> None:
+    scoring, layout = where.split(".")
+    _compiled(f"{where}.before_item", glue.before_item, _GLUE_FIELDS)
+    _compiled(f"{where}.after_item", glue.after_item, _GLUE_FIELDS)
+    _compiled(f"{where}.task", glue.task)
+    if layout == "parallel" and glue.before_item:
+        raise ValueError(
+            f"{where}.before_item={glue.before_item!r} must be empty: cached items do not see fresh text in the "
+            "parallel layout; put it into after_item"
+        )
+    if scoring == "label":
+        if "label" not in jinja2.meta.find_undeclared_variables(_JINJA.parse(glue.before_item + glue.after_item)):
+            raise ValueError(f"{where} never writes {{{{ label }}}} beside an item, but the answer is a label")
+        if not glue.task:
+            raise ValueError(f"{where}.task is empty: the ranking is read at its last token")
+    else:
+        if not glue.after_item:
+            raise ValueError(f"{where}.after_item is empty: the anchor is its last token")
+        if glue.task:
+            raise ValueError(f"{where}.task={glue.task!r} must be empty: nothing would read it")
+
+
 def load_template(name: str) -> Template:
     """Reads a template: the path of a YAML file, or the name of a built-in one.
 
@@ -126,5 +157,5 @@ def load_template(name: str) -> Template:
     try:
         fields: Any = yaml.safe_load(source)
         return Template.model_validate(fields)
-    except (yaml.YAMLError, ValidationError, jinja2.TemplateSyntaxError) as error:
+    except (yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"template {name}: {error}") from error

@@ -162,7 +162,7 @@ class GgufFile:
         """
         if np.all(divisors == 1):
             return None
-        scaling = RopeScaling("llama3", factor=_shortest(divisors.max()), original_max_len=8192)
+        scaling = RopeScaling("llama3", factor=_shortest(float(divisors.max())), original_max_len=8192)
         plain = inverse_frequencies(config)
         scaled = inverse_frequencies(replace(config, rope_scaling=scaling))
         if divisors.shape != plain.shape or not np.allclose(plain / divisors, scaled, rtol=1e-4, atol=0):

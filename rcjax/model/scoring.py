@@ -32,6 +32,5 @@ class Scorer:
         """
         if scoring is Scoring.ANCHOR:
             return logits[:num_candidates, -2] - logits[:num_candidates, -1]
-        labels = logits[0, :num_candidates]
-        top = labels.max()
-        return labels - (top + np.log(np.exp(labels - top).sum()))
+        below_top = logits[0, :num_candidates] - logits[0, :num_candidates].max()
+        return below_top - np.log(np.exp(below_top).sum())

@@ -8,7 +8,7 @@ their content, so requests of one shape stay one shape.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rcjax.prompt import Block, Prompt
 Offsets = list[np.ndarray]  # per cached block: ascending int32 offsets into its tokens
 
 
+@runtime_checkable
 class SelectionPolicy(Protocol):
     """Chooses tokens of the prompt's cached blocks to compute again."""
 

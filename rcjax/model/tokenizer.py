@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt
 
 import jinja2
 import numpy as np
@@ -70,7 +70,7 @@ class Tokenizer:
         backend = self._with_control if allow_special else self._text_only
         return np.asarray(backend.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text that ids spell, control tokens left out."""
         return self._with_control.decode([int(i) for i in ids], skip_special_tokens=True)
 
@@ -149,15 +149,16 @@ def _control_tokens(spec: dict[str, Any], chat_template: str) -> set[str]:
 def _without_tokens(spec: dict[str, Any], removed: set[str]) -> dict[str, Any]:
     """The same tokenizer, unable to produce the removed tokens, not even by merging what spells them."""
     model = spec["model"]
-    kept = {token: token_id for token, token_id in model["vocab"].items() if token not in removed}
-    if model["unk_token"] in model["vocab"]:
-        kept[model["unk_token"]] = model["vocab"][model["unk_token"]]
+    unknown = model["unk_token"]  # the model needs it, and no merge leads to it
+    kept = {token: token_id for token, token_id in model["vocab"].items() if token not in removed or token == unknown}
     merges = [
         (left, right)
         for left, right in model["merges"]
         if left not in removed and right not in removed and left + right not in removed
     ]
     added = [token for token in spec["added_tokens"] if token["content"] not in removed]
+    # An added token outside the vocabulary gets the next free id when read back; inside, it keeps its own.
+    kept |= {token["content"]: token["id"] for token in added}
     return spec | {"model": model | {"vocab": kept, "merges": merges}, "added_tokens": added}
 
 

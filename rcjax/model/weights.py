@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from rcjax.model.load_error import ModelLoadError
 _NUM_NAMES_SHOWN = 8
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """A checkpoint's tensors by their Hugging Face names, read lazily and in part."""
 

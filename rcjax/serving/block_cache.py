@@ -49,35 +49,50 @@ class BlockCache:
         self._shapes = build_shapes
         self._page_tokens = directory.pool.page_tokens
         self._instruction = instruction
-        self.num_built_tokens = 0  # since start-up
         self._parent = b""
         self._instruction_block: CachedBlock | None = None
         with ExitStack() as stack:
-            self._instruction_block = self._resolve([instruction], stack)[0]
+            (self._instruction_block,), _ = self._resolve([instruction], stack)
             self.directory.pin(self._instruction_block)  # for as long as this cache lives
         self._parent = self._instruction_block.key
 
     def key(self, block: Block) -> bytes:
         """The content key of a block as this cache holds it."""
-        return block_key(self._identity, block.kind, block.owner, self._parent, block.token_ids)
+        parent = b"" if block.kind is BlockKind.INSTRUCTION else self._parent
+        return block_key(self._identity, block.kind, block.owner, parent, block.token_ids)
 
     @contextmanager
-    def resident(self, blocks: Sequence[Block]) -> Iterator[tuple[list[CachedBlock], int]]:
+    def resident(self, blocks: Sequence[Block]) -> Iterator[tuple[list[CachedBlock], list[int]]]:
         """The cached blocks of `blocks`, pinned for the length of a `with`; those that miss are computed first.
 
-        Also yields how many tokens were computed. Raises `ResourceExhaustedError`, leaving nothing pinned, when
+        Also yields how many tokens were computed for each, which is 0 for one asked for before. Raises `ResourceExhaustedError`, leaving nothing pinned, when
         the pool cannot hold all of them at once.
         """
         with ExitStack() as stack:
-            before = self.num_built_tokens
-            found = self._resolve(blocks, stack)
-            yield found, self.num_built_tokens - before
+            yield self._resolve(blocks, stack)
+
+    def fill(self, blocks: Sequence[Block]) -> int:
+        """Computes the blocks that miss, as many at a time as the pool can pin; returns how many missed.
+
+        Where the pool cannot hold all of them, the last ones stay.
+        """
+        before = self.directory.stats().num_misses
+        group: list[Block] = []
+        num_pages = 0
+        for block in blocks:
+            more = self.directory.pool.pages_for(len(block))
+            if group and num_pages + more > self.directory.num_available_pages:
+                with self.resident(group):
+                    group, num_pages = [], 0
+            group.append(block)
+            num_pages += more
+        with self.resident(group):
+            return self.directory.stats().num_misses - before
 
     def grow(self, former: Block, block: Block) -> None:
         """Makes `block` resident by extending the cached `former`, whose tokens it starts with, where it can."""
         current = self.directory.current(former.kind, former.owner)
-        extends = len(block) > len(former) and np.array_equal(block.token_ids[: len(former)], former.token_ids)
-        if current is None or current.key != self.key(former) or not extends:
+        if current is None or current.key != self.key(former) or not self._can_extend(current, block):
             with self.resident([block]):
                 return
         self.directory.pin(current)
@@ -93,6 +108,14 @@ class BlockCache:
         self._compute([_Build(block, grown, len(former))])
         self.directory.unpin(grown)
 
+    def _can_extend(self, current: CachedBlock, block: Block) -> bool:
+        """Whether `block` starts with the tokens of `current` and one pass can compute the others after these."""
+        num_fresh = len(block) - current.num_tokens
+        if num_fresh <= 0 or not np.array_equal(block.token_ids[: current.num_tokens], current.token_ids):
+            return False
+        num_pages = len(current.pages) + self.directory.pool.pages_for(len(self._instruction))
+        return any(shape.holds(num_fresh, num_pages) for shape in self._shapes)
+
     def drop(self, kind: BlockKind, owner: str) -> bool:
         """Forgets a block, so that its KV can never be read again; whether there was one."""
         return self.directory.drop(kind, owner)
@@ -100,7 +123,7 @@ class BlockCache:
     def stats(self) -> PoolStats:
         return self.directory.stats()
 
-    def _resolve(self, blocks: Sequence[Block], stack: ExitStack) -> list[CachedBlock]:
+    def _resolve(self, blocks: Sequence[Block], stack: ExitStack) -> tuple[list[CachedBlock], list[int]]:
         """Looks all blocks up, computes those that miss, and leaves each pinned through `stack`."""
         keys = [self.key(block) for block in blocks]
         found: dict[bytes, CachedBlock] = {}
@@ -116,7 +139,7 @@ class BlockCache:
             stack.callback(self.directory.unpin, cached)
             found[key] = cached
         found |= self._build(missing, stack)
-        return [found[key] for key in keys]
+        return [found[key] for key in keys], [len(missing.pop(key, ())) for key in keys]
 
     def _build(self, missing: dict[bytes, Block], stack: ExitStack) -> dict[bytes, CachedBlock]:
         builds: dict[bytes, _Build] = {}
@@ -135,7 +158,7 @@ class BlockCache:
         return {key: build.cached for key, build in builds.items()}
 
     def _compute(self, builds: Sequence[_Build]) -> None:
-        """Computes and commits the builds, pass by pass; after a failure none of the rest stays reserved."""
+        """Computes and commits the builds, pass by pass; after a failure none stays reserved or pinned."""
         pending = list(builds)
         try:
             for group in self._pack(builds):
@@ -144,8 +167,9 @@ class BlockCache:
                     self.directory.commit(build.cached)
                     pending.remove(build)
         except BaseException:
-            for build in pending:
-                self.directory.abort(build.cached)
+            for build in builds:
+                give_up = self.directory.abort if build in pending else self.directory.unpin
+                give_up(build.cached)
             raise
 
     def _pack(self, builds: Sequence[_Build]) -> Iterator[list[_Build]]:
@@ -154,9 +178,7 @@ class BlockCache:
         group: list[_Build] = []
         for build in builds:
             row = self._row([*group, build])
-            num_written = sum(len(member.cached.pages) for member in [*group, build])
-            fits = largest.holds(row.num_fresh, row.num_pages) and num_written <= self._num_writes(largest)
-            if group and not fits:
+            if group and not largest.holds(self._num_tokens([*group, build]), row.num_pages):
                 yield group
                 group = []
             group.append(build)
@@ -166,6 +188,15 @@ class BlockCache:
     def _num_writes(self, shape: Shape) -> int:
         """Pages that a build pass can write: twice what its tokens fill, as blocks leave their last page partly so."""
         return 2 * self.directory.pool.pages_for(shape.fresh_tokens)
+
+    def _num_tokens(self, builds: Sequence[_Build]) -> int:
+        """The fewest fresh tokens of a shape that can compute these builds and write all their pages."""
+        num_written = sum(len(self._written_pages(build)) for build in builds)
+        enough_writes = ((num_written + 1) // 2 - 1) * self._page_tokens + 1
+        return max(enough_writes, sum(build.num_fresh for build in builds))
+
+    def _written_pages(self, build: _Build) -> tuple[int, ...]:
+        return build.cached.pages[build.num_cached // self._page_tokens :]
 
     def no_writes(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         """The source and destination of a build pass of this shape that writes nothing."""
@@ -189,18 +220,16 @@ class BlockCache:
 
     def _run(self, builds: Sequence[_Build]) -> None:
         row = self._row(builds)
-        shape = self._shapes.fit(row.num_fresh, row.num_pages)
+        shape = self._shapes.fit(self._num_tokens(builds), row.num_pages)
         batch = assemble([row], shape, self._page_tokens, 1)
         source, destination = self.no_writes(shape)
         at = token = 0
         for build in builds:
             slots = np.full(len(build.cached.pages) * self._page_tokens, -1, np.int32)
             slots[build.num_cached : len(build.block)] = token + np.arange(build.num_fresh)
-            first = build.num_cached // self._page_tokens
-            pages = build.cached.pages[first:]
-            source[at : at + len(pages)] = slots.reshape(-1, self._page_tokens)[first:]
+            pages = self._written_pages(build)
+            source[at : at + len(pages)] = slots.reshape(-1, self._page_tokens)[-len(pages) :]
             destination[at : at + len(pages)] = pages
             at += len(pages)
             token += build.num_fresh
         self._slice.build(batch, source, destination)
-        self.num_built_tokens += token

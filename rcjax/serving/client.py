@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,7 +32,7 @@ class RecommenderClient:
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._admin_channel = grpc.insecure_channel(admin_target) if admin_target is not None else None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RecommenderClient":
         return self
 
     def __exit__(

@@ -93,12 +93,9 @@ class RecommendEngine:
     def put_items(self, items: Sequence[Item]) -> int:
         """Adds or replaces items and builds their KV; returns how many blocks had to be computed."""
         blocks = [self.library.checked_item(item, f"items[{i}]") for i, item in enumerate(items)]
-        before = self.cache.stats().num_misses
-        for start in range(0, len(blocks), 64):  # not all pinned at once: a catalogue may exceed the pool
-            with self.cache.resident(blocks[start : start + 64]):
-                pass
+        num_computed = self.cache.fill(blocks)
         self.library.items.update((item.item_id, item) for item in items)
-        return self.cache.stats().num_misses - before
+        return num_computed
 
     def delete_items(self, item_ids: Sequence[str]) -> int:
         """Forgets items and frees their KV; returns how many existed."""
@@ -188,8 +185,9 @@ class RecommendEngine:
         blocks = [plan.prompt.blocks[i] for plan in plans for i in plan.cacheable()]
         with self.cache.resident(blocks) as (cached, built):
             resident = self._clock()
-            pages = iter([block.pages for block in cached])
-            rows = [self._row(plan, [next(pages) for _ in plan.cacheable()]) for plan in plans]
+            resident_blocks = iter(zip(cached, built, strict=True))
+            taken = [[next(resident_blocks) for _ in plan.cacheable()] for plan in plans]
+            rows = [self._row(plan, [block.pages for block, _ in own]) for plan, own in zip(plans, taken, strict=True)]
             shape = self.rank_shapes.fit(
                 max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows)
             )
@@ -210,7 +208,7 @@ class RecommendEngine:
                 ttft_ms=(plan.plan_s + end - start) * 1e3,
             )
             fresh = row.num_fresh - row.num_selected
-            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, built)
+            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, sum(num for _, num in taken[b]))
             results.append(RecommendResult(ranking, tokens, times, plan.request.arm))
         return results
 

@@ -127,13 +127,16 @@ class Library:
             if left < 0:
                 break
             kept.append(event)
-        if not kept:
+        if kept:
+            return tuple(reversed(kept))
+        newest = tuple(events[-1:])
+        num_tokens = len(self._builder.history_ids(newest))
+        if num_tokens > self._max_history_tokens:
             raise InvalidRequestError(
-                f"the newest event alone has {len(self._builder.event_ids(events[-1]))} tokens; a history may have "
-                f"{self._max_history_tokens}",
+                f"the newest event alone makes {num_tokens} tokens; a history may have {self._max_history_tokens}",
                 field=field,
             )
-        return tuple(reversed(kept))
+        return newest
 
 
 def _check_id(value: str, field: str) -> None:

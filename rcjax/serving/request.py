@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import RcjaxError
@@ -104,6 +104,7 @@ class EngineStats:
     tokens: TokenCounts = field(default_factory=TokenCounts)
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Synchronous and single-threaded: one thread makes every call, and no call blocks on the network.
 

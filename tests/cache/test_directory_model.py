@@ -94,7 +94,7 @@ class Model:
 
 
 class DirectoryMachine(RuleBasedStateMachine):
-    @initialize(capacity=st.integers(3, 8))
+    @initialize(capacity=st.integers(4, 9))
     def start(self, capacity):
         self.directory = BlockDirectory(PagePool(capacity + 1, PAGE_TOKENS), GreedyDual())
         self.model = Model(capacity)
@@ -242,6 +242,13 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.directory.unpin(block.handle)
             self.model.unpin(block)
 
+    @rule()
+    def readers_leave(self):
+        for block in list(self.model.blocks):
+            for _ in range(block.pins - (block.state == "pending")):
+                self.directory.unpin(block.handle)
+                self.model.unpin(block)
+
     def drop(self, data):
         name = data.draw(names)
         doomed = [b for b in self.model.blocks if b.is_findable and b.name == name]
@@ -283,7 +290,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.write(grown, grown.written, len(ids), GARBAGE)
             assert (block.handle.pages, block.handle.pins) == ((), 0)
 
-    @rule(num_pages=st.integers(1, 3))
+    @rule(num_pages=st.integers(1, 2))
     def reserve_scratch(self, num_pages):
         if any(b.name[0] == SCRATCH for b in self.model.blocks):
             return  # one at a time, lest it crowd out the rest

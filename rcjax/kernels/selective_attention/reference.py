@@ -170,5 +170,6 @@ def _attend_block(
         jnp.zeros((batch, num_kv_heads, rows, head_dim)),
     )
     top, total, out = lax.fori_loop(0, count, step, start)
-    # A row that saw nothing still has top == MASKED: its weights were exp(0) of masked keys.
-    return jnp.where((top > MASKED / 2)[..., None], out / jnp.maximum(total, 1e-30)[..., None], 0)
+    # A row that saw nothing still has top == MASKED: its weights were exp(0) of masked keys. A NaN compares false: it
+    # stays, so that spoiled weights or KV do not pass for a ranking.
+    return jnp.where((top <= MASKED / 2)[..., None], 0, out / jnp.maximum(total, 1e-30)[..., None])

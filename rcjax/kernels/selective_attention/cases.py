@@ -1,0 +1,210 @@
+"""Named cases of selective attention, shared by tests, tuning and benchmarks.
+
+A case says which runs of tokens a prompt has. Its inputs are random, and whatever the operator must not read (the
+null page, pages of other prompts, what lies beyond a page's end, dropped tokens, padding) is NaN: a stray read shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens at `start, start + 1, ...`, cached in pages of their own or fresh.
+
+    `selected` holds offsets of cached tokens that are fresh too: dropped in the pages, computed again.
+    """
+
+    start: int
+    length: int
+    cached: bool = False
+    segment: int = 0
+    horizon: int = 0
+    selected: tuple[int, ...] = ()
+
+
+Row = tuple[Run, ...]  # one prompt of the batch
+
+
+class Inputs(NamedTuple):
+    """The operator's positional arguments, on the host."""
+
+    q: np.ndarray
+    k_new: np.ndarray
+    v_new: np.ndarray
+    tokens: TokenLayout
+    k_pages: np.ndarray
+    v_pages: np.ndarray
+    pages: PageLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Prompts and a model's shape; `pad_tokens` and `pad_pages` widen every row by unused entries."""
+
+    name: str
+    rows: tuple[Row, ...]
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 8
+    page_tokens: int = 4
+    window: int | None = None
+    pad_tokens: int = 0
+    pad_pages: int = 0
+    dtype: str = "float32"
+    rope_theta: float = 10_000.0
+    rope_factor: float = 1.0
+
+    @property
+    def rope(self) -> Rope:
+        exponent = np.arange(0, self.head_dim, 2) / self.head_dim
+        return Rope((self.rope_theta**-exponent).astype(np.float32), self.rope_factor)
+
+    def inputs(self, seed: int) -> Inputs:
+        rng = np.random.default_rng(seed)
+        tokens = self._tokens()
+        pages, num_pages = self._pages(rng)
+        heads, kv_heads = (self.num_heads, self.head_dim), (self.num_kv_heads, self.head_dim)
+
+        def draw(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape, np.float32).astype(DTYPES[self.dtype])
+
+        q, k_new, v_new = (draw(*tokens.pos.shape, *tail) for tail in (heads, kv_heads, kv_heads))
+        for fresh in (q, k_new, v_new):
+            fresh[tokens.pos < 0] = np.nan
+        k_pages, v_pages = (draw(num_pages, self.page_tokens, *kv_heads) for _ in range(2))
+        held = np.zeros((num_pages, self.page_tokens), bool)
+        held[pages.table] |= (np.arange(self.page_tokens) < pages.len[..., None]) & ~pages.drop
+        for cached in (k_pages, v_pages):
+            cached[~held] = np.nan
+        return Inputs(q, k_new, v_new, tokens, k_pages, v_pages, pages)
+
+    def _tokens(self) -> TokenLayout:
+        rows = [[token for run in row for token in _fresh_tokens(run)] for row in self.rows]
+        width = max(len(row) for row in rows) + self.pad_tokens
+        padded = [row + [(-1, 0, 0)] * (width - len(row)) for row in rows]
+        pos, segment, horizon = np.array(padded, np.int32).reshape(len(rows), width, 3).transpose(2, 0, 1)
+        return TokenLayout(pos, segment, horizon)
+
+    def _pages(self, rng: np.random.Generator) -> tuple[PageLayout, int]:
+        """Pages in no order, some of the pool's in no row; and how many there are in the pool."""
+        rows = [[page for run in row for page in self._pages_of(run)] for row in self.rows]
+        width = max(len(row) for row in rows) + self.pad_pages
+        num_pages = len(rows) * width + 4
+        free = iter(1 + rng.permutation(num_pages - 1))
+        table, pos, length, segment = np.zeros((4, len(rows), width), np.int32)
+        drop = np.zeros((len(rows), width, self.page_tokens), bool)
+        for b, row in enumerate(rows):
+            for m, (start, num_tokens, of_segment, dropped) in enumerate(row):
+                table[b, m], pos[b, m], length[b, m], segment[b, m] = next(free), start, num_tokens, of_segment
+                drop[b, m, list(dropped)] = True
+        return PageLayout(table, pos, length, segment, drop), num_pages
+
+    def _pages_of(self, run: Run) -> list[tuple[int, int, int, list[int]]]:
+        pages = []
+        for first in range(0, run.length if run.cached else 0, self.page_tokens):
+            dropped = [offset - first for offset in run.selected if 0 <= offset - first < self.page_tokens]
+            num_tokens = min(self.page_tokens, run.length - first)
+            pages.append((run.start + first, num_tokens, run.segment, dropped))
+        return pages
+
+
+def _fresh_tokens(run: Run) -> list[tuple[int, int, int]]:
+    offsets: Sequence[int] = run.selected if run.cached else range(run.length)
+    return [(run.start + offset, run.segment, run.horizon) for offset in offsets]
+
+
+def sequential(instruction: int, history: int, items: Sequence[int], glue: int, task: int, selected: int = 0) -> Row:
+    """Cached instruction and history, then for each item fresh glue and the cached item; task; causal attention.
+
+    The first `selected` tokens of each item are selected.
+    """
+    runs = [Run(0, instruction, cached=True), Run(instruction, history, cached=True)]
+    end = instruction + history
+    for length in items:
+        runs.append(Run(end, glue))
+        runs.append(Run(end + glue, length, cached=True, selected=tuple(range(min(selected, length)))))
+        end += glue + length
+    return (*runs, Run(end, task))
+
+
+def parallel(instruction: int, history: int, items: Sequence[int], glue: int, task: int, selected: int = 0) -> Row:
+    """The same prompt with history and items side by side, each item closed by its own glue."""
+    runs = [Run(0, instruction, cached=True), Run(instruction, history, cached=True, segment=1, horizon=1)]
+    for segment, length in enumerate(items, start=2):
+        offsets = tuple(range(min(selected, length)))
+        runs.append(Run(instruction, length, cached=True, segment=segment, horizon=1, selected=offsets))
+        runs.append(Run(instruction + max(history, length), glue, segment=segment, horizon=2))
+    end = instruction + max(history, *items) + glue
+    last = 2 + len(items)
+    return (*runs, Run(end, task, segment=last, horizon=last))
+
+
+_SEQUENTIAL = sequential(instruction=9, history=6, items=(5, 7, 4), glue=2, task=4)
+_PARALLEL = parallel(instruction=9, history=6, items=(5, 7, 4), glue=2, task=4)
+_LONG = sequential(instruction=40, history=110, items=(61, 67, 64, 5, 70, 66), glue=3, task=17, selected=4)
+_LONG_PARALLEL = parallel(instruction=40, history=110, items=(61, 67, 64, 5, 170, 66), glue=3, task=17, selected=4)
+_GAP = (Run(0, 5, cached=True, segment=0), Run(5, 3, cached=True, segment=3), Run(8, 2, segment=1, horizon=0))
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("all_fresh", ((Run(0, 11),),)),
+        Case("one_token", ((Run(0, 1),),)),
+        Case("decode", ((Run(0, 13, cached=True), Run(13, 1)),)),
+        Case("full_pages", ((Run(0, 12, cached=True), Run(12, 5)),)),
+        Case("one_past_a_page", ((Run(0, 13, cached=True), Run(13, 5)),)),
+        Case("one_short_of_a_page", ((Run(0, 11, cached=True), Run(11, 5)),)),
+        Case("pages_of_one_token", ((Run(0, 5, cached=True), Run(5, 3)),), page_tokens=1),
+        Case("padded", (_SEQUENTIAL,), pad_tokens=5, pad_pages=3),
+        Case("unused_pages_only", ((Run(0, 6),),), pad_pages=3),
+        Case("ragged_batch", (_SEQUENTIAL, (Run(0, 3),), (Run(0, 10, cached=True), Run(10, 1)), ())),
+        Case("middle_missing", ((Run(0, 6, cached=True), Run(6, 4), Run(10, 7, cached=True), Run(17, 3)),)),
+        Case("fresh_before_cached", ((Run(0, 6), Run(6, 9, cached=True)), _SEQUENTIAL)),
+        Case("selected_scattered", ((Run(0, 14, cached=True, selected=(0, 3, 4, 9, 13)), Run(14, 2)),)),
+        Case("selected_all", ((Run(0, 9, cached=True, selected=tuple(range(9))), Run(9, 2)),)),
+        Case("hidden_pages", (_GAP, (Run(4, 6, cached=True), Run(0, 3, segment=1, horizon=1)))),
+        Case("sequential", (_SEQUENTIAL,)),
+        Case("parallel", (_PARALLEL,)),
+        Case("parallel_batch", (_PARALLEL, parallel(3, 12, (2, 20), 1, 5, selected=2)), pad_tokens=2),
+        Case("multi_head", (_SEQUENTIAL,), num_heads=3, num_kv_heads=3),
+        Case("multi_query", (_PARALLEL,), num_heads=3, num_kv_heads=1),
+        Case("grouped_query", (_SEQUENTIAL, _PARALLEL), num_heads=6, num_kv_heads=2, head_dim=4),
+        Case("window", (_SEQUENTIAL, (Run(0, 21),)), window=7),
+        Case("window_of_one", (_SEQUENTIAL,), window=1),
+        Case("window_parallel", (_PARALLEL,), window=9),
+        Case("rope_factor", (_SEQUENTIAL,), rope_factor=1.3, rope_theta=500.0),
+        Case("several_query_blocks", (_LONG, (Run(0, 70),)), page_tokens=16),
+        Case("several_query_blocks_parallel", (_LONG_PARALLEL,), page_tokens=16),
+        Case("long_window", (_LONG,), page_tokens=16, window=100),
+        Case("over_512_fresh", ((Run(0, 5, cached=True), Run(5, 530)),), num_heads=2, num_kv_heads=1),
+        Case("over_512_cached", ((Run(0, 600, cached=True, selected=(511, 512)), Run(600, 3)),), page_tokens=16),
+        Case("exactly_512_keys", ((Run(0, 508, cached=True), Run(508, 4)),)),
+        Case("exactly_64_fresh", ((Run(0, 64),),)),
+        Case("bfloat16", (_SEQUENTIAL, _PARALLEL), dtype="bfloat16", pad_tokens=1, pad_pages=1),
+        Case("bfloat16_long", (_LONG,), dtype="bfloat16", page_tokens=16),
+    )
+}
+
+_SERVED = Case("", (), num_heads=9, num_kv_heads=3, head_dim=64, page_tokens=16)  # SmolLM2-135M
+_ITEMS = (73, 81, 66, 90, 58) * 4
+
+# What a server runs: a prompt of about 2,000 tokens with 20 candidates.
+SERVING_CASES = {
+    case.name: case
+    for case in (
+        replace(_SERVED, name="full_recompute", rows=((Run(0, 2048),),)),
+        replace(_SERVED, name="prefix_cached", rows=((Run(0, 400, cached=True), Run(400, 1648)),)),
+        replace(_SERVED, name="blocks_cached", rows=(sequential(200, 200, _ITEMS, 4, 24, selected=4),)),
+        replace(_SERVED, name="blocks_cached_parallel", rows=(parallel(200, 200, _ITEMS, 4, 24),)),
+        replace(_SERVED, name="batch_of_four", rows=(parallel(200, 200, _ITEMS, 4, 24),) * 4),
+    )
+}

