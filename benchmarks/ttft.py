@@ -1,0 +1,201 @@
+"""TTFT of full recompute, prefix caching and rcjax on the same prompts, in the same engine.
+
+    python benchmarks/ttft.py --json ttft.json
+
+Prompts of the embedded shop with 20 candidates and 1,500-2,000 tokens. Every arm runs every request, interleaved and in
+turn first, after a warm-up, with all its blocks in cache ("full hits"). `prefix` is given the most a prefix can hold,
+the user's history included; `instruction` is a user not seen before. Baselines get shapes in steps of 128 tokens, so
+that padding costs them at most 8%.
+"""
+
+import argparse
+import itertools
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from claims import Claim, write_report
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from rcjax.catalog.embedded import EmbeddedWorld
+from rcjax.catalog.types import Request
+from rcjax.config import ArmSettings, Settings, ShapeSettings
+from rcjax.model.config import ModelConfig
+from rcjax.prompt import Layout, Scoring
+from rcjax.serving.arm import Reuse
+from rcjax.serving.engine import RecommendEngine
+from rcjax.serving.request import RecommendRequest, RecommendResult
+from rcjax.serving.startup import start_engine
+
+ARMS = {
+    "full": ArmSettings(reuse=Reuse.NONE),
+    "instruction": ArmSettings(reuse=Reuse.INSTRUCTION),
+    "prefix": ArmSettings(reuse=Reuse.PREFIX),
+    "rcjax": ArmSettings(selection="boundary(first=4)"),
+    "parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR),
+}
+STAGES = ("plan_ms", "build_ms", "extend_ms", "readout_ms")
+PROMPT_TOKENS = (1500, 2000)
+
+
+def settings() -> Settings:
+    baseline = tuple((fresh, pages) for fresh in range(1024, 2049, 128) for pages in (0, 16, 48))
+    rank = ((64, 160), (192, 160), *baseline)
+    return Settings(arms=ARMS, shapes=ShapeSettings(rank=rank, build=((512, 16),)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write samples and claims here")
+    parser.add_argument("--requests", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    console = Console()
+    with console.status("starting") as status:
+        engine = start_engine(settings(), progress=status.update)
+    requests = fill(engine, args.requests, args.seed)
+    matmul = matmul_gflops()
+    samples = run(engine, requests)
+    report, claims = summarise(engine, samples, matmul)
+    show(console, report, claims)
+    if args.json:
+        write_report(args.json, report, claims)
+
+
+def fill(engine: RecommendEngine, num_requests: int, seed: int) -> list[Request]:
+    """Requests whose prompts have the paper's size, with all their blocks resident."""
+    world = EmbeddedWorld(seed)
+    items = world.items
+    engine.put_items(list(items.values()))
+    found: list[Request] = []
+    for request in world.requests(10 * num_requests, split="test"):
+        engine.put_user(world.user(request.user_id))
+        length = engine.prompt(RecommendRequest(request.candidates, request.user_id, arm="rcjax")).num_tokens
+        if PROMPT_TOKENS[0] <= length <= PROMPT_TOKENS[1]:
+            found.append(request)
+        if len(found) == num_requests:
+            return found
+    raise RuntimeError(f"only {len(found)} of {num_requests} prompts have {PROMPT_TOKENS} tokens")
+
+
+def run(engine: RecommendEngine, requests: list[Request]) -> dict[str, list[RecommendResult]]:
+    samples: dict[str, list[RecommendResult]] = {arm: [] for arm in ARMS}
+    orders = itertools.cycle(np.roll(list(ARMS), shift).tolist() for shift in range(len(ARMS)))
+    warm_up = requests[:1]
+    for index, request in enumerate(track([*warm_up, *requests], "requests")):
+        for arm in next(orders):
+            ask = RecommendRequest(request.candidates, request.user_id, arm=arm)
+            engine.recommend([ask])  # makes its blocks resident, and the caches of the CPU as warm for each arm
+            (result,) = engine.recommend([ask])
+            if isinstance(result, Exception):
+                raise result
+            if result.tokens.built:
+                raise RuntimeError(f"{arm} built {result.tokens.built} tokens: not a full hit")
+            if index >= len(warm_up):
+                samples[arm].append(result)
+    return samples
+
+
+def summarise(
+    engine: RecommendEngine, samples: dict[str, list[RecommendResult]], matmul: float
+) -> tuple[dict[str, Any], list[Claim]]:
+    arms = {}
+    for arm, results in samples.items():
+        ttft = np.array([result.times.ttft_ms for result in results])
+        tokens = [result.tokens for result in results]
+        arms[arm] = {
+            "n": len(results),
+            "ttft_ms": dict(zip(("p50", "p90", "p99"), np.percentile(ttft, (50, 90, 99)).tolist(), strict=True)),
+            "tokens": {
+                kind: float(np.mean([getattr(count, kind) for count in tokens]))
+                for kind in ("cached", "selected", "fresh", "prompt_len")
+            },
+            "stages_ms": {
+                stage: float(np.median([getattr(result.times, stage) for result in results])) for stage in STAGES
+            },
+            "samples_ttft_ms": ttft.tolist(),
+        }
+    config = engine.slice.config
+    flops = float(np.median([full_flops(config, result.tokens.prompt_len) for result in samples["full"]]))
+    full_rate = flops / arms["full"]["stages_ms"]["extend_ms"] / 1e6
+    overhead = max(
+        result.times.ttft_ms - result.times.extend_ms for arm in ("rcjax", "parallel") for result in samples[arm]
+    )
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(engine.slice.params))
+    pool = engine.slice.pages.num_bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    p50 = {arm: values["ttft_ms"]["p50"] for arm, values in arms.items()}
+    claims = [
+        Claim("full recompute's share of the float32 matmul rate", full_rate / matmul, 0.6),
+        Claim("rcjax (sequential, boundary(first=4)): P50 TTFT, times below prefix", p50["prefix"] / p50["rcjax"], 5),
+        Claim("parallel (none, anchor): P50 TTFT, times below prefix", p50["prefix"] / p50["parallel"], 10),
+        Claim("worst time outside the forward pass, ms", overhead, 10, at_least=False),
+    ]
+    report = {
+        "benchmark": "ttft",
+        "model": engine.info().model,
+        "dtype": engine.info().dtype,
+        "matmul_gflops": matmul,
+        "full_gflops": full_rate,
+        "arms": arms,
+        "memory": {
+            "weights_bytes": weights,
+            "pool_bytes": pool,
+            "peak_rss_bytes": peak,
+            "peak_rss_over_weights_and_pool": peak / (weights + pool),
+        },
+    }
+    return report, claims
+
+
+def full_flops(config: ModelConfig, num_tokens: int) -> float:
+    """Floating-point operations that a causal pass needs: what causality masks and softmax costs do not count."""
+    c = config
+    projections = c.d_model * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.d_model * c.d_ff
+    attention = c.num_heads * c.head_dim * num_tokens  # q k and p v, over half of the square
+    return 2.0 * c.num_layers * num_tokens * (projections + attention)
+
+
+def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
+    """The best float32 matmul rate of this run, on a square that fits no cache."""
+    a = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, a).block_until_ready()
+    best = min(_seconds(lambda: multiply(a, a).block_until_ready()) for _ in range(repeats))
+    return float(2 * size**3 / best / 1e9)
+
+
+def _seconds(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def show(console: Console, report: dict[str, Any], claims: list[Claim]) -> None:
+    table = Table(title=f"TTFT, {report['model']} {report['dtype']}, n={report['arms']['full']['n']}")
+    for column in ("arm", "P50 ms", "P90 ms", "P99 ms", "cached", "selected", "fresh", "outside pass ms"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, values in report["arms"].items():
+        outside = sum(values["stages_ms"][stage] for stage in STAGES if stage != "extend_ms")
+        tokens = [f"{values['tokens'][kind]:.0f}" for kind in ("cached", "selected", "fresh")]
+        table.add_row(arm, *(f"{value:.0f}" for value in values["ttft_ms"].values()), *tokens, f"{outside:.1f}")
+    console.print(table)
+    memory = report["memory"]
+    console.print(
+        f"full recompute {report['full_gflops']:.0f} of {report['matmul_gflops']:.0f} GFLOP/s; peak RSS "
+        f"{memory['peak_rss_bytes'] / 2**30:.2f} GiB for {memory['weights_bytes'] / 2**30:.2f} GiB of weights and "
+        f"{memory['pool_bytes'] / 2**30:.2f} GiB of pages"
+    )
+    for claim in claims:
+        sign = ">=" if claim.at_least else "<="
+        console.print(f"{'holds' if claim.holds else 'FAILS'}: {claim.name}: {claim.value:.2f} {sign} {claim.target}")
+
+
+if __name__ == "__main__":
+    main()
