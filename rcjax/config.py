@@ -99,7 +99,7 @@ EMBEDDED_ARMS = {
 
 # For the embedded template and catalogue: 20 candidates or a few more in every arm, 100 in those that reuse items.
 EMBEDDED_SHAPES = ShapeSettings(
-    rank=((64, 192), (192, 192), (320, 192), (768, 896), (1536, 64), (2048, 64), (2048, 0), (2560, 0)),
+    rank=((64, 192), (160, 192), (320, 192), (768, 896), (1536, 64), (2048, 64), (2048, 0), (2560, 0)),
     build=((64, 64), (512, 16)),
     generate=((1, 192), (64, 192)),
 )

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from char_encoder import BOS, CharEncoder, small_fields, small_template
+from char_encoder import BOS, CharEncoder, small_template
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rcjax.catalog.types import Event, Item
-from rcjax.prompt import BlockKind, Layout, PromptBuilder, Scoring, single_token_labels
+from rcjax.prompt import BlockKind, Layout, PromptBuilder, Scoring
 from rcjax.template import load_template
 
 SEQUENTIAL, PARALLEL, LABEL, ANCHOR = Layout.SEQUENTIAL, Layout.PARALLEL, Scoring.LABEL, Scoring.ANCHOR
@@ -265,77 +265,9 @@ def test_the_shop_template_reads_as_one_text():
         assert flat_text(build.build(history, blocks, layout, scoring), encoder) == text
 
 
-@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, max_size=3))
-def test_appending_events_appends_tokens(events, more):
-    build = builder()
-    before = build.history_ids([Event("e", title) for title in events])
-    after = build.history_ids([Event("e", title) for title in events + more])
-    assert after[: len(before)].tolist() == before.tolist()
-    assert ENCODER.decode(after) == "h:" + "".join(f"{title};" for title in events + more)
-
-
-def test_an_empty_history_says_so():
-    assert ENCODER.decode(builder().history_ids([])) == "h:none"
-
-
-def test_user_text_is_not_a_template_and_never_special():
-    seen = []
-
-    class Spy(CharEncoder):
-        def encode(self, text, *, allow_special=False):
-            seen.append((text, allow_special))
-            return super().encode(text, allow_special=allow_special)
-
-    prompt_of(builder(Spy()), ["{{ label }}"], ["{% if %}"], SEQUENTIAL, LABEL)
-    assert ("{{ label }};", False) in seen
-    assert ("{% if %}", False) in seen
-    assert not any(special for text, special in seen if "{" in text)
-
-
-def test_cached_tokens_cannot_be_changed():
-    build = builder()
-    item = build.item_block(Item("id", "xy"))
-    with pytest.raises(ValueError, match="read-only"):
-        item.token_ids[0] = 0
-
-
-def test_labels_are_distinct_single_tokens():
-    labels, ids = single_token_labels(ENCODER.encode, 52)
-    assert labels[:3] == ("A", "B", "C")
-    assert labels[26:28] == ("a", "b")  # pairs are two tokens each here
-    assert len(set(ids.tolist())) == len(set(labels)) == 52
-    assert all(ENCODER.encode(label).tolist() == [i] for label, i in zip(labels, ids, strict=True))
-
-
-def test_two_letter_labels_come_before_small_letters():
-    labels, _ = single_token_labels(CharEncoder(words=("AA", "BZ")).encode, 29)
-    assert labels[25:] == ("Z", "AA", "BZ", "a")
-
-
-def test_labels_that_share_a_token_are_used_once():
-    """A tokenizer which ignores case has 26 letters, and an unknown token is no label twice."""
-    labels, ids = single_token_labels(lambda text: np.array([min(ord(c.lower()), 110) for c in text]), 14)
-    assert labels == tuple("ABCDEFGHIJKLMN")
-    assert len(set(ids.tolist())) == 14
-    with pytest.raises(ValueError, match="num_labels=15 exceeds the 14 single-token labels"):
-        single_token_labels(lambda text: np.array([min(ord(c.lower()), 110) for c in text]), 15)
-
-
-def test_too_many_candidates_for_the_tokenizer():
-    with pytest.raises(ValueError, match="num_labels=53 exceeds the 52 single-token labels that this tokenizer has"):
-        builder(max_candidates=53)
-
-
 def test_more_items_than_labels_are_refused():
     with pytest.raises(ValueError, match=r"len\(items\)=3 exceeds max_candidates=2"):
         prompt_of(builder(max_candidates=2), [], ["x", "y", "z"], PARALLEL, LABEL)
-
-
-@pytest.mark.parametrize("field", ["positive", "negative"])
-def test_an_anchor_answer_of_two_tokens_is_refused(field):
-    anchor = small_fields()["anchor"] | {field: "yo"}
-    with pytest.raises(ValueError, match=rf"anchor\.{field}='yo' must be one token, but this tokenizer makes 2"):
-        builder(anchor=anchor)
 
 
 def test_blocks_know_where_they_end():

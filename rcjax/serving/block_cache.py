@@ -12,6 +12,7 @@ from rcjax.serving.assembly import Row, Source, assemble
 from rcjax.serving.shape import Shape, ShapeSet
 from rcjax.serving.slice import Slice
 
+FILL_BLOCKS = 64  # pinned at once while a catalogue is put
 NOTHING = np.zeros(0, np.int32)
 
 
@@ -43,36 +44,36 @@ class BlockCache:
         build_shapes: ShapeSet,
         instruction: Block,
     ):
-        self._slice = slice_
+        self.slice = slice_
         self.directory = directory
-        self._identity = identity
+        self.identity = identity
         self._shapes = build_shapes
         self._page_tokens = directory.pool.page_tokens
         self._instruction = instruction
-        self._parent = b""
+        self.instruction_key = b""
         self._instruction_block: CachedBlock | None = None
         with ExitStack() as stack:
             (self._instruction_block,), _ = self._resolve([instruction], stack)
             self.directory.pin(self._instruction_block)  # for as long as this cache lives
-        self._parent = self._instruction_block.key
+        self.instruction_key = self._instruction_block.key
 
     def key(self, block: Block) -> bytes:
         """The content key of a block as this cache holds it."""
-        parent = b"" if block.kind is BlockKind.INSTRUCTION else self._parent
-        return block_key(self._identity, block.kind, block.owner, parent, block.token_ids)
+        parent = b"" if block.kind is BlockKind.INSTRUCTION else self.instruction_key
+        return block_key(self.identity, block.kind, block.owner, parent, block.token_ids)
 
     @contextmanager
     def resident(self, blocks: Sequence[Block]) -> Iterator[tuple[list[CachedBlock], list[int]]]:
         """The cached blocks of `blocks`, pinned for the length of a `with`; those that miss are computed first.
 
-        Also yields how many tokens were computed for each, which is 0 for one asked for before. Raises `ResourceExhaustedError`, leaving nothing pinned, when
-        the pool cannot hold all of them at once.
+        Also yields how many tokens were computed for each, which is 0 for one asked for before. Raises
+        `ResourceExhaustedError`, leaving nothing pinned, when the pool cannot hold all of them at once.
         """
         with ExitStack() as stack:
             yield self._resolve(blocks, stack)
 
     def fill(self, blocks: Sequence[Block]) -> int:
-        """Computes the blocks that miss, as many at a time as the pool can pin; returns how many missed.
+        """Computes the blocks that miss, at most `FILL_BLOCKS` at a time; returns how many missed.
 
         Where the pool cannot hold all of them, the last ones stay.
         """
@@ -81,7 +82,7 @@ class BlockCache:
         num_pages = 0
         for block in blocks:
             more = self.directory.pool.pages_for(len(block))
-            if group and num_pages + more > self.directory.num_available_pages:
+            if len(group) == FILL_BLOCKS or (group and num_pages + more > self.directory.num_available_pages):
                 with self.resident(group):
                     group, num_pages = [], 0
             group.append(block)
@@ -232,4 +233,4 @@ class BlockCache:
             destination[at : at + len(pages)] = pages
             at += len(pages)
             token += build.num_fresh
-        self._slice.build(batch, source, destination)
+        self.slice.build(batch, source, destination)

@@ -1,16 +1,19 @@
 """One mesh slice's executor: the weights, the KV pages, and the programs compiled for them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int32
 
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, extend, unembed
-from rcjax.model.kv import FreshKV, empty_pages, write_pages
+from rcjax.model.kv import FreshKV, KVPages, empty_pages, write_pages
+
+TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
 
 
 class Slice:
@@ -38,6 +41,9 @@ class Slice:
         self._fresh_kv = jax.jit(partial(_fresh_kv, config))
         # Two programs, not one: while a pass reads the pool, the compiler would copy it to write in place.
         self._write = jax.jit(write_pages, donate_argnames="pages")
+        self._gather = jax.jit(_gather)
+        self._scatter = jax.jit(_scatter, donate_argnames="pages")
+        self.write_pages((), *self.read_pages(()))  # compiles both: a snapshot may come while requests are served
 
     def rank(self, batch: Batch) -> np.ndarray:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
@@ -54,10 +60,30 @@ class Slice:
         self._store(fresh, source, destination)
         return np.asarray(logits)
 
-    def read_pages(self, pages: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """K and V of some pages, each [L, W, C, K, H]."""
+    def read_pages(self, pages: Iterable[int]) -> tuple[Float[np.ndarray, "L W C K H"], Float[np.ndarray, "L W C K H"]]:
+        """K and V of W pages, on the host. One program serves any W, 0 included."""
         index = np.fromiter(pages, np.int32)
-        return np.asarray(self.pages.k[:, index]), np.asarray(self.pages.v[:, index])
+        layers, _, *rest = self.pages.k.shape
+        k, v = (np.empty((layers, len(index), *rest), self.pages.k.dtype) for _ in range(2))
+        for part, padded in _transfers(index):
+            read = self._gather(self.pages, padded)
+            num = len(index[part])
+            k[:, part], v[:, part] = np.asarray(read.k)[:, :num], np.asarray(read.v)[:, :num]
+        return k, v
+
+    def write_pages(
+        self, pages: Sequence[int], k: Float[np.ndarray, "L W C K H"], v: Float[np.ndarray, "L W C K H"]
+    ) -> None:
+        """Overwrites W pages with K and V from the host. One program serves any W, 0 included."""
+        index = np.asarray(pages, np.int32)
+        layers, _, *rest = k.shape
+        for part, padded in _transfers(index):
+            # Padding goes to the null page, and is zero as that is.
+            some_k, some_v = (np.zeros((layers, TRANSFER_PAGES, *rest), k.dtype) for _ in range(2))
+            num = len(index[part])
+            some_k[:, :num], some_v[:, :num] = k[:, part], v[:, part]
+            self.pages = self._scatter(self.pages, padded, some_k, some_v)
+        jax.block_until_ready(self.pages)
 
     def _store(self, fresh: FreshKV, source: np.ndarray, destination: np.ndarray) -> None:
         self.pages = self._write(self.pages, fresh, source, destination)
@@ -76,3 +102,18 @@ def _decode(config: ModelConfig, params: Params, batch: Batch, pages):  # type: 
 
 def _fresh_kv(config: ModelConfig, params: Params, batch: Batch, pages):  # type: ignore[no-untyped-def]
     return extend(params, config, batch, pages)[1]
+
+
+def _transfers(index: Int32[np.ndarray, "W"]) -> Iterator[tuple[slice, Int32[np.ndarray, "T"]]]:
+    """Which of the pages to move next, and their numbers padded with the null page; at least once."""
+    for start in range(0, max(len(index), 1), TRANSFER_PAGES):
+        part = slice(start, min(start + TRANSFER_PAGES, len(index)))
+        yield part, np.pad(index[part], (0, TRANSFER_PAGES - len(index[part])))
+
+
+def _gather(pages: KVPages, index: jax.Array) -> KVPages:
+    return KVPages(pages.k[:, index], pages.v[:, index])
+
+
+def _scatter(pages: KVPages, index: jax.Array, k: jax.Array, v: jax.Array) -> KVPages:
+    return KVPages(pages.k.at[:, index].set(k), pages.v.at[:, index].set(v))

@@ -45,7 +45,7 @@ class FakeEngine:
     """
 
     def __init__(self, *item_ids: str):
-        self.items = {item_id: Item(item_id, f"Title of {item_id}") for item_id in item_ids}
+        self.items = {item_id: Item(item_id, f"No. {item_id[-1]}") for item_id in item_ids}
         self.users: dict[str, tuple[Event, ...]] = {"ann": ()}
         self.calls: list[tuple[str, Any]] = []
         self.before: dict[str, Callable[[Any], None]] = {}

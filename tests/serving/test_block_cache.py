@@ -1,4 +1,6 @@
-"""The block cache: what it computes, against causal passes; that it computes it once; and what failing leaves behind."""
+"""The block cache: what it computes, against causal passes; that it does so once; and what failing leaves behind."""
+
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -284,8 +286,9 @@ class TestGrowing:
     def test_a_pass_that_fails_gives_the_pages_back(self, engine, builder, oracle, monkeypatch):
         former, block = history(builder, 1), history(builder, 1, 2)
         kv_of(engine, former)
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
-            patch.setattr(engine.slice, "build", lambda *args: (_ for _ in ()).throw(RuntimeError("out of memory")))
-            engine.cache.grow(former, block)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.slice, "build", Mock(side_effect=RuntimeError("out of memory")))
+            with pytest.raises(RuntimeError, match="out of memory"):
+                engine.cache.grow(former, block)
         assert_idle(engine.cache)
         assert_same_kv(kv_of(engine, block), causal_kv(oracle.model, oracle.instruction, block.token_ids))

@@ -13,9 +13,9 @@ from rcjax.serving.request import RecommendRequest
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
+def started(settings):
     """Untouched since start-up, unlike the engine that other tests share."""
-    return tiny_engine(tmp_path_factory.mktemp("started"))
+    return tiny_engine(settings.compilation_cache_dir().parent)
 
 
 def test_no_call_compiles_after_warm_up(started):

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, event, item, restarted
+from tiny_engine import ARMS, LIMITS, assert_idle, close_to, event, item, recommend, restarted, scores
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError, ResourceExhaustedError
+from rcjax.errors import InvalidRequestError, NotFoundError, ResourceExhaustedError
 from rcjax.prompt import BlockKind, Layout, Scoring
 from rcjax.serving.request import RecommendRequest
 
@@ -26,33 +26,10 @@ def stocked(engine):
     return engine
 
 
-def recommend(engine, candidates=ALL, user_id="u", arm=ANCHOR, **fields):
-    (result,) = engine.recommend([RecommendRequest(tuple(candidates), user_id, arm=arm, **fields)])
-    return result
-
-
-def scores(engine, *args, **fields):
-    result = recommend(engine, *args, **fields)
-    if isinstance(result, RcjaxError):
-        raise result
-    return {ranked.item_id: ranked.score for ranked in result.ranking}
-
-
-def close_to(expected):
-    return {key: pytest.approx(value, abs=TOLERANCE) for key, value in expected.items()}
-
-
-def assert_idle(engine):
-    engine.cache.directory.check_integrity()
-    assert engine.cache.stats().pages_pinned == engine.cache.directory.pool.pages_for(
-        len(engine.builder.instruction_ids)
-    )
-
-
 class TestRanking:
     @pytest.mark.parametrize("arm", ARMS)
     def test_best_first_each_candidate_once(self, stocked, arm):
-        ranking = recommend(stocked, arm=arm).ranking
+        ranking = recommend(stocked, ALL, arm=arm).ranking
         assert [ranked.rank for ranked in ranking] == [1, 2, 3, 4, 5]
         assert sorted(ranked.item_id for ranked in ranking) == sorted(ALL)
         found = [ranked.score for ranked in ranking]
@@ -67,12 +44,12 @@ class TestRanking:
 
     @pytest.mark.parametrize("top_k", [1, 3, 5])
     def test_top_k(self, stocked, top_k):
-        assert recommend(stocked, top_k=top_k).ranking == recommend(stocked).ranking[:top_k]
+        assert recommend(stocked, ALL, top_k=top_k).ranking == recommend(stocked, ALL).ranking[:top_k]
 
     def test_without_an_arm_the_default_serves(self, stocked):
-        result = recommend(stocked, arm="")
+        result = recommend(stocked, ALL, arm="")
         assert result.arm == stocked.info().default_arm == "sequential_label_blocks_boundary"
-        assert result.ranking == recommend(stocked, arm=result.arm).ranking
+        assert result.ranking == recommend(stocked, ALL, arm=result.arm).ranking
 
     def test_inline_items_and_history_need_no_catalogue(self, engine, oracle):
         found = scores(engine, ITEMS, "", history=EVENTS)
@@ -168,7 +145,7 @@ class TestRefusing:
 class TestChanging:
     def test_failed_changes_change_nothing(self, stocked):
         stocked.put_user(User("v"))
-        before, expected = stocked.stats(), scores(stocked)
+        before, expected = stocked.stats(), scores(stocked, ALL)
         long = Item("new", "x" * LIMITS.max_item_tokens)
         story = Event("i", "x" * LIMITS.max_history_tokens)
         for call, error, field in [
@@ -184,7 +161,7 @@ class TestChanging:
             assert caught.value.field == field
         now = stocked.stats()
         assert (now.num_items, now.num_users, now.pages_used) == (before.num_items, before.num_users, before.pages_used)
-        assert scores(stocked) == expected
+        assert scores(stocked, ALL) == expected
         assert isinstance(recommend(stocked, ["i9"]), NotFoundError)
         assert_idle(stocked)
 
@@ -252,7 +229,7 @@ class TestChanging:
     def test_inline_content_equal_to_what_is_stored_is_a_hit(self, stocked):
         result = recommend(stocked, ITEMS, history=EVENTS)
         assert result.tokens.built == 0
-        assert result.ranking == recommend(stocked).ranking
+        assert result.ranking == recommend(stocked, ALL).ranking
 
     @pytest.mark.parametrize("steps", [[1], [2, 1, 1], [1] * 14, [9, 9]])
     def test_appending_equals_putting_the_longer_history(self, engine, compiled, settings, steps):
@@ -272,59 +249,5 @@ class TestChanging:
                 pages.append([x.reshape(x.shape[0], -1, *x.shape[3:])[:, : block.num_tokens] for x in (k, v)])
             np.testing.assert_allclose(pages[0], pages[1], atol=TOLERANCE, rtol=TOLERANCE)
         before = engine.stats().num_misses
-        scores(engine)
+        scores(engine, ALL)
         assert engine.stats().num_misses == before
-
-
-class TestCounting:
-    @pytest.mark.parametrize("arm", ARMS)
-    def test_tokens_add_up(self, stocked, oracle, arm):
-        pieces = oracle.pieces(EVENTS, ITEMS, ARMS[arm].layout, ARMS[arm].scoring)
-        length = {
-            kind: sum(len(p.ids) for p in pieces if p.kind == kind) for kind in ("instruction", "history", "item")
-        }
-        kinds = {"none": 0, "instruction": 1, "prefix": 2, "blocks": 3}[ARMS[arm].reuse]
-        reused = sum(list(length.values())[:kinds])
-        selected = {"none": 0, "full": reused}.get(ARMS[arm].selection)
-        if selected is None:
-            selected = 3 * len(ITEMS) if ARMS[arm].layout is Layout.SEQUENTIAL else 0
-        tokens = recommend(stocked, arm=arm).tokens
-        assert tokens.prompt_len == sum(len(piece.ids) for piece in pieces)
-        assert (tokens.cached, tokens.selected, tokens.built) == (reused - selected, selected, 0)
-
-    def test_misses_are_built_once(self, engine, oracle):
-        num_items = sum(len(oracle.item_ids(one)) for one in ITEMS)
-        num_history = len(oracle.history_ids(EVENTS))
-        built = [recommend(engine, ITEMS, "", history=EVENTS).tokens.built for _ in range(2)]
-        assert built == [num_items + num_history, 0]
-        stats = engine.stats()
-        assert (stats.num_misses, stats.num_hits) == (1 + 1 + 5, 1 + 7)  # the instruction missed once, at start-up
-
-    def test_in_a_batch_a_miss_belongs_to_the_request_that_brought_it(self, engine, oracle):
-        lengths = [len(oracle.item_ids(one)) for one in ITEMS]
-        num_history = len(oracle.history_ids(EVENTS))
-        requests = [RecommendRequest(tuple(ITEMS[at]), history=EVENTS, arm=ANCHOR) for at in (slice(0, 2), slice(1, 4))]
-        built = [result.tokens.built for result in engine.recommend(requests)]
-        assert built == [num_history + lengths[0] + lengths[1], lengths[2] + lengths[3]]
-        assert engine.stats().tokens.built == sum(built)
-
-    def test_stats_sum_up_the_requests(self, stocked):
-        before = stocked.stats().tokens
-        tokens = [result.tokens for result in stocked.recommend([RecommendRequest(ALL, "u", arm=arm) for arm in ARMS])]
-        after = stocked.stats().tokens
-        for name in ("cached", "selected", "fresh", "built"):
-            total = sum(getattr(one, name) for one in tokens)
-            assert getattr(after, name) - getattr(before, name) == total
-
-    def test_times_are_stages_of_the_whole(self, stocked):
-        times = recommend(stocked).times
-        stages = [times.plan_ms, times.build_ms, times.extend_ms, times.readout_ms]
-        assert all(stage >= 0 for stage in stages)
-        assert sum(stages) <= times.ttft_ms + 1e-6
-
-    def test_cached_bytes_are_what_the_pages_hold(self, compiled, settings):
-        pages, config = compiled.slice.pages, compiled.slice.config
-        page_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * PAGE_TOKENS * 4
-        budget = int(settings.cache.pool_bytes)
-        assert compiled.stats().pool_bytes == pages.num_bytes == (compiled.stats().pages_total + 1) * page_bytes
-        assert budget - page_bytes < pages.num_bytes <= budget

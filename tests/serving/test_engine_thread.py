@@ -48,7 +48,7 @@ class Held:
 
     async def __aexit__(self, *exception: object) -> None:
         self.gate.open.set()
-        await self.thread.stop(60)
+        await self.thread.stop(60.0)
 
     async def submit(self, call: Awaitable[T]) -> "asyncio.Task[T]":
         task = asyncio.ensure_future(call)
@@ -208,7 +208,7 @@ def test_stop_finishes_what_waits_and_refuses_more() -> None:
     async def main() -> None:
         async with Held() as held:
             waiting = await held.recommend("item-1")
-            stop = await held.submit(held.thread.stop(60))
+            stop = await held.submit(held.thread.stop(60.0))
             with pytest.raises(UnavailableError, match="stopping"):
                 await held.thread.recommend(RecommendRequest(("item-2",), "ann"), arrival_s=0.0)
             held.gate.open.set()
@@ -223,7 +223,7 @@ def test_stop_fails_what_its_grace_does_not_cover() -> None:
     async def main() -> None:
         async with Held() as held:
             waiting = await held.recommend("item-1")
-            await held.thread.stop(0)
+            await held.thread.stop(0.0)
             for task in (held.first, waiting):
                 with pytest.raises(UnavailableError, match="stopped before"):
                     await task
@@ -247,7 +247,7 @@ def test_before_the_engine_is_there_calls_are_refused() -> None:
         gate.open.set()
         await asyncio.wrap_future(thread.ready)
         assert (await thread.call(lambda engine: engine.stats())).num_users == 1
-        await thread.stop(60)
+        await thread.stop(60.0)
 
     asyncio.run(main())
 
@@ -263,13 +263,13 @@ def test_factory_that_fails_is_heard_of() -> None:
             await asyncio.wrap_future(thread.ready)
         with pytest.raises(UnavailableError):
             _ = thread.info
-        await thread.stop(60)
+        await thread.stop(60.0)
 
     asyncio.run(main())
 
 
 def test_stop_before_start_returns() -> None:
-    asyncio.run(EngineThread(FakeEngine, max_queue=1, max_batch=1, clock=Clock()).stop(60))
+    asyncio.run(EngineThread(FakeEngine, max_queue=1, max_batch=1, clock=Clock()).stop(60.0))
 
 
 @pytest.mark.parametrize(("max_queue", "max_batch"), [(0, 1), (1, 0)])

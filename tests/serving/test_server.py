@@ -135,6 +135,7 @@ def test_cancelled_call_never_reaches_the_engine() -> None:
             await running.server.wait_ready()
             thread = running.server.engine_thread
             held = asyncio.ensure_future(thread.call(gate))
+            await asyncio.to_thread(gate.entered.wait, 60)
             cancelled = running.recommend("item-1")
             kept = running.recommend("item-2")
             await until(lambda: thread.num_waiting == 2)
@@ -152,9 +153,10 @@ def test_stop_finishes_what_waits_and_refuses_more() -> None:
     gate, engine = Gate(), FakeEngine("item-1", "item-2")
 
     async def main() -> None:
-        async with started(Server(lambda: engine, grace_s=60)) as running:
+        async with started(Server(lambda: engine, grace_s=60.0)) as running:
             await running.server.wait_ready()
             held = asyncio.ensure_future(running.server.engine_thread.call(gate))
+            await asyncio.to_thread(gate.entered.wait, 60)
             waiting = running.recommend("item-1")
             await until(lambda: running.server.engine_thread.num_waiting == 1)
             stopping = asyncio.ensure_future(running.server.stop())
@@ -177,7 +179,7 @@ def test_what_grace_does_not_cover_is_answered_unavailable() -> None:
     engine.before["recommend"] = gate
 
     async def main() -> None:
-        async with started(Server(lambda: engine, grace_s=0, max_batch=1)) as running:
+        async with started(Server(lambda: engine, grace_s=0.0, max_batch=1)) as running:
             await running.server.wait_ready()
             calls = [running.recommend("item-1")]
             await asyncio.to_thread(gate.entered.wait, 60)
@@ -238,25 +240,25 @@ def test_signal_while_the_engine_is_made_ends_the_server() -> None:
         gate(None)
         return FakeEngine()
 
-    asyncio.run(serve(Server(factory, grace_s=0)))
+    asyncio.run(serve(Server(factory, grace_s=0.0)))
     gate.open.set()
 
 
 def test_client_waits_for_a_server_that_is_starting() -> None:
     with running_server(Server(FakeEngine)) as addresses, RecommenderClient(addresses.main) as client:
-        client.wait_ready(60)
+        client.wait_ready(60.0)
         assert client.delete_user("ann")
 
 
 def test_client_waits_no_longer_than_asked() -> None:
     async def main() -> None:
         gate = Gate()
-        server = Server(lambda: gate(None) or FakeEngine(), grace_s=60)
+        server = Server(lambda: gate(None) or FakeEngine(), grace_s=60.0)
         async with started(server) as running:
             with RecommenderClient(running.addresses.main) as client:
                 with pytest.raises(UnavailableError, match=r"not ready within 0.1 s"):
                     await asyncio.to_thread(client.wait_ready, 0.1)
-                waiting = asyncio.ensure_future(asyncio.to_thread(client.wait_ready, 60))
+                waiting = asyncio.ensure_future(asyncio.to_thread(client.wait_ready, 60.0))
                 gate.open.set()
                 await server.wait_ready()
                 await waiting

@@ -83,7 +83,7 @@ def test_recommend_with_everything_given_inline(running: Running) -> None:
 def test_catalogue_calls_reach_the_engine_and_later_requests_see_them(running: Running) -> None:
     client = running.client
     nine, events = Item("item-9", "Nine", price=1.5), (Event("item-1", "One"), Event("item-2", "Two"))
-    assert client.put_items([nine, Item("item-1", "Title of item-1")]) == 1
+    assert client.put_items([nine, Item("item-1", "No. 1")]) == 1
     client.put_user(User("bob", events[:1]))
     client.append_events("bob", events[1:])
     assert running.engine.items["item-9"] == nine
@@ -277,11 +277,11 @@ def test_deadline_that_passes_while_waiting_keeps_the_engine_out_of_it() -> None
     engine = FakeEngine("item-1", "item-2", "item-3")
     server = Server(lambda: engine, clock=lambda: float(next(readings)))
     with running_server(server) as addresses:
-        with RecommenderClient(addresses.main, timeout_s=60) as client:
+        with RecommenderClient(addresses.main, timeout_s=60.0) as client:
             with pytest.raises(DeadlineExceededError, match="while the call waited for the engine"):
                 client.recommend(GOOD)
             with pytest.raises(DeadlineExceededError, match="while the call waited for the engine"):
                 client.put_user(User("bob"))
         assert engine.calls == []
-        with RecommenderClient(addresses.main, timeout_s=10_000) as client:
+        with RecommenderClient(addresses.main, timeout_s=10_000.0) as client:
             assert client.recommend(GOOD).ranking[0].item_id == "item-3"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from rcjax.cache import BlockDirectory, GreedyDual, PagePool, PoolIdentity
 from rcjax.catalog.types import Event, Item
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
+from rcjax.errors import RcjaxError
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import abstract_params
 from rcjax.model.kv import KVPages
@@ -27,6 +29,7 @@ from rcjax.serving.arm import Reuse
 from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.engine import RecommendEngine
 from rcjax.serving.library import Library
+from rcjax.serving.request import RecommendRequest
 from rcjax.serving.shape import ShapeSet
 from rcjax.serving.startup import start_engine
 
@@ -190,3 +193,26 @@ def event(number: int, *, num_words: int = 2) -> Event:
     rng = np.random.default_rng(10_000 + number)
     title = " ".join(rng.choice(WORDS, num_words))
     return Event(f"i{number}", title, rating=float(rng.integers(1, 6)), timestamp_s=number)
+
+
+def recommend(engine, candidates, user_id="u", arm="parallel_anchor_blocks", **fields):
+    (result,) = engine.recommend([RecommendRequest(tuple(candidates), user_id, arm=arm, **fields)])
+    return result
+
+
+def scores(engine, *args, **fields):
+    result = recommend(engine, *args, **fields)
+    if isinstance(result, RcjaxError):
+        raise result
+    return {ranked.item_id: ranked.score for ranked in result.ranking}
+
+
+def close_to(expected):
+    return {key: pytest.approx(value, abs=1e-5) for key, value in expected.items()}
+
+
+def assert_idle(engine):
+    engine.cache.directory.check_integrity()
+    assert engine.cache.stats().pages_pinned == engine.cache.directory.pool.pages_for(
+        len(engine.builder.instruction_ids)
+    )

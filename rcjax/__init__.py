@@ -1,0 +1,68 @@
+"""Serve LLM recommenders from JAX: rank from cached KV blocks, computing only what is new.
+
+    from rcjax import RecommendRequest, embedded_catalogue, load_settings, start_engine
+
+    shop, engine = embedded_catalogue(), start_engine(load_settings())
+    engine.put_items(list(shop.items.values()))
+    request = shop.requests[0]
+    engine.put_user(shop.users[request.user_id])
+    (result,) = engine.recommend([RecommendRequest(request.candidates, request.user_id, top_k=5)])
+
+Names are imported when they are first used, so that `import rcjax` does not start JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rcjax.catalog import Catalogue, Event, Item, User, embedded_catalogue, load_catalogue
+    from rcjax.config import Settings, load_settings
+    from rcjax.errors import (
+        DeadlineExceededError,
+        InvalidRequestError,
+        NotFoundError,
+        RcjaxError,
+        ResourceExhaustedError,
+        UnavailableError,
+    )
+    from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.request import RecommendRequest, RecommendResult
+    from rcjax.serving.startup import start_engine
+
+__all__ = [
+    "Catalogue",
+    "DeadlineExceededError",
+    "Event",
+    "InvalidRequestError",
+    "Item",
+    "NotFoundError",
+    "RcjaxError",
+    "RecommendRequest",
+    "RecommendResult",
+    "RecommenderClient",
+    "ResourceExhaustedError",
+    "Settings",
+    "UnavailableError",
+    "User",
+    "embedded_catalogue",
+    "load_catalogue",
+    "load_settings",
+    "start_engine",
+]
+
+_MODULES = {
+    "rcjax.catalog": ("Catalogue", "Event", "Item", "User", "embedded_catalogue", "load_catalogue"),
+    "rcjax.config": ("Settings", "load_settings"),
+    "rcjax.serving.client": ("RecommenderClient",),
+    "rcjax.serving.request": ("RecommendRequest", "RecommendResult"),
+    "rcjax.serving.startup": ("start_engine",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'rcjax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF.get(name, "rcjax.errors")), name)
+    globals()[name] = value
+    return value

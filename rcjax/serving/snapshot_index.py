@@ -1,0 +1,78 @@
+"""The index of a snapshot: which blocks it holds, of which model, and where their KV is."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+from rcjax.cache import PoolIdentity
+from rcjax.errors import InvalidRequestError, NotFoundError
+
+INDEX_NAME = "index.json"
+
+
+class SavedBlock(BaseModel):
+    """A block, at `first_page` of `chunk`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    kind: str
+    owner: str
+    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
+    chunk: NonNegativeInt
+    first_page: NonNegativeInt
+    digest: str
+
+    def num_pages(self, page_tokens: int) -> int:
+        return -(-len(self.token_ids) // page_tokens)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.owner!r}"
+
+
+class SnapshotIndex(BaseModel):
+    """Blocks in the order of their worth, the most useful last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    identity: PoolIdentity
+    instruction: str  # its key, which is in that of every block
+    data: str = Field(pattern=r"^kv-\d+$")
+    blocks: list[SavedBlock]
+
+
+def read_index(folder: Path) -> SnapshotIndex:
+    """`NotFoundError` where there is none, `InvalidRequestError` where it cannot be used."""
+    path = folder / INDEX_NAME
+    try:
+        return SnapshotIndex.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no snapshot in {folder}: it has no {INDEX_NAME}; save one first") from error
+    except ValidationError as error:
+        raise InvalidRequestError(f"{path} is damaged or of another version; save a new snapshot: {error}") from error
+
+
+def check_same(identity: PoolIdentity, instruction_key: bytes, index: SnapshotIndex) -> None:
+    """Raises `InvalidRequestError`, naming what differs, where the KV is not what a cache so described computes."""
+    ours = asdict(identity) | {"instruction": instruction_key.hex()}
+    theirs = asdict(index.identity) | {"instruction": index.instruction}
+    different = [name for name in ours if ours[name] != theirs[name]]
+    if different:
+        # Whatever differs, the instruction's key does too: it is news only where it stands alone.
+        names = different[:-1] or different
+        what = "; ".join(f"{name} is {theirs[name]!r} there and {ours[name]!r} here" for name in names)
+        raise InvalidRequestError(f"the snapshot's KV is of no use here: {what}; save one from this set-up")
+
+
+def write_index(index: SnapshotIndex, folder: Path) -> Path:
+    """Writes it to the disk under another name, and returns that."""
+    new = folder / f"{INDEX_NAME}.new"
+    with new.open("w", encoding="utf-8") as file:
+        file.write(index.model_dump_json())
+        file.flush()
+        os.fsync(file.fileno())
+    return new
