@@ -85,7 +85,7 @@ def serve(
     defaults = settings.server
     server = new_server(
         settings,
-        lambda: deploy(settings, catalogue, console, snapshot),
+        lambda: deploy(settings, catalogue, console, snapshot=snapshot),
         host=defaults.host if host is None else host,
         ports=(defaults.port if port is None else port, defaults.admin_port if admin_port is None else admin_port),
     )

@@ -58,12 +58,19 @@ def announced(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(escape(step))
 
 
-def deploy(settings: Settings, catalogue: Catalogue, console: Console, snapshot: Path | None = None) -> RecommendEngine:
+def deploy(
+    settings: Settings,
+    catalogue: Catalogue,
+    console: Console,
+    *,
+    snapshot: Path | None = None,
+    model: Model | None = None,
+) -> RecommendEngine:
     """A started engine that holds `catalogue`; blocks found in the `snapshot` folder are not computed again."""
     with announced(console) as announce:
-        engine = start_engine(settings, progress=announce)
+        engine = start_engine(settings, model=model, progress=announce)
         if snapshot is not None:
-            from rcjax.cache.snapshot import restore_cache
+            from rcjax.serving.snapshot import restore_cache
 
             announce(f"restoring {snapshot}")
             restore_cache(engine.cache, snapshot)
@@ -73,7 +80,7 @@ def deploy(settings: Settings, catalogue: Catalogue, console: Console, snapshot:
 
 def build_snapshot(console: Console, settings: Settings, folder: Path, *, model: Model | None = None) -> None:
     """Computes the KV of the settings' items and users, saves it in `folder`, and prints how much there is."""
-    from rcjax.cache.snapshot import save_cache
+    from rcjax.serving.snapshot import save_cache
 
     catalogue = read_catalogue(settings.catalogue)
     # Nothing is ranked here, so nothing need be compiled for it.

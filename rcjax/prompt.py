@@ -150,6 +150,10 @@ class PromptBuilder:
     def history_block(self, token_ids: np.ndarray, owner: str) -> Block:
         return Block(BlockKind.HISTORY, token_ids, len(self.instruction_ids), owner=owner)
 
+    def text_block(self, text: str) -> Block:
+        """A plain text from the start of the prompt, without instruction or chat template."""
+        return Block(BlockKind.TASK, np.concatenate([self._encoder.bos_ids, self._encoder.encode(text)]), 0)
+
     def instruction_block(self) -> Block:
         return Block(BlockKind.INSTRUCTION, self.instruction_ids, 0)
 

@@ -76,7 +76,9 @@ def assemble(rows: Sequence[Row], shape: Shape, page_tokens: int, num_reads: int
         last = _lay_out_fresh(row, fresh[:, b])
         _lay_out_pages(row, cached[:, b], drop[b])
         read[b, : len(row.readouts)] = [last[index] for index in row.readouts]
-    return Batch(ids, TokenLayout(pos, segment, horizon), PageLayout(cached[0], cached[1], cached[2], cached[3], drop), read)
+    return Batch(
+        ids, TokenLayout(pos, segment, horizon), PageLayout(cached[0], cached[1], cached[2], cached[3], drop), read
+    )
 
 
 def _lay_out_fresh(row: Row, fresh: np.ndarray) -> list[int]:

@@ -13,6 +13,7 @@ from rcjax.prompt import Prompt, PromptBuilder
 from rcjax.serving.arm import Arm
 from rcjax.serving.assembly import Row, Source, assemble
 from rcjax.serving.block_cache import BlockCache
+from rcjax.serving.generation import Generator, Sampling
 from rcjax.serving.library import Library
 from rcjax.serving.request import (
     EngineInfo,
@@ -55,6 +56,7 @@ class RecommendEngine:
         builder: PromptBuilder,
         library: Library,
         rank_shapes: ShapeSet,
+        generator: Generator | None,
         arms: dict[str, Arm],
         info: EngineInfo,
         count_compilations: Callable[[], int],
@@ -65,6 +67,7 @@ class RecommendEngine:
         self.builder = builder
         self.library = library
         self.rank_shapes = rank_shapes
+        self._generator = generator
         self._scorer = Scorer.of(builder)
         self._arms = arms
         self._info = info
@@ -145,6 +148,21 @@ class RecommendEngine:
     def prompt(self, request: RecommendRequest) -> Prompt:
         """The prompt that a request becomes, as `recommend` would build it."""
         return self._plan(request).prompt
+
+    def generate(self, prompt: str | RecommendRequest, sampling: Sampling = Sampling()) -> list[int]:  # noqa: B008
+        """Token ids that continue a text, or the prompt of a request (from cached blocks, as its arm says).
+
+        Raises `InvalidRequestError` where no `generate` shapes are configured or none holds the prompt.
+        """
+        if self._generator is None:
+            raise InvalidRequestError("this engine has no generate shapes; configure shapes.generate")
+        if isinstance(prompt, str):
+            block = self.builder.text_block(prompt)
+            return self._generator.generate(Row([block], {}), sampling)
+        plan = self._plan(prompt)
+        blocks = [plan.prompt.blocks[i] for i in plan.cacheable()]
+        with self.cache.resident(blocks) as (cached, _):
+            return self._generator.generate(self._row(plan, [block.pages for block in cached]), sampling)
 
     # ---- the life of a request: plan, group, make resident, extend, read out
 

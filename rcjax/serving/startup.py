@@ -16,6 +16,7 @@ from rcjax.serving.assembly import assemble
 from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.compilation import CompilationCounter, use_compilation_cache
 from rcjax.serving.engine import RecommendEngine
+from rcjax.serving.generation import Generator
 from rcjax.serving.library import Library
 from rcjax.serving.request import EngineInfo
 from rcjax.serving.shape import ShapeSet
@@ -80,12 +81,20 @@ def _engine(
     for shape in build_shapes:
         progress(f"compiling build {shape}")
         slice_.build(assemble([], shape, page_tokens, 1), *cache.no_writes(shape))
+    generator = None
+    if settings.shapes.generate:
+        shapes = ShapeSet("generate", settings.shapes.of("generate"))
+        generator = Generator(slice_, directory, shapes, model.tokenizer.eos_ids)
+        for shape in shapes:
+            progress(f"compiling generate {shape}")
+            slice_.decode(assemble([], shape, page_tokens, 1), *generator.no_writes(shape.fresh_tokens))
     return RecommendEngine(
         slice_,
         cache,
         builder,
         Library(builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens),
         ShapeSet("rank", settings.shapes.of("rank")),
+        generator,
         {name: arm.arm() for name, arm in settings.arms.items()},
         EngineInfo(
             model=model.name,

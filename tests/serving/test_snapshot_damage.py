@@ -5,8 +5,9 @@ import json
 import re
 
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
-from snapshot_checks import IDS, NUM_BLOCKS, assert_blocks_are_of, index_of, know, kv_bytes, named_blocks
+from snapshot_checks import IDS, NUM_BLOCKS, assert_blocks_are_of, index_of, know, named_blocks
 from tiny_engine import PAGE_TOKENS, assert_idle, close_to, item, restarted, scores
 
 from rcjax.errors import InvalidRequestError, NotFoundError
@@ -37,13 +38,11 @@ def fresh(compiled, settings):
 class TestDamage:
     def test_a_changed_byte_of_kv_is_refused(self, source, fresh, folder):
         save_cache(source.cache, folder)
-        victim = named_blocks(source)["item", "i3"]
-        (needle, _) = kv_bytes(source, victim)
-        needle = needle[:32]  # the first head of its first token
-        (path,) = [p for p in folder.rglob("*") if p.is_file() and needle in p.read_bytes()]
-        raw = bytearray(path.read_bytes())
-        raw[raw.index(needle) + 5] ^= 0x10
-        path.write_bytes(raw)
+        chunk = folder / "kv-1" / "0"
+        (first_page,) = [block["first_page"] for block in index_of(folder)["blocks"] if block["owner"] == "i3"]
+        loaded = ocp.load(chunk)
+        loaded["v"].view(np.uint8)[1, first_page, 0, 1, 2] ^= 0x10
+        ocp.save(chunk, loaded, overwrite=True)  # Orbax's own checksums are right
         report = restore_cache(fresh.cache, folder)
         assert report.corrupt == ("item 'i3'",)
         assert report.num_blocks == NUM_BLOCKS - 1
@@ -91,6 +90,8 @@ class TestDamage:
         (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
         assert set(restore_cache(fresh.cache, folder).corrupt) == {"item 'i1'", "item 'i7'"}
 
+    # Orbax loads K and V at once and gives up after the first error; the other's comes when nobody listens any more.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_every_file_may_be_damaged(self, source, compiled, settings, folder, monkeypatch):
         """Whatever byte is flipped, all that is restored is right, and nothing is lost without a word."""
         monkeypatch.setattr(snapshot, "CHUNK_BYTES", 1)
@@ -100,7 +101,7 @@ class TestDamage:
         seen = set()
         for path in sorted(p for p in [folder / "index.json", *chunk.rglob("*")] if p.is_file() and p.stat().st_size):
             raw = path.read_bytes()
-            for at in rng.integers(0, len(raw), 3):
+            for at in rng.integers(0, len(raw), 2):
                 flipped = bytearray(raw)
                 flipped[at] ^= 1 << int(rng.integers(8))
                 path.write_bytes(flipped)

@@ -28,6 +28,7 @@ from rcjax.prompt import Layout, Scoring
 from rcjax.serving.arm import Reuse
 from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.engine import RecommendEngine
+from rcjax.serving.generation import Generator
 from rcjax.serving.library import Library
 from rcjax.serving.request import RecommendRequest
 from rcjax.serving.shape import ShapeSet
@@ -145,7 +146,7 @@ def tiny_settings(folder: Path, **changed: object) -> Settings:
         "limits": LIMITS,
         "arms": ARMS,
         "default_arm": "sequential_label_blocks_boundary",
-        "shapes": ShapeSettings(rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320)), build=((48, 16), (128, 8))),
+        "shapes": ShapeSettings(rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320)), build=((48, 16), (128, 8)), generate=((1, 128), (192, 64))),
         "compilation_cache": folder / "xla",
     }
     return Settings(**(fields | changed))
@@ -174,6 +175,7 @@ def restarted(engine: RecommendEngine, settings: Settings, *, num_pages: int | N
         engine.builder,
         Library(engine.builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens),
         ShapeSet("rank", settings.shapes.of("rank")),
+        Generator(slice_, directory, ShapeSet("generate", settings.shapes.of("generate")), tiny_tokenizer().eos_ids),
         {name: arm.arm() for name, arm in settings.arms.items()},
         dataclasses.replace(engine.info()),
         count_compilations=lambda: 0,
