@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from claims import Claim, write_report
+from pydantic import ByteSize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
-from rcjax.config import ArmSettings, Settings, ShapeSettings
+from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings
 from rcjax.model.config import ModelConfig
 from rcjax.prompt import Layout, Scoring
 from rcjax.serving.arm import Reuse
@@ -42,12 +43,14 @@ ARMS = {
 }
 STAGES = ("plan_ms", "build_ms", "extend_ms", "readout_ms")
 PROMPT_TOKENS = (1500, 2000)
+POOL_BYTES = ByteSize(2 * 2**30)  # holds all items and users: no evictions while measuring
 
 
 def settings() -> Settings:
     baseline = tuple((fresh, pages) for fresh in range(1024, 2049, 128) for pages in (0, 16, 48))
     rank = ((64, 160), (160, 160), *baseline)
-    return Settings(arms=ARMS, shapes=ShapeSettings(rank=rank, build=((512, 16),)))
+    shapes = ShapeSettings(rank=rank, build=((512, 16),))
+    return Settings(arms=ARMS, shapes=shapes, cache=CacheSettings(pool_bytes=POOL_BYTES))
 
 
 def main() -> None:
@@ -91,7 +94,6 @@ def run(engine: RecommendEngine, requests: list[Request]) -> dict[str, list[Reco
     for index, request in enumerate(track([*warm_up, *requests], "requests")):
         for arm in next(orders):
             ask = RecommendRequest(request.candidates, request.user_id, arm=arm)
-            engine.recommend([ask])  # makes its blocks resident, and the caches of the CPU as warm for each arm
             (result,) = engine.recommend([ask])
             if isinstance(result, Exception):
                 raise result

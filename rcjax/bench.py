@@ -74,7 +74,7 @@ def compare_arms(
             if number:  # the first request only warms up
                 answers[arm].append(answer)
     title = f"{engine.info().model} {settings.dtype} on {engine.info().device}, {num_requests} requests an arm"
-    console.print(arm_table(answers, baselines(settings), title=title))
+    console.print(arm_table(answers, baselines(settings), title=title, tails=True))
     console.print(stage_table(answers, title="where the time went"))
     return answers
 
@@ -110,7 +110,7 @@ def show_load(console: Console, report: LoadReport) -> None:
     by_arm: dict[str, list[Answer]] = {}
     for answer in report.answers:
         by_arm.setdefault(answer.result.arm, []).append(answer)
-    console.print(arm_table(by_arm, [], title="at the server: from arrival to the first ranked item"))
+    console.print(arm_table(by_arm, [], title="at the server: from arrival to the first ranked item", tails=True))
     console.print(stage_table(by_arm, title="where the time went"))
     seen = percentiles([answer.caller_ms for answer in report.answers])
     console.print(

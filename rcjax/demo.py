@@ -26,7 +26,7 @@ SHOWN_EVENTS = 4
 # What 20 candidates of this shop need and no more, as compiling a shape takes seconds. Baselines get two or three
 # shapes each, so that padding costs them little.
 DEMO_SHAPES = ShapeSettings(
-    rank=((64, 160), (192, 160), (1440, 48), (1536, 48), (1664, 48), (1984, 0), (2176, 0)),
+    rank=((64, 160), (160, 160), (1440, 48), (1536, 48), (1664, 48), (1984, 0), (2176, 0)),
     build=((512, 16),),
 )
 INTRODUCTION = """\
@@ -118,7 +118,7 @@ def _history_text(user: User) -> str:
 
 def _show_summary(console: Console, answers: Mapping[str, Sequence[Answer]], settings: Settings) -> None:
     num = len(next(iter(answers.values())))
-    console.rule(f"[bold]all {num} requests[/]", align="left")
+    console.rule(f"[bold]all of it[/]: {num} request{'s' if num > 1 else ''} in {len(answers)} arms", align="left")
     console.print(
         arm_table(answers, baselines(settings), title="time to the first ranked item; tokens of a prompt (mean)")
     )

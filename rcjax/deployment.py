@@ -124,9 +124,9 @@ def fill(engine: RecommendEngine, catalogue: Catalogue, settings: Settings, cons
     before = engine.stats().num_misses
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
         items = _Meter(bar, "items", len(catalogue.items))
+        left_out = _fill_items(engine, catalogue, max(settings.shapes.build)[0], items)
         users = _Meter(bar, "users", len(catalogue.users))
-        pass_tokens = max(settings.shapes.build)[0]
-        left_out = [*_fill_items(engine, catalogue, pass_tokens, items), *_fill_users(engine, catalogue, users)]
+        left_out += _fill_users(engine, catalogue, users)
     if left_out:
         console.print(f"{len(left_out)} items or users left out; first: {left_out[0]}", style="yellow", markup=False)
     if not items.num_put:

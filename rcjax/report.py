@@ -100,12 +100,14 @@ def stage_line(answer: Answer) -> str:
     return f"TTFT {times.ttft_ms:.1f} ms ({stages}); gRPC and network {answer.rpc_ms:.1f} ms"
 
 
-def arm_table(answers: Mapping[str, Sequence[Answer]], baselines: Sequence[str], *, title: str) -> Table:
+def arm_table(
+    answers: Mapping[str, Sequence[Answer]], baselines: Sequence[str], *, title: str, tails: bool = False
+) -> Table:
     """P50 TTFT of arms side by side, their speed-ups over the baselines, and their tokens by kind (means)."""
     many = max(map(len, answers.values())) > 1
     table = Table(title=title, title_justify="left")
     table.add_column("arm")
-    headings = ["P50 TTFT" if many else "TTFT", *(["P90", "P99"] if many else [])]
+    headings = ["P50 TTFT" if many else "TTFT", *(["P90", "P99"] if tails else [])]
     for heading in (*headings, *(f"vs {name}" for name in baselines), "cached", "selected", "fresh"):
         table.add_column(heading, justify="right")
     p50 = {arm: ttft_percentiles(of_arm)["p50"] for arm, of_arm in answers.items()}

@@ -104,6 +104,17 @@ def test_parallel_anchor():
     assert prompt.readouts == (3, 5)
 
 
+def test_a_task_comes_after_the_longest_item_wherever_that_is():
+    prompt = prompt_of(builder(), ["a"], ["pqrstu", "xy"], PARALLEL, LABEL)
+    assert placed(prompt)[2:] == [
+        ("item", "pqrstu", 3, 2, 1),
+        ("glue", "#A", 9, 2, 2),
+        ("item", "xy", 3, 3, 1),
+        ("glue", "#B", 7, 3, 2),
+        ("task", "?!", 11, 4, 4),
+    ]
+
+
 def test_a_task_comes_after_a_history_longer_than_all_items():
     prompt = prompt_of(builder(), ["abcdefgh"], ["xy"], PARALLEL, LABEL)
     assert placed(prompt)[1:] == [

@@ -134,9 +134,10 @@ def _save_chunk(cache: BlockCache, blocks: Sequence[CachedBlock], chunk: int, pa
 def restore_cache(cache: BlockCache, folder: Path) -> SnapshotReport:
     """Puts the blocks of the snapshot in `folder` into the free pages of `cache`, evicting and replacing nothing.
 
-    Where they do not all fit, the most useful ones are taken, and the others are not read. A corrupt block is refused
-    and the others go in. Call it from the thread that uses the cache. Raises `NotFoundError` where there is no
-    snapshot, `InvalidRequestError` where it is not readable or its KV is not what this cache would compute.
+    Where they do not all fit, those saved last are taken (`ready_blocks` has the oldest first), and the others are not
+    read. A corrupt block is refused and the others go in. Call it from the thread that uses the cache. Raises
+    `NotFoundError` where there is no snapshot, `InvalidRequestError` where it is not readable or its KV is not what
+    this cache would compute.
     """
     index = read_index(folder)
     check_same(cache.identity, cache.instruction_key, index)
@@ -155,7 +156,8 @@ def restore_cache(cache: BlockCache, folder: Path) -> SnapshotReport:
     for chunk, group in itertools.groupby(chosen, lambda block: block.chunk):
         blocks = list(group)
         intact = _restore_chunk(cache, blocks, folder / index.data / str(chunk))
-        corrupt += [block for block in blocks if block not in intact]
+        keys = {block.key for block in intact}
+        corrupt += [block for block in blocks if block.key not in keys]
         num_restored += len(intact)
         num_pages += sum(block.num_pages(cache.identity.page_tokens) for block in intact)
     names = tuple(str(block) for block in corrupt)

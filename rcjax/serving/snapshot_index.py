@@ -34,7 +34,7 @@ class SavedBlock(BaseModel):
 
 
 class SnapshotIndex(BaseModel):
-    """Blocks in the order of their worth, the most useful last."""
+    """Blocks in the order in which they are to be restored: the last are kept where not all fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,11 @@ def read_index(folder: Path) -> SnapshotIndex:
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no snapshot in {folder}: it has no {INDEX_NAME}; save one first") from error
     except ValidationError as error:
-        raise InvalidRequestError(f"{path} is damaged or of another version; save a new snapshot: {error}") from error
+        first = error.errors(include_input=False)[0]  # the input may be a user's history
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidRequestError(
+            f"{path} is damaged or of another version ({where}: {first['msg']}); save a new snapshot"
+        ) from None
 
 
 def check_same(identity: PoolIdentity, instruction_key: bytes, index: SnapshotIndex) -> None:

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
 import pytest
@@ -19,6 +23,7 @@ from rcjax.errors import NotFoundError
 from rcjax.prompt import Layout, Scoring
 from rcjax.serving.arm import Reuse
 from rcjax.serving.client import RecommenderClient
+from rcjax.serving.request import RecommendRequest
 from rcjax.serving.server import Server, running_server
 
 ARMS = {
@@ -97,6 +102,41 @@ def test_what_the_server_refuses_is_a_line(run, address, args, code, named):
     assert result.exit_code == code
     assert result.stderr.startswith("error: ")
     assert named in result.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_serve_answers_until_sigterm(run, monkeypatch):
+    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine("item-1", "item-2"))
+    target = f"127.0.0.1:{free_port()}"
+
+    def use_and_stop() -> str:
+        try:
+            with RecommenderClient(target) as client:
+                client.wait_ready(60.0)
+                return client.recommend(RecommendRequest(("item-1", "item-2"), "ann")).ranking[0].item_id
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as caller:
+        best = caller.submit(use_and_stop)
+        result = run("serve", "--port", target.split(":")[1], "--admin-port", "0")
+        assert best.result() == "item-2"
+    assert result.exit_code == 0, result.output
+    assert f"listening on {target}" in result.output
+    assert "ready: fake" in result.output
+    assert result.output.endswith("stopped\n")
+
+
+def test_serve_says_that_a_port_is_taken(run, monkeypatch, address):
+    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine())
+    result = run("serve", "--port", address.split(":")[1], "--admin-port", "0")
+    assert result.exit_code == 1
+    assert f"cannot listen on {address}" in result.stderr
 
 
 def requests(*candidates: str) -> list[Request]:
