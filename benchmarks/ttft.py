@@ -47,8 +47,10 @@ POOL_BYTES = ByteSize(2 * 2**30)  # holds all items and users: no evictions whil
 
 
 def settings() -> Settings:
-    baseline = tuple((fresh, pages) for fresh in range(1024, 2049, 128) for pages in (0, 16, 48))
-    rank = ((64, 160), (160, 160), *baseline)
+    full = tuple((fresh, 0) for fresh in range(1536, 2049, 128))
+    instruction = tuple((fresh, 16) for fresh in range(1280, 1921, 128))
+    prefix = tuple((fresh, 48) for fresh in range(1024, 1793, 128))
+    rank = ((64, 160), (160, 160), *full, *instruction, *prefix)
     shapes = ShapeSettings(rank=rank, build=((512, 16),))
     return Settings(arms=ARMS, shapes=shapes, cache=CacheSettings(pool_bytes=POOL_BYTES))
 

@@ -94,7 +94,7 @@ def serve(
     asyncio.run(
         serve_until_asked(
             server,
-            on_listening=lambda addresses: console.print(listening.format(addresses), highlight=False),
+            on_listening=lambda addresses: console.print(listening.format(addresses), soft_wrap=True),
             on_ready=lambda info: console.print(ready.format(info, ", ".join(info.arms)), highlight=False),
         )
     )

@@ -59,6 +59,7 @@ def save_cache(cache: BlockCache, folder: Path) -> SnapshotReport:
     Call it from the thread that uses the cache. The former snapshot is valid until the new one is complete, and stays
     if this fails, so both need to fit on the disk.
     """
+    folder = folder.resolve()  # Orbax takes absolute paths only
     ready = [block for block in cache.directory.ready_blocks() if block.kind != BlockKind.INSTRUCTION]
     blocks = [block for block in ready if "\0" not in block.owner]
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,7 @@ def restore_cache(cache: BlockCache, folder: Path) -> SnapshotReport:
     `NotFoundError` where there is no snapshot, `InvalidRequestError` where it is not readable or its KV is not what
     this cache would compute.
     """
+    folder = folder.resolve()
     index = read_index(folder)
     check_same(cache.identity, cache.instruction_key, index)
     parent = cache.instruction_key

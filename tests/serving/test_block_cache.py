@@ -1,5 +1,6 @@
 """The block cache: what it computes, against causal passes; that it does so once; and what failing leaves behind."""
 
+import random
 from unittest.mock import Mock
 
 import numpy as np
@@ -53,8 +54,9 @@ def history(builder, *numbers, owner="u"):
 
 
 def words(item_id, num_chars):
-    """An item of exactly `num_chars` byte-level tokens."""
-    return Item(item_id, "x" * (num_chars - 1))
+    """An item of exactly `num_chars` byte-level tokens, its text its own: blocks mixed up must show."""
+    letters = random.Random(item_id).choices("abcdefghijklmnop", k=num_chars - 1)
+    return Item(item_id, "".join(letters))
 
 
 def assert_same_kv(found, expected, tolerance=TOLERANCE):

@@ -226,3 +226,15 @@ def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):
 def test_nothing_to_serve(console, shop_settings):
     with pytest.raises(ValueError, match="no items"):
         deployment.deploy(shop_settings, Catalogue({}, {}), console, model=tiny_model())
+
+
+def test_what_build_saves_serve_does_not_compute_again(console, shop_settings, tmp_path, monkeypatch):
+    items = {item.item_id: item for item in (Item("a", "mug"), Item("b", "pan"))}
+    catalogue = Catalogue(items, {"u": User("u")})
+    monkeypatch.setattr(deployment, "read_catalogue", lambda settings: catalogue)
+    folder = tmp_path / "kv"
+    deployment.build_snapshot(console, shop_settings, folder, model=tiny_model())
+    assert "2 items and 1 users" in console.file.getvalue()
+    restored = deployment.deploy(shop_settings, catalogue, console, snapshot=folder, model=tiny_model())
+    fresh = deployment.deploy(shop_settings, catalogue, console, model=tiny_model())
+    assert fresh.stats().num_misses - restored.stats().num_misses == 3
