@@ -73,7 +73,11 @@ def deploy(
             from rcjax.serving.snapshot import restore_cache
 
             announce(f"restoring {snapshot}")
-            restore_cache(engine.cache, snapshot)
+            restored = restore_cache(engine.cache, snapshot)
+            console.print(
+                f"restored {restored.num_blocks:,} blocks; {restored.num_skipped:,} did not fit, "
+                f"{len(restored.corrupt):,} are corrupt and will be computed again"
+            )
     fill(engine, catalogue, settings, console)
     return engine
 

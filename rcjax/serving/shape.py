@@ -1,6 +1,6 @@
 """Shapes: the sizes that forward passes are compiled for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rcjax.errors import InvalidRequestError
@@ -13,6 +13,10 @@ class Shape:
     fresh_tokens: int
     num_pages: int
     batch: int = 1
+
+    def __str__(self) -> str:
+        rows = f"{self.batch} x " if self.batch > 1 else ""
+        return f"{rows}{self.fresh_tokens} fresh tokens, {self.num_pages} pages"
 
     @property
     def cost(self) -> int:
@@ -32,7 +36,7 @@ class ShapeSet:
         self.purpose = purpose
         self.shapes = tuple(sorted(shapes, key=lambda shape: shape.cost))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Shape]:
         return iter(self.shapes)
 
     def fit(self, fresh_tokens: int, num_pages: int, batch: int = 1) -> Shape:
@@ -42,5 +46,5 @@ class ShapeSet:
                 return shape
         raise InvalidRequestError(
             f"the {self.purpose} pass needs {fresh_tokens=} and {num_pages=} for {batch=}, more than any compiled "
-            f"shape holds ({', '.join(map(str, self.shapes))}); send fewer candidates or configure a larger shape"
+            f"shape holds ({'; '.join(map(str, self.shapes))}); send fewer candidates or configure a larger shape"
         )

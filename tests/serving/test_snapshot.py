@@ -1,6 +1,7 @@
 """Snapshots: what comes back is what was saved, and what shall not be saved is not."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,11 @@ class TestRoundTrip:
             assert recommend(fresh, IDS, "v", arm=arm).tokens.built == 0
         assert fresh.cache.stats().num_misses == before
         assert not np.any(fresh.slice.read_pages([0])), "the null page stays zero"
+
+    def test_a_relative_folder_is_taken_from_the_working_directory(self, source, fresh, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        saved = save_cache(source.cache, Path("relative"))
+        assert restore_cache(fresh.cache, tmp_path / "relative") == saved
 
     def test_chunks_hold_what_they_should(self, source, folder, chunk_bytes):
         save_cache(source.cache, folder)

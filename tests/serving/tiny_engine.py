@@ -146,7 +146,11 @@ def tiny_settings(folder: Path, **changed: object) -> Settings:
         "limits": LIMITS,
         "arms": ARMS,
         "default_arm": "sequential_label_blocks_boundary",
-        "shapes": ShapeSettings(rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320)), build=((48, 16), (128, 8)), generate=((1, 128), (192, 64))),
+        "shapes": ShapeSettings(
+            rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320)),
+            build=((48, 16), (128, 8)),
+            generate=((1, 128), (192, 64)),
+        ),
         "compilation_cache": folder / "xla",
     }
     return Settings(**(fields | changed))
