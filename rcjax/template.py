@@ -148,6 +148,8 @@ def load_template(name: str) -> Template:
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ValueError(f"template file {name} does not exist")
         source = path.read_text(encoding="utf-8")
     else:
         builtin = resources.files("rcjax") / "templates" / f"{name}.yaml"

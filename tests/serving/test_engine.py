@@ -113,7 +113,7 @@ class TestRefusing:
         good = RecommendRequest(ALL, "u", arm="sequential_label_none")
         error, result = stocked.recommend([dataclasses.replace(good, candidates=tuple(many)), good])
         assert isinstance(error, InvalidRequestError)
-        for part in ("fresh_tokens=", "num_pages=0", "Shape(fresh_tokens=448", "fewer candidates"):
+        for part in ("fresh_tokens=", "num_pages=0", "448 fresh tokens", "fewer candidates"):
             assert part in error.message
         assert len(result.ranking) == len(ALL)
         assert_idle(stocked)
