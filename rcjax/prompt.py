@@ -122,7 +122,7 @@ class PromptBuilder:
         self.yes_id = _first_token(encoder, template.anchor.positive, "anchor.positive")
         self.no_id = _first_token(encoder, template.anchor.negative, "anchor.negative")
         if self.yes_id == self.no_id:
-            raise ValueError(f"template fields anchor.positive and anchor.negative are both {template.anchor.positive!r}")
+            raise ValueError(f"template fields anchor.positive and .negative are both {template.anchor.positive!r}")
         self.item_ids = lru_cache(maxsize=1_000_000)(self._item_ids)
         self.event_ids = lru_cache(maxsize=1_000_000)(self._event_ids)
         self._glue_ids = lru_cache(maxsize=100_000)(self._encode_glue)

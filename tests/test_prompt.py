@@ -268,7 +268,7 @@ def test_the_shop_template_reads_as_one_text():
     chair, mug = " Acme Chair. $20.00. Folds.", " Mug by Kiln."
     expected = {
         (SEQUENTIAL, LABEL): f"{head}\nA:{chair}\nB:{mug}{question}",
-        (PARALLEL, LABEL): f"{head}{chair}\nLabel: A{mug}\nLabel: B{question}",
+        (PARALLEL, LABEL): f"{head}{chair}\n(A){mug}\n(B){question}",
         (SEQUENTIAL, ANCHOR): f"{head}{chair}\nBuy:{mug}\nBuy:",
         (PARALLEL, ANCHOR): f"{head}{chair}\nBuy:{mug}\nBuy:",
     }
