@@ -18,12 +18,14 @@ from rcjax.serving.shape import Shape
 class Source:
     """Where a block's KV comes from: its first `num_cached` tokens from `pages`, the rest computed fresh.
 
-    `selected` holds offsets below `num_cached` that are computed again; their cached KV is not looked at.
+    `selected` holds offsets below `num_cached` that are computed again; their cached KV is not looked at. With
+    `is_corrected` that has been done, and another block of the row holds the outcome.
     """
 
     pages: tuple[int, ...]
     num_cached: int
     selected: np.ndarray
+    is_corrected: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,17 +42,17 @@ class Row:
 
     @property
     def num_selected(self) -> int:
-        return sum(len(source.selected) for source in self.sources.values())
+        return sum(len(source.selected) for source in self.sources.values() if not source.is_corrected)
 
     @property
     def num_cached(self) -> int:
         """Cached tokens that are used as they are."""
-        return sum(source.num_cached for source in self.sources.values()) - self.num_selected
+        return sum(source.num_cached - len(source.selected) for source in self.sources.values())
 
     @property
     def num_fresh(self) -> int:
         """Tokens that the pass computes, selected ones included."""
-        return sum(len(block) for block in self.blocks) - self.num_cached
+        return sum(len(self.fresh_offsets(index)) for index in range(len(self.blocks)))
 
     def fresh_offsets(self, index: int) -> np.ndarray:
         """Which tokens of the index-th block the pass computes."""
@@ -58,7 +60,8 @@ class Row:
         source = self.sources.get(index)
         if source is None:
             return np.arange(length)
-        return np.concatenate([source.selected, np.arange(source.num_cached, length)])
+        beyond = np.arange(source.num_cached, length)
+        return beyond if source.is_corrected else np.concatenate([source.selected, beyond])
 
 
 def assemble(rows: Sequence[Row], shape: Shape, page_tokens: int, num_reads: int) -> Batch:

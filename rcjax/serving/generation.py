@@ -1,7 +1,7 @@
 """Generation: decoding is `extend` with everything cached and one fresh token."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Generator:
         rng = np.random.default_rng(sampling.seed)
         logits = self._prefill(row, runs, pages)
         blocks = [row.blocks[index] for index in row.sources] + runs
-        sources = list(row.sources.values()) + [
+        sources = [replace(source, is_corrected=True) for source in row.sources.values()] + [
             Source(where, len(run), NOTHING) for run, where in zip(runs, pages, strict=False)
         ]
         last = row.blocks[-1]

@@ -165,6 +165,23 @@ class TestChanging:
         assert isinstance(recommend(stocked, ["i9"]), NotFoundError)
         assert_idle(stocked)
 
+    def test_changes_that_find_no_room_change_nothing(self, compiled, settings, oracle):
+        engine = restarted(compiled, settings, num_pages=10)  # four pages for users and items
+        engine.put_user(User("u", (event(1),)))
+        wide, long = item(1, num_words=7), tuple(event(i) for i in range(5))
+        for call in (
+            lambda: engine.append_events("u", long),
+            lambda: engine.put_user(User("u", long)),
+            lambda: engine.put_user(User("v", long)),
+            lambda: engine.put_items([item(2), wide]),
+        ):
+            with pytest.raises(ResourceExhaustedError):
+                call()
+            assert (engine.stats().num_items, engine.stats().num_users) == (0, 1)
+            assert_idle(engine)
+        found = scores(engine, [item(2)], arm="parallel_anchor_prefix")
+        assert found == close_to(oracle.scores((event(1),), [item(2)], Layout.PARALLEL, Scoring.ANCHOR))
+
     def test_put_items_counts_what_it_computes(self, engine):
         assert engine.put_items(ITEMS) == 5
         assert engine.put_items(ITEMS) == 0

@@ -42,8 +42,9 @@ class EngineMachine(RuleBasedStateMachine):
     def start(self):
         self.engine = restarted(self.compiled, self.settings, num_pages=NUM_PAGES)
         self.oracle = restarted(self.compiled, self.settings)  # asked only with inline content, and caching none
-        self.items = {}
-        self.events = {}
+        self.items, self.events = {}, {}
+        self.put_items(dict.fromkeys(ITEM_IDS, ""))
+        self.put_user("u", [1])
 
     @rule(texts=st.dictionaries(item_ids, texts, max_size=5))
     def put_items(self, texts):
