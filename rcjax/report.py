@@ -68,7 +68,7 @@ def ranking_table(
     table.add_column("")
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
-    table.add_column("item", no_wrap=True)
+    table.add_column("item", no_wrap=True, min_width=10)
     table.add_column("title", overflow="ellipsis", no_wrap=True)
     for ranked in ranking:
         is_chosen = ranked.item_id == chosen
