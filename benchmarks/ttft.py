@@ -80,9 +80,10 @@ def fill(engine: RecommendEngine, num_requests: int, seed: int) -> list[Request]
     engine.put_items(list(items.values()))
     found: list[Request] = []
     for request in world.requests(10 * num_requests, split="test"):
-        engine.put_user(world.user(request.user_id))
-        length = engine.prompt(RecommendRequest(request.candidates, request.user_id, arm="rcjax")).num_tokens
-        if PROMPT_TOKENS[0] <= length <= PROMPT_TOKENS[1]:
+        user = world.user(request.user_id)
+        ask = RecommendRequest(request.candidates, history=user.events, arm="rcjax")
+        if PROMPT_TOKENS[0] <= engine.prompt(ask).num_tokens <= PROMPT_TOKENS[1]:
+            engine.put_user(user)
             found.append(request)
         if len(found) == num_requests:
             return found
