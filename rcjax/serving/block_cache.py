@@ -211,12 +211,14 @@ class BlockCache:
         if self._instruction_block is not None:
             blocks.append(self._instruction)
             sources[0] = Source(self._instruction_block.pages, len(self._instruction), NOTHING)
+        start = blocks[0].end if blocks else 0
         for i, build in enumerate(builds):
             block = build.block
             if build.num_cached:
                 pages = build.cached.pages[: self.directory.pool.pages_for(build.num_cached)]
                 sources[len(blocks)] = Source(pages, build.num_cached, NOTHING)
-            blocks.append(Block(block.kind, block.token_ids, block.start, 1 + i, 1, block.owner))
+            # Not `block.start`: that is where a prompt puts it, and KV is kept as computed after the instruction.
+            blocks.append(Block(block.kind, block.token_ids, start, 1 + i, 1, block.owner))
         return Row(blocks, sources)
 
     def _run(self, builds: Sequence[_Build]) -> None:

@@ -37,7 +37,9 @@ VARIANTS = {
 }
 C = 4  # tokens per page
 CONVERTS_BFLOAT16 = pytest.mark.xfail(
-    jax.default_backend() == "cpu", reason="XLA's CPU backend converts a whole bfloat16 pool to float32", strict=True
+    jax.default_backend() == "cpu" and jax.__version_info__ < (0, 12),
+    reason="XLA's CPU backend of jax 0.10 converts a whole bfloat16 pool to float32",
+    strict=True,
 )
 
 

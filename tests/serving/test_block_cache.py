@@ -10,7 +10,7 @@ from tiny_engine import PAGE_TOKENS, event, item, restarted
 
 from rcjax.catalog.types import Item
 from rcjax.errors import ResourceExhaustedError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Layout, Scoring
 
 TOLERANCE = 1e-5
 
@@ -83,6 +83,15 @@ class TestContent:
         expected = causal_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
         assert expected[0].shape[1] == num_tokens
         assert_same_kv(kv_of(engine, builder.item_block(one)), expected)
+
+    @pytest.mark.parametrize("layout", list(Layout))
+    def test_where_a_prompt_puts_a_block_changes_nothing(self, engine, builder, oracle, layout):
+        items = [words("a", 11), words("b", 13)]
+        prompt = builder.build(history(builder, 1), [builder.item_block(one) for one in items], layout, Scoring.LABEL)
+        placed = [block for block in prompt.blocks if block.kind is BlockKind.ITEM]
+        for one, block in zip(items, placed, strict=True):
+            expected = causal_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
+            assert_same_kv(kv_of(engine, block), expected)
 
     def test_a_history_follows_the_instruction(self, engine, builder, oracle):
         expected = causal_kv(oracle.model, oracle.instruction, oracle.history_ids([event(1), event(2)]))
