@@ -168,7 +168,7 @@ class TestChanging:
     def test_changes_that_find_no_room_change_nothing(self, compiled, settings, oracle):
         engine = restarted(compiled, settings, num_pages=10)  # four pages for users and items
         engine.put_user(User("u", (event(1),)))
-        wide, long = item(1, num_words=7), tuple(event(i) for i in range(5))
+        wide, long = item(1, num_words=7, text="abcdefg"), tuple(event(i) for i in range(5))
         for call in (
             lambda: engine.append_events("u", long),
             lambda: engine.put_user(User("u", long)),

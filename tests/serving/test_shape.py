@@ -35,7 +35,15 @@ def test_what_fits_nowhere_is_an_error_that_names_all_sizes(needed):
     with pytest.raises(InvalidRequestError) as caught:
         shapes.fit(*needed)
     fresh_tokens, num_pages, batch = needed
-    for part in ("rank", f"{fresh_tokens=}", f"{num_pages=}", f"{batch=}", "fresh_tokens=64", "fewer candidates"):
+    for part in (
+        "rank",
+        f"{fresh_tokens=}",
+        f"{num_pages=}",
+        f"{batch=}",
+        "64 fresh tokens",
+        "2 x 32 fresh tokens",
+        "fewer candidates",
+    ):
         assert part in str(caught.value)
 
 
