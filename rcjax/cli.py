@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,8 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 app = typer.Typer(
     name="rcjax",
     help="Rank with a language model from cached KV blocks. New here? Run [bold]rcjax demo[/].",
-    epilog="Exit codes: 0 done, 1 failed (the server refused or could not be reached), 2 wrong usage, file or setting.",
+    epilog="Exit codes: 0 done, 1 failed (the server refused or could not be reached), 2 wrong usage, file or setting, "
+    "3 the gate of [bold]rcjax eval[/] did not pass.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -175,6 +176,93 @@ def bench(
     if json_file:
         more = {"failures": dict(report.failures), "wall_s": report.wall_s, "requests_per_s": report.requests_per_s}
         measure.write_json(json_file, {arm or "default": report.answers}, claims=[], concurrency=concurrency, **more)
+
+
+@app.command()
+@friendly_errors()
+def train(
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Model, curve, checkpoints; resumed if they are there."),
+    ],
+    config: Config = None,
+    model: Annotated[str | None, typer.Option(help="The checkpoint; the settings' model by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the optimizer; the settings' train.num_steps.")
+    ] = None,
+    num_layers: Annotated[int | None, typer.Option(min=1, help="Keep only the checkpoint's first layers.")] = None,
+) -> None:
+    """Fine-tune a checkpoint to rank, as the settings' train section says, under the mask it will be served with."""
+    from rcjax.config import load_settings
+    from rcjax.serving.compilation import use_compilation_cache
+    from rcjax.training.command import run_training
+
+    settings = load_settings(config)
+    given = {"num_steps": steps, "num_layers": num_layers}
+    changed = {name: value for name, value in given.items() if value is not None}
+    training = type(settings.train).model_validate(settings.train.model_dump() | changed)
+    use_compilation_cache(settings.compilation_cache_dir())
+    run_training(Console(), settings if model is None else settings.model_copy(update={"model": model}), training, out)
+
+
+@app.command("eval")
+@friendly_errors()
+def evaluate(
+    config: Config = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint; the settings' model by default.")] = None,
+    requests: Annotated[
+        int | None, typer.Option("--requests", "-n", min=1, help="How many; 100, or all if fewer, if not given.")
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(metavar="NAME,NAME,...", help="Some of the settings' arms; all by default.")
+    ] = "",
+    gate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TOLERANCE", min=0.0, help="Exit with 3 if an arm's NDCG@10 may be off by more, such as 0.005."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Plot quality over tokens computed.")] = None,
+    permutations: Annotated[int, typer.Option(min=0, help="Rank in so many other orders of candidates too.")] = 0,
+    split: Annotated[
+        Literal["train", "validation", "test", "all"], typer.Option(help="Users whose events are held out.")
+    ] = "test",
+    history_len: Annotated[int, typer.Option(min=1, help="Events that are shown before the held-out one.")] = 3,
+    candidates: Annotated[int, typer.Option(min=2, help="Items to rank, the held-out one among them.")] = 20,
+    negatives: Annotated[
+        Literal["popularity", "uniform"], typer.Option(help="How the other candidates are drawn.")
+    ] = "popularity",
+    seed: Annotated[int, typer.Option(min=0, help="Of requests, permutations and intervals.")] = 0,
+) -> None:
+    """Measure ranking quality, and what each arm loses against full recompute.
+
+    Requests with a target are taken from the catalogue where it has some; else each user's next event is held out.
+    """
+    from rcjax.catalog.holdout import NextItem
+    from rcjax.catalog.negatives import Negatives
+    from rcjax.config import load_settings
+    from rcjax.evaluation import EvalOptions, run_eval
+
+    settings = load_settings(config)
+    options = EvalOptions(
+        num_requests=requests,
+        arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
+        task=NextItem(history_len, candidates, Negatives(negatives)),
+        split=split,
+        num_permutations=permutations,
+        seed=seed,
+    )
+    passed = run_eval(
+        Console(),
+        settings if model is None else settings.model_copy(update={"model": model}),
+        options,
+        json_file=json_file,
+        plot_file=plot,
+        gate=gate,
+    )
+    if not passed:
+        raise typer.Exit(3)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rcjax.model.selection import parse_policy
 from rcjax.prompt import Layout, Scoring
 from rcjax.serving.arm import Arm, Reuse
 from rcjax.serving.shape import Shape
+from rcjax.training.settings import TrainSettings
 
 
 class _Strict(BaseModel):
@@ -118,6 +119,7 @@ class Settings(_Strict):
     default_arm: str = "rcjax"
     shapes: ShapeSettings = EMBEDDED_SHAPES
     server: ServerSettings = ServerSettings()
+    train: TrainSettings = TrainSettings()
     compilation_cache: Path | None = None  # None: a folder in the user's cache directory
 
     @model_validator(mode="after")

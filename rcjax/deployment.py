@@ -136,6 +136,9 @@ def fill(engine: RecommendEngine, catalogue: Catalogue, settings: Settings, cons
     if not items.num_put:
         raise ValueError(f"no item fits the limits: {left_out[0]}")
     num_built = engine.stats().num_misses - before
+    num_chosen = engine.choose_orders()  # 0 where no arm has the offline policy
+    if num_chosen:
+        console.print(f"positions to correct offline chosen for {num_chosen:,} items")
     return FillReport(items.num_put, users.num_put, items.num_tokens + users.num_tokens, num_built)
 
 

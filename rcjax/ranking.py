@@ -1,7 +1,7 @@
 """How good a ranking is when exactly one candidate is relevant, and what chance would reach."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Float
@@ -25,11 +25,19 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class RankingQuality:
-    """The three metrics that `rcjax` reports, as means over requests."""
+    """The metrics that `rcjax` reports, as means over requests."""
 
-    ndcg_at_10: float
+    hit_at_1: float
+    hit_at_3: float
+    hit_at_5: float
     hit_at_10: float
     mrr: float
+    ndcg_at_5: float
+    ndcg_at_10: float
+    ndcg_at_20: float
+
+
+METRICS = tuple(field.name for field in fields(RankingQuality))
 
 
 def rank_of(scores: Float[np.ndarray, "N"], target: int) -> Rank:
@@ -80,22 +88,35 @@ def chance_mrr(n: int) -> float:
     return mrr(Rank(1, n))
 
 
+def place_values(num_candidates: int) -> Float[np.ndarray, "M N"]:
+    """What each of `METRICS` gives for a relevant item at each place, in the order of the fields."""
+    places = np.arange(1, num_candidates + 1)
+    by_name = {"mrr": 1.0 / places}
+    by_name |= {f"hit_at_{k}": (places <= k).astype(float) for k in (1, 3, 5, 10)}
+    by_name |= {f"ndcg_at_{k}": discounts(k, num_candidates) for k in (5, 10, 20)}
+    return np.stack([by_name[name] for name in METRICS])
+
+
+def metric_values(ranks: Sequence[Rank]) -> Float[np.ndarray, "R M"]:
+    """Each of `METRICS` for each request; ties in expectation (see `Rank`)."""
+    values = place_values(max((rank.last for rank in ranks), default=1))
+    rows = [values[:, rank.first - 1 : rank.last].mean(axis=1) for rank in ranks]
+    return np.array(rows).reshape(len(ranks), len(METRICS))
+
+
+def mean_quality(values: Float[np.ndarray, "R M"]) -> RankingQuality:
+    """Means over requests of what `metric_values` gives."""
+    if not len(values):
+        raise ValueError("no ranks: the quality of no requests is undefined")
+    return RankingQuality(*values.mean(axis=0).tolist())
+
+
 def ranking_quality(ranks: Sequence[Rank]) -> RankingQuality:
     """Means over requests; for chance level, pass `Rank(1, num_candidates)` for each request."""
-    if not ranks:
-        raise ValueError("no ranks: the quality of no requests is undefined")
-    return RankingQuality(
-        ndcg_at_10=float(np.mean([ndcg_at(10, rank) for rank in ranks])),
-        hit_at_10=float(np.mean([hit_at(10, rank) for rank in ranks])),
-        mrr=float(np.mean([mrr(rank) for rank in ranks])),
-    )
+    return mean_quality(metric_values(ranks))
 
 
 def expected_quality(probabilities: Float[np.ndarray, "C"]) -> RankingQuality:
     """What ranking by the true target probabilities gets on average: each place's worth times its probability."""
     falling = np.sort(probabilities)[::-1]
-    return RankingQuality(
-        ndcg_at_10=float(falling @ discounts(10, len(falling))),
-        hit_at_10=float(falling[:10].sum()),
-        mrr=float((falling / np.arange(1, len(falling) + 1)).sum()),
-    )
+    return RankingQuality(*(place_values(len(falling)) @ falling).tolist())

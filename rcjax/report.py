@@ -17,6 +17,7 @@ STAGES = {
     "queue": "waiting in the queue",
     "plan": "planning: prompt, page tables",
     "build": "finding cached blocks, computing missing ones",
+    "probe": "probing for tokens to compute again",
     "extend": "forward pass",
     "readout": "scores to a ranking",
 }
@@ -88,9 +89,10 @@ def tokens_line(result: RecommendResult) -> str:
     """A prompt's tokens by where they came from."""
     tokens = result.tokens
     built = f"; {tokens.built:,} computed for missing blocks first" if tokens.built else ""
+    probed = f"; {tokens.probed:,} probed" if tokens.probed else ""
     return (
         f"{tokens.prompt_len:,} prompt tokens: {tokens.cached:,} cached, {tokens.selected:,} selected, "
-        f"{tokens.fresh:,} fresh{built}"
+        f"{tokens.fresh:,} fresh{built}{probed}"
     )
 
 
@@ -108,19 +110,22 @@ def arm_table(
     table = Table(title=title, title_justify="left")
     table.add_column("arm")
     headings = ["P50 TTFT" if many else "TTFT", *(["P90", "P99"] if tails else [])]
-    for heading in (*headings, *(f"vs {name}" for name in baselines), "cached", "selected", "fresh"):
+    kinds = ["cached", "selected", "fresh"]
+    if any(answer.result.tokens.probed for of_arm in answers.values() for answer in of_arm):
+        kinds.append("probed")
+    for heading in (*headings, *(f"vs {name}" for name in baselines), *kinds):
         table.add_column(heading, justify="right")
     p50 = {arm: ttft_percentiles(of_arm)["p50"] for arm, of_arm in answers.items()}
     for arm, of_arm in answers.items():
         times = list(ttft_percentiles(of_arm).values())[: len(headings)]
         ratios = [f"{p50[baseline] / p50[arm]:.1f}x" if baseline in p50 else "" for baseline in baselines]
-        table.add_row(escape(arm), *(f"{ms:,.0f} ms" for ms in times), *ratios, *_token_cells(of_arm))
+        table.add_row(escape(arm), *(f"{ms:,.0f} ms" for ms in times), *ratios, *_token_cells(of_arm, kinds))
     return table
 
 
-def _token_cells(answers: Sequence[Answer]) -> list[str]:
+def _token_cells(answers: Sequence[Answer], kinds: Sequence[str]) -> list[str]:
     tokens = [answer.result.tokens for answer in answers]
-    return [f"{np.mean([getattr(count, kind) for count in tokens]):,.0f}" for kind in ("cached", "selected", "fresh")]
+    return [f"{np.mean([getattr(count, kind) for count in tokens]):,.0f}" for kind in kinds]
 
 
 def stage_table(answers: Mapping[str, Sequence[Answer]], *, title: str) -> Table:

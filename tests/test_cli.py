@@ -14,7 +14,7 @@ from rcjax.cli import app
 from rcjax.config import Settings, load_settings
 from rcjax.deployment import read_catalogue
 
-COMMANDS = ("demo", "serve", "build", "rank", "bench")
+COMMANDS = ("demo", "serve", "build", "rank", "bench", "train", "eval")
 EMBEDDED = Path(__file__).parents[1] / "configs" / "embedded.yaml"
 
 
@@ -40,6 +40,8 @@ def test_help_names_the_commands(run):
         ("build", ["--config", "--out"]),
         ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target"]),
         ("bench", ["--config", "--requests", "--json", "--target", "--concurrency"]),
+        ("train", ["--config", "--out", "--steps", "--num-layers"]),
+        ("eval", ["--config", "--model", "--requests", "--arms", "--gate", "--json", "--plot", "--permutations"]),
     ],
 )
 def test_help_of_each_command(run, command, options):

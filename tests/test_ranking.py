@@ -57,6 +57,18 @@ def test_quality_is_the_mean_over_requests() -> None:
     assert quality.mrr == pytest.approx((1 + 1 / 3 + 1 / 11) / 3)
 
 
+@given(scores_with_ties, st.integers(0, NUM_CANDIDATES - 1))
+def test_every_metric_has_its_value_in_its_place(scores: list[float], target: int) -> None:
+    ranks = [ranking.rank_of(np.array(scores), target), Rank(25, 25)]
+    values = ranking.metric_values(ranks)
+    assert values.shape == (2, len(ranking.METRICS))
+    for rank, row in zip(ranks, values, strict=True):
+        found = dict(zip(ranking.METRICS, row, strict=True))
+        expected = {f"hit_at_{k}": ranking.hit_at(k, rank) for k in (1, 3, 5, 10)}
+        expected |= {f"ndcg_at_{k}": ranking.ndcg_at(k, rank) for k in (5, 10, 20)} | {"mrr": ranking.mrr(rank)}
+        assert found == pytest.approx(expected)
+
+
 @given(st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4))
 def test_no_order_expects_more_than_the_order_of_the_probabilities(weights: list[float]) -> None:
     probabilities = np.array(weights) / sum(weights)

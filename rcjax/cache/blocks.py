@@ -22,6 +22,7 @@ class CachedBlock:
 
     A handle: compared by identity, and changed by its `BlockDirectory` only. `cost` is what it takes to
     compute the block again, in a unit of the caller's choice. `pages` is empty once they were given back.
+    `order`, where it was worked out, has the offsets of all its tokens, those most worth correcting first.
     """
 
     key: bytes
@@ -33,6 +34,7 @@ class CachedBlock:
     pins: int = 1
     state: BlockState = BlockState.PENDING
     superseded: bool = False  # will never be ready: scratch, or dropped or overtaken while pending
+    order: Int32[np.ndarray, "S"] | None = None  # read-only
 
     @property
     def num_tokens(self) -> int:

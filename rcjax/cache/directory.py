@@ -133,6 +133,13 @@ class BlockDirectory:
             self._retire(former)
         self._index.pending_to_ready(block)
 
+    def set_order(self, block: CachedBlock, order: TokenIds) -> None:
+        """Stores with a block the order in which its tokens are worth correcting; ValueError if it is none of them."""
+        offsets = as_token_ids(order)
+        if not np.array_equal(np.sort(offsets), np.arange(block.num_tokens)):
+            raise ValueError(f"the order of a block of {block.num_tokens} tokens must name each offset once: {order}")
+        block.order = offsets
+
     def abort(self, block: CachedBlock) -> None:
         """Gives up a pending block and the reserver's pin; the pages are freed when no pin is left."""
         self._require_pending(block)

@@ -1,7 +1,7 @@
 """The best possible quality on requests of the embedded shop: the ceiling that models are measured against."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -48,5 +48,4 @@ def bayes_optimal(world: EmbeddedWorld, requests: Sequence[Request]) -> BayesRep
 
 
 def _mean(qualities: Sequence[RankingQuality]) -> RankingQuality:
-    ndcg, hit, mrr = np.mean([(q.ndcg_at_10, q.hit_at_10, q.mrr) for q in qualities], axis=0)
-    return RankingQuality(float(ndcg), float(hit), float(mrr))
+    return ranking.mean_quality(np.array([astuple(quality) for quality in qualities]))

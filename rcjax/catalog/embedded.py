@@ -85,7 +85,7 @@ class EmbeddedWorld:
             raise ValueError(f"{num_candidates=} exceeds {limit}: num_items less a history of {MAX_EVENTS}")
         for n in range(num_requests):
             round_, user_index = divmod(n, num_users or num_requests)
-            yield self._request(split, user_index, round_, num_candidates)
+            yield self.request(split, user_index, round_, num_candidates)
 
     def catalogue(
         self, *, num_users: int, num_requests: int, num_candidates: int = 20, split: Split = "test"
@@ -130,7 +130,8 @@ class EmbeddedWorld:
             ratings.append(rating)
         return draws, profile, Trace(tuple(items), tuple(ratings), tuple(mentions))
 
-    def _request(self, split: Split, user_index: int, round_: int, num_candidates: int) -> Request:
+    def request(self, split: Split, user_index: int, round_: int = 0, num_candidates: int = 20) -> Request:
+        """One request of a user, as `requests` yields them: `round_` counts this user's."""
         user_id = _user_id(split, user_index)
         _, profile, trace = self._history(user_id)
         draws = Draws(self.seed, _REQUESTS, *_user_number(user_id), round_)

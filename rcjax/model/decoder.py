@@ -5,6 +5,7 @@ plain dict of arrays that the modules split into, because dispatching costs 0.5 
 with a module (30 layers, CPU).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,22 +115,46 @@ class Batch:
     read: Int[AnyArray, "B R"]
 
 
-def extend(params: Params, config: ModelConfig, batch: Batch, pages: KVPages) -> tuple[Float[Array, "B R D"], FreshKV]:
+def extend(
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    *,
+    attention: Callable[..., Array] = selective_attention,
+) -> tuple[Float[Array, "B R D"], FreshKV]:
     """Runs the fresh tokens through the model, attending to cached pages and to one another.
 
+    `attention` implements the operator: training passes the form that has a derivative.
     Returns the final hidden state (normed) of the tokens to read, and the KV of all fresh tokens; when the caller
     does not use the latter, the compiler drops it.
     """
+    x, (_, k, v) = run_layers(params, config, batch, pages, attention=attention)
+    x = jnp.take_along_axis(x, batch.read[..., None], axis=1)
+    return rms_norm(x, params["final_norm"], config.norm_eps), FreshKV(k, v)
+
+
+def run_layers(
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    *,
+    attention: Callable[..., Array] = selective_attention,
+) -> tuple[
+    Float[Array, "B T D"], tuple[Float[Array, "L B T N H"], Float[Array, "L B T K H"], Float[Array, "L B T K H"]]
+]:
+    """The layers of `extend`: hidden states after the last one, unnormed, and each layer's q, k (unrotated) and v."""
     rope = rope_of(config)
     num_pages = pages.k.shape[1]
     # The pool stays one array: layer l's page p is page l * P + p. Slicing the layer out would copy the pool.
     k_pages = pages.k.reshape(-1, *pages.k.shape[2:])
     v_pages = pages.v.reshape(-1, *pages.v.shape[2:])
 
-    def layer(x: Array, scanned: tuple[Params, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def layer(x: Array, scanned: tuple[Params, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
         w, index = scanned
         with jax.named_scope("attention"):
-            q, k, v = _project_qkv(rms_norm(x, w["attn_norm"], config.norm_eps), w, config)
+            q, k, v = project_qkv(rms_norm(x, w["attn_norm"], config.norm_eps), w, config)
             here = PageLayout(
                 batch.pages.table + index * num_pages,
                 batch.pages.pos,
@@ -137,22 +162,17 @@ def extend(params: Params, config: ModelConfig, batch: Batch, pages: KVPages) ->
                 batch.pages.segment,
                 batch.pages.drop,
             )
-            attended = selective_attention(
-                q, k, v, batch.tokens, k_pages, v_pages, here, rope=rope, window=config.sliding_window
-            )
+            attended = attention(q, k, v, batch.tokens, k_pages, v_pages, here, rope=rope, window=config.sliding_window)
             x = x + jnp.einsum("btnh,nhd->btd", attended, w["o_proj"])
         with jax.named_scope("mlp"):
             h = rms_norm(x, w["mlp_norm"], config.norm_eps)
             x = x + (jax.nn.silu(h @ w["gate_proj"]) * (h @ w["up_proj"])) @ w["down_proj"]
-        return x, (k, v)
+        return x, (q, k, v)
 
-    x = params["embed"][batch.token_ids]
-    x, (k, v) = lax.scan(layer, x, (params["layers"], jnp.arange(config.num_layers)))
-    x = jnp.take_along_axis(x, batch.read[..., None], axis=1)
-    return rms_norm(x, params["final_norm"], config.norm_eps), FreshKV(k, v)
+    return lax.scan(layer, params["embed"][batch.token_ids], (params["layers"], jnp.arange(config.num_layers)))
 
 
-def _project_qkv(h: Array, w: Params, config: ModelConfig) -> tuple[Array, Array, Array]:
+def project_qkv(h: Array, w: Params, config: ModelConfig) -> tuple[Array, Array, Array]:
     q = jnp.einsum("btd,dnh->btnh", h, w["q_proj"])
     k = jnp.einsum("btd,dkh->btkh", h, w["k_proj"])
     v = jnp.einsum("btd,dkh->btkh", h, w["v_proj"])

@@ -58,12 +58,18 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> "Tokenizer":
         """Reads a Hugging Face folder: tokenizer files, chat template, and the EOS ids of its generation config."""
         try:
-            hf: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            hf: Any = _class_for(folder).from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ModelLoadError(f"{folder} holds no tokenizer that transformers can read: {error}") from error
         if not hf.is_fast:
             raise ModelLoadError(f"{folder}: the tokenizer has no fast version; save its tokenizer.json beside it")
         return cls(hf, eos_ids=_configured_eos_ids(folder))
+
+    def save(self, folder: Path) -> None:
+        """Writes the unmodified tokenizer, its chat template and the EOS ids as `from_folder` reads them."""
+        self._hf.save_pretrained(folder)
+        ends = json.dumps({"eos_token_id": sorted(self.eos_ids)})
+        (folder / "generation_config.json").write_text(ends, encoding="utf-8")
 
     def encode(self, text: str, *, allow_special: bool = False) -> np.ndarray:
         """Token ids of a fragment, int32 `[num_tokens]`; control tokens only with `allow_special`."""
@@ -108,6 +114,13 @@ class Tokenizer:
             messages, tokenize=False, add_generation_prompt=True, **_TEMPLATE_ARGUMENTS
         )
         return str(rendered)
+
+
+def _class_for(folder: Path) -> Any:
+    """The general class where the folder asks for it: for some model types AutoTokenizer would rebuild the steps."""
+    path = folder / "tokenizer_config.json"
+    named = json.loads(path.read_text("utf-8")).get("tokenizer_class") if path.exists() else None
+    return PreTrainedTokenizerFast if named in ("PreTrainedTokenizerFast", "TokenizersBackend") else AutoTokenizer
 
 
 def _for_fragments(spec: dict[str, Any]) -> dict[str, Any]:

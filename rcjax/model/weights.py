@@ -41,7 +41,7 @@ class TensorSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class TensorLayout:
     """Where a parameter comes from.
 
     `stored` names the axes of the tensor, spaces between them, in the letters of ModelConfig's docstring ("NH D": heads
@@ -54,29 +54,29 @@ class _Layout:
 
 
 _OUTER = {
-    "embed": _Layout("model.embed_tokens.weight", "V D", "VD"),
-    "final_norm": _Layout("model.norm.weight", "D", "D"),
-    "lm_head": _Layout("lm_head.weight", "V D", "DV"),
+    "embed": TensorLayout("model.embed_tokens.weight", "V D", "VD"),
+    "final_norm": TensorLayout("model.norm.weight", "D", "D"),
+    "lm_head": TensorLayout("lm_head.weight", "V D", "DV"),
 }
 _LAYER = {
-    "attn_norm": _Layout("input_layernorm.weight", "D", "D"),
-    "mlp_norm": _Layout("post_attention_layernorm.weight", "D", "D"),
-    "q_proj": _Layout("self_attn.q_proj.weight", "NH D", "DNH"),
-    "k_proj": _Layout("self_attn.k_proj.weight", "KH D", "DKH"),
-    "v_proj": _Layout("self_attn.v_proj.weight", "KH D", "DKH"),
-    "o_proj": _Layout("self_attn.o_proj.weight", "D NH", "NHD"),
-    "gate_proj": _Layout("mlp.gate_proj.weight", "F D", "DF"),
-    "up_proj": _Layout("mlp.up_proj.weight", "F D", "DF"),
-    "down_proj": _Layout("mlp.down_proj.weight", "D F", "FD"),
+    "attn_norm": TensorLayout("input_layernorm.weight", "D", "D"),
+    "mlp_norm": TensorLayout("post_attention_layernorm.weight", "D", "D"),
+    "q_proj": TensorLayout("self_attn.q_proj.weight", "NH D", "DNH"),
+    "k_proj": TensorLayout("self_attn.k_proj.weight", "KH D", "DKH"),
+    "v_proj": TensorLayout("self_attn.v_proj.weight", "KH D", "DKH"),
+    "o_proj": TensorLayout("self_attn.o_proj.weight", "D NH", "NHD"),
+    "gate_proj": TensorLayout("mlp.gate_proj.weight", "F D", "DF"),
+    "up_proj": TensorLayout("mlp.up_proj.weight", "F D", "DF"),
+    "down_proj": TensorLayout("mlp.down_proj.weight", "D F", "FD"),
 }
 _BIAS = {
-    "q_bias": _Layout("self_attn.q_proj.bias", "NH", "NH"),
-    "k_bias": _Layout("self_attn.k_proj.bias", "KH", "KH"),
-    "v_bias": _Layout("self_attn.v_proj.bias", "KH", "KH"),
+    "q_bias": TensorLayout("self_attn.q_proj.bias", "NH", "NH"),
+    "k_bias": TensorLayout("self_attn.k_proj.bias", "KH", "KH"),
+    "v_bias": TensorLayout("self_attn.v_proj.bias", "KH", "KH"),
 }
 _QK_NORM = {
-    "q_norm": _Layout("self_attn.q_norm.weight", "H", "H"),
-    "k_norm": _Layout("self_attn.k_norm.weight", "H", "H"),
+    "q_norm": TensorLayout("self_attn.q_norm.weight", "H", "H"),
+    "k_norm": TensorLayout("self_attn.k_norm.weight", "H", "H"),
 }
 
 
@@ -93,8 +93,7 @@ def load_params(
     Only the slices that this process's devices hold are read, one parameter at a time. Raises ModelLoadError naming
     tensors that are missing, unexpected or of another shape.
     """
-    outer = {key: layout for key, layout in _OUTER.items() if key != "lm_head" or not config.tied_embeddings}
-    layers = _LAYER | (_BIAS if config.qkv_bias else {}) | (_QK_NORM if config.qk_norm else {})
+    outer, layers = tensor_layouts(config)
     dims = _dims(config)
     _check_tensors(config, source, outer, layers, dims)
     loader = _Loader(source, dims, np.dtype(dtype), SingleDeviceSharding(jax.devices()[0]))
@@ -119,19 +118,25 @@ def _dims(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def _layer_name(layer: int, name: str) -> str:
+def tensor_layouts(config: ModelConfig) -> tuple[dict[str, TensorLayout], dict[str, TensorLayout]]:
+    """Where the parameters outside the layers, and those of one layer, are stored."""
+    outer = {key: layout for key, layout in _OUTER.items() if key != "lm_head" or not config.tied_embeddings}
+    return outer, _LAYER | (_BIAS if config.qkv_bias else {}) | (_QK_NORM if config.qk_norm else {})
+
+
+def layer_name(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
 def _check_tensors(
     config: ModelConfig,
     source: TensorSource,
-    outer: Mapping[str, _Layout],
-    layers: Mapping[str, _Layout],
+    outer: Mapping[str, TensorLayout],
+    layers: Mapping[str, TensorLayout],
     dims: Mapping[str, int],
 ) -> None:
     expected = {layout.name: layout for layout in outer.values()} | {
-        _layer_name(layer, layout.name): layout for layer in range(config.num_layers) for layout in layers.values()
+        layer_name(layer, layout.name): layout for layer in range(config.num_layers) for layout in layers.values()
     }
     found = {name for name in source.names() if not _is_harmless(name, config)}
     problems = []
@@ -165,7 +170,7 @@ class _Loader:
     dtype: np.dtype
     default_sharding: Sharding
 
-    def load(self, layout: _Layout, num_layers: int | None, sharding: Sharding | None) -> jax.Array:
+    def load(self, layout: TensorLayout, num_layers: int | None, sharding: Sharding | None) -> jax.Array:
         """One parameter, stacked over layers unless `num_layers` is None."""
         shape = tuple(self.dims[axis] for axis in layout.param)
         if num_layers is not None:
@@ -180,16 +185,16 @@ class _Loader:
 
         return jax.make_array_from_callback(shape, sharding or self.default_sharding, read_shard, self.dtype)
 
-    def _read(self, layout: _Layout, num_layers: int | None, index: tuple[slice, ...]) -> np.ndarray:
+    def _read(self, layout: TensorLayout, num_layers: int | None, index: tuple[slice, ...]) -> np.ndarray:
         out = np.empty([part.stop - part.start for part in index], self.dtype)
         if num_layers is None:
             out[...] = self._read_tensor(layout, layout.name, index)
             return out
         for i, layer in enumerate(range(index[0].start, index[0].stop)):
-            out[i] = self._read_tensor(layout, _layer_name(layer, layout.name), index[1:])
+            out[i] = self._read_tensor(layout, layer_name(layer, layout.name), index[1:])
         return out
 
-    def _read_tensor(self, layout: _Layout, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    def _read_tensor(self, layout: TensorLayout, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """The part of one tensor that `index`, in the parameter's axes, selects, in the parameter's axes."""
         wanted = dict(zip(layout.param, index, strict=True))
         stored_index, split_shape, split_index = [], [], []

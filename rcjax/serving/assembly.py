@@ -27,6 +27,11 @@ class Source:
     selected: np.ndarray
     is_corrected: bool = False
 
+    @property
+    def read_pages(self) -> tuple[int, ...]:
+        """The pages that the pass reads: none, where every cached token is computed again."""
+        return self.pages if len(self.selected) < self.num_cached else ()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
@@ -38,7 +43,7 @@ class Row:
 
     @property
     def num_pages(self) -> int:
-        return sum(len(source.pages) for source in self.sources.values())
+        return sum(len(source.read_pages) for source in self.sources.values())
 
     @property
     def num_selected(self) -> int:
@@ -105,6 +110,8 @@ def _lay_out_pages(row: Row, cached: np.ndarray, drop: np.ndarray) -> None:
     page_tokens = drop.shape[1]
     at = 0
     for index, source in row.sources.items():
+        if not source.read_pages:
+            continue
         block = row.blocks[index]
         here = slice(at, at + len(source.pages))
         first = np.arange(len(source.pages)) * page_tokens

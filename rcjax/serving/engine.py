@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rcjax.cache import CachedBlock
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, RcjaxError, ResourceExhaustedError
 from rcjax.model.scoring import Scorer
 from rcjax.prompt import Prompt, PromptBuilder
 from rcjax.serving.arm import Arm
-from rcjax.serving.assembly import Row, Source, assemble
+from rcjax.serving.assembly import Row, assemble
 from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.generation import Generator, Sampling
 from rcjax.serving.library import Library
+from rcjax.serving.offline import OrderChooser
 from rcjax.serving.request import (
     EngineInfo,
     EngineStats,
@@ -24,6 +26,7 @@ from rcjax.serving.request import (
     StageTimes,
     TokenCounts,
 )
+from rcjax.serving.selector import Resident, Selector
 from rcjax.serving.shape import ShapeSet
 from rcjax.serving.slice import Slice
 
@@ -41,6 +44,10 @@ class _Plan:
     def cacheable(self) -> list[int]:
         """Indices of the blocks that this arm takes from the cache."""
         return [i for i, block in enumerate(self.prompt.blocks) if block.kind in self.arm.reuse.kinds]
+
+    def resident(self, cached: Sequence[CachedBlock]) -> Resident:
+        """The prompt with the blocks of `cacheable`."""
+        return Resident(self.prompt, dict(zip(self.cacheable(), cached, strict=True)))
 
 
 class RecommendEngine:
@@ -67,7 +74,11 @@ class RecommendEngine:
         self.builder = builder
         self.library = library
         self.rank_shapes = rank_shapes
+        self.selector = Selector(slice_, rank_shapes, info.page_tokens)
         self._generator = generator
+        is_offline = any(not measure.is_probe for arm in arms.values() for measure in arm.selection.measures)
+        self._orders = OrderChooser(self.selector, cache, builder, library) if is_offline else None
+        self._order_seed: int | None = None
         self._scorer = Scorer.of(builder)
         self._arms = arms
         self._info = info
@@ -98,7 +109,21 @@ class RecommendEngine:
         blocks = [self.library.checked_item(item, f"items[{i}]") for i, item in enumerate(items)]
         num_computed = self.cache.fill(blocks)
         self.library.items.update((item.item_id, item) for item in items)
+        if self._orders and self._order_seed is not None:
+            self._orders.choose(blocks, self._order_seed)
         return num_computed
+
+    def choose_orders(self, seed: int = 0) -> int:
+        """Works out which tokens of each item the `offline` policy shall select; returns for how many items.
+
+        Nothing happens where no arm has that policy. Call it once items and users are there, as it samples prompts
+        of these; from then on `put_items` does the same for what it puts. Items that have an order keep it.
+        """
+        if self._orders is None:
+            return 0
+        self._order_seed = seed
+        blocks = [self.library.checked_item(item, "item") for item in self.library.items.values()]
+        return self._orders.choose(blocks, seed)
 
     def delete_items(self, item_ids: Sequence[str]) -> int:
         """Forgets items and frees their KV; returns how many existed."""
@@ -162,9 +187,10 @@ class RecommendEngine:
         plan = self._plan(prompt)
         blocks = [plan.prompt.blocks[i] for i in plan.cacheable()]
         with self.cache.resident(blocks) as (cached, _):
-            return self._generator.generate(self._row(plan, [block.pages for block in cached]), sampling)
+            (row,), _ = self.selector.rows(plan.arm.selection, [plan.resident(cached)])
+            return self._generator.generate(row, sampling)
 
-    # ---- the life of a request: plan, group, make resident, extend, read out
+    # ---- the life of a request: plan, group, make resident, select, extend, read out
 
     def _plan(self, request: RecommendRequest) -> _Plan:
         start = self._clock()
@@ -205,7 +231,9 @@ class RecommendEngine:
             resident = self._clock()
             resident_blocks = iter(zip(cached, built, strict=True))
             taken = [[next(resident_blocks) for _ in plan.cacheable()] for plan in plans]
-            rows = [self._row(plan, [block.pages for block, _ in own]) for plan, own in zip(plans, taken, strict=True)]
+            residents = [plan.resident([block for block, _ in own]) for plan, own in zip(plans, taken, strict=True)]
+            rows, num_probed = self.selector.rows(plans[0].arm.selection, residents)
+            selected = self._clock() if any(num_probed) else resident
             shape = self.rank_shapes.fit(
                 max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows)
             )
@@ -217,29 +245,20 @@ class RecommendEngine:
         for b, (plan, row) in enumerate(zip(plans, rows, strict=True)):
             ranking = self._read_out(plan, logits[b])
             end = self._clock()
-            plan_s = plan.plan_s + assembled - resident
+            plan_s = plan.plan_s + assembled - selected
             times = StageTimes(
                 plan_ms=plan_s * 1e3,
                 build_ms=(resident - start) * 1e3,
+                probe_ms=(selected - resident) * 1e3,
                 extend_ms=(extended - assembled) * 1e3,
                 readout_ms=(end - extended) * 1e3,
                 ttft_ms=(plan.plan_s + end - start) * 1e3,
             )
             fresh = row.num_fresh - row.num_selected
-            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, sum(num for _, num in taken[b]))
+            num_built = sum(num for _, num in taken[b])
+            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, num_built, num_probed[b])
             results.append(RecommendResult(ranking, tokens, times, plan.request.arm))
         return results
-
-    def _row(self, plan: _Plan, pages: Sequence[tuple[int, ...]]) -> Row:
-        """The prompt with its resident blocks as sources, minus what the arm's policy selects."""
-        indices = plan.cacheable()
-        blocks = [plan.prompt.blocks[i] for i in indices]
-        selected = plan.arm.selection.select(plan.prompt, blocks)
-        sources = {
-            i: Source(where, len(block), offsets)
-            for i, block, where, offsets in zip(indices, blocks, pages, selected, strict=True)
-        }
-        return Row(plan.prompt.blocks, sources, plan.prompt.readouts)
 
     def _read_out(self, plan: _Plan, logits: np.ndarray) -> tuple[RankedItem, ...]:
         scores = self._scorer.scores(logits, plan.arm.scoring, len(plan.item_ids))
@@ -259,4 +278,5 @@ class RecommendEngine:
                     total.selected + one.selected,
                     total.fresh + one.fresh,
                     total.built + one.built,
+                    total.probed + one.probed,
                 )

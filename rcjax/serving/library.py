@@ -37,6 +37,10 @@ class Library:
     def num_users(self) -> int:
         return len(self._events)
 
+    @property
+    def user_ids(self) -> list[str]:
+        return list(self._events)
+
     def checked_item(self, item: Item, field: str, owner: str = "") -> Block:
         """The item's block; `InvalidRequestError` names `field` and the limit that is exceeded."""
         _check_id(item.item_id, f"{field}.item_id")

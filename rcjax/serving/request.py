@@ -35,13 +35,15 @@ class RankedItem:
 class TokenCounts:
     """Where a prompt's tokens came from: `cached + selected + fresh == prompt_len`.
 
-    `built` counts tokens of blocks that missed and were computed for this request before its own pass.
+    `built` counts tokens of blocks that missed and were computed for this request before its own pass; `probed`
+    those that the probes of its selection policy computed, through as many layers as the policy says.
     """
 
     cached: int = 0
     selected: int = 0
     fresh: int = 0
     built: int = 0
+    probed: int = 0
 
     @property
     def prompt_len(self) -> int:
@@ -55,6 +57,7 @@ class StageTimes:
     queue_ms: float = 0.0
     plan_ms: float = 0.0
     build_ms: float = 0.0
+    probe_ms: float = 0.0
     extend_ms: float = 0.0
     readout_ms: float = 0.0
     ttft_ms: float = 0.0

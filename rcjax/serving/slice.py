@@ -12,6 +12,8 @@ from jaxtyping import Float, Int32
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, extend, unembed
 from rcjax.model.kv import FreshKV, KVPages, empty_pages, write_pages
+from rcjax.model.probe import probe
+from rcjax.model.selection import Measure
 
 TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
 
@@ -37,6 +39,7 @@ class Slice:
         self.pages = empty_pages(config, num_pages, page_tokens, dtype)
         self._vocab_ids = jnp.asarray(vocab_ids)
         self._rank = jax.jit(partial(_rank, config))
+        self._probe = jax.jit(partial(_probe, config), static_argnames="measure")
         self._decode = jax.jit(partial(_decode, config))
         self._fresh_kv = jax.jit(partial(_fresh_kv, config))
         # Two programs, not one: while a pass reads the pool, the compiler would copy it to write in place.
@@ -48,6 +51,10 @@ class Slice:
     def rank(self, batch: Batch) -> np.ndarray:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
         return np.asarray(self._rank(self.params, batch, self.pages, self._vocab_ids))
+
+    def probe(self, batch: Batch, slots: np.ndarray, asks: np.ndarray, measure: Measure) -> np.ndarray:
+        """What `measure` says of each fresh or cached token, as `rcjax.model.probe.probe` does."""
+        return np.asarray(self._probe(self.params, batch, self.pages, slots, asks, measure=measure))
 
     def build(self, batch: Batch, source: np.ndarray, destination: np.ndarray) -> None:
         """Computes the fresh tokens' KV and writes it into pages, as `write_pages` says."""
@@ -93,6 +100,10 @@ class Slice:
 def _rank(config: ModelConfig, params: Params, batch: Batch, pages, vocab_ids):  # type: ignore[no-untyped-def]
     hidden, _ = extend(params, config, batch, pages)
     return unembed(params, hidden, vocab_ids)
+
+
+def _probe(config: ModelConfig, params: Params, batch: Batch, pages, slots, asks, measure):  # type: ignore[no-untyped-def]
+    return probe(params, config, batch, pages, slots, asks, measure)
 
 
 def _decode(config: ModelConfig, params: Params, batch: Batch, pages):  # type: ignore[no-untyped-def]

@@ -23,7 +23,8 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from jaxtyping import Float
 
-from rcjax.cache import CachedBlock, block_key
+from rcjax.cache import CachedBlock, as_token_ids, block_key
+from rcjax.cache.keys import TokenIds
 from rcjax.prompt import BlockKind
 from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.snapshot_index import INDEX_NAME, SavedBlock, SnapshotIndex, check_same, read_index, write_index
@@ -121,7 +122,8 @@ def _save_chunk(cache: BlockCache, blocks: Sequence[CachedBlock], chunk: int, pa
             token_ids=block.token_ids.tolist(),
             chunk=chunk,
             first_page=start,
-            digest=_digest(block.key, k[:, start:end], v[:, start:end]),
+            digest=_digest(block.key, k[:, start:end], v[:, start:end], block.order),
+            order=None if block.order is None else block.order.tolist(),
         )
         saved.append(entry)
         start = end
@@ -187,7 +189,7 @@ def _restore_chunk(cache: BlockCache, blocks: Sequence[SavedBlock], path: Path) 
     intact, wanted = [], []
     for block in blocks:
         where = slice(block.first_page, block.first_page + block.num_pages(page_tokens))
-        if _digest(bytes.fromhex(block.key), k[:, where], v[:, where]) == block.digest:
+        if _digest(bytes.fromhex(block.key), k[:, where], v[:, where], block.order) == block.digest:
             intact.append(block)
             wanted.append(np.arange(where.start, where.stop))
     if intact:
@@ -219,6 +221,8 @@ def _install(cache: BlockCache, blocks: Sequence[SavedBlock], k: _Pages, v: _Pag
             cost = float(len(block.token_ids))
             key = bytes.fromhex(block.key)
             reserved.append(directory.reserve(key, block.kind, block.owner, block.token_ids, cost))
+            if block.order is not None:
+                directory.set_order(reserved[-1], block.order)
         cache.slice.write_pages([page for cached in reserved for page in cached.pages], k, v)
     except BaseException:
         for cached in reserved:
@@ -236,9 +240,11 @@ def _page_bytes(cache: BlockCache) -> int:
     return cache.slice.pages.num_bytes // cache.slice.pages.k.shape[1]
 
 
-def _digest(key: bytes, k: _Pages, v: _Pages) -> str:
-    """The SHA-256 over a block's key and its KV, as hex."""
+def _digest(key: bytes, k: _Pages, v: _Pages, order: TokenIds | None) -> str:
+    """The SHA-256 over a block's key, its order where it has one, and its KV, as hex."""
     digest = hashlib.sha256(key)
+    if order is not None:
+        digest.update(as_token_ids(order).astype("<i4").tobytes())
     digest.update(k.tobytes())
     digest.update(v.tobytes())
     return digest.hexdigest()

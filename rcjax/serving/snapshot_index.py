@@ -11,6 +11,7 @@ from rcjax.cache import PoolIdentity
 from rcjax.errors import InvalidRequestError, NotFoundError
 
 INDEX_NAME = "index.json"
+_Int32 = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class SavedBlock(BaseModel):
@@ -21,10 +22,11 @@ class SavedBlock(BaseModel):
     key: str
     kind: str
     owner: str
-    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
+    token_ids: list[_Int32] = Field(min_length=1)
     chunk: NonNegativeInt
     first_page: NonNegativeInt
     digest: str
+    order: list[_Int32] | None = None  # see `CachedBlock.order`
 
     def num_pages(self, page_tokens: int) -> int:
         return -(-len(self.token_ids) // page_tokens)

@@ -18,6 +18,7 @@ from rcjax.serving.compilation import CompilationCounter, use_compilation_cache
 from rcjax.serving.engine import RecommendEngine
 from rcjax.serving.generation import Generator
 from rcjax.serving.library import Library
+from rcjax.serving.offline import DEVIATION
 from rcjax.serving.request import EngineInfo
 from rcjax.serving.shape import ShapeSet
 from rcjax.serving.slice import Slice
@@ -48,8 +49,18 @@ def start_engine(
     for shape in engine.rank_shapes:
         progress(f"compiling rank {shape}")
         engine.slice.rank(assemble([], shape, settings.cache.page_tokens, settings.limits.max_candidates))
+    _compile_probes(engine, settings, progress)
     counter.start()
     return engine
+
+
+def _compile_probes(engine: RecommendEngine, settings: Settings, progress: Progress) -> None:
+    for name, arm in settings.arms.items():
+        measures = arm.arm().selection.measures
+        try:
+            engine.selector.compile([measure if measure.is_probe else DEVIATION for measure in measures], progress)
+        except ValueError as error:
+            raise ValueError(f"arm {name!r}, selection {arm.selection!r}: {error}") from error
 
 
 def _engine(

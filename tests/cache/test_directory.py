@@ -41,6 +41,26 @@ def directory():
     directory.check_integrity()
 
 
+# ---- orders of correction
+
+
+def test_a_block_keeps_its_order(directory):
+    block = build(directory, "a", 3)
+    assert block.order is None
+    directory.set_order(block, [2, 0, 1])
+    found = directory.lookup(b"a", range(3))
+    assert found.order.tolist() == [2, 0, 1]
+    assert not found.order.flags.writeable
+
+
+@pytest.mark.parametrize("order", [[], [0, 1], [0, 1, 1], [0, 1, 3], [0, 1, 2, 3]])
+def test_an_order_names_each_token_once(directory, order):
+    block = build(directory, "a", 3)
+    with pytest.raises(ValueError, match="a block of 3 tokens must name each offset once"):
+        directory.set_order(block, order)
+    assert block.order is None
+
+
 # ---- finding
 
 

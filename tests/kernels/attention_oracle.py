@@ -26,6 +26,37 @@ def oracle(inputs: Inputs, rope: Rope, window: int | None = None) -> np.ndarray:
     return out
 
 
+def mass_oracle(
+    inputs: Inputs, counts: np.ndarray, rope: Rope, window: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The attention that each slot [B, M, C] and each fresh token [B, T] receives from the queries in `counts`."""
+    slots, fresh = np.zeros(inputs.pages.drop.shape), np.zeros(inputs.tokens.pos.shape)
+    for b in range(len(fresh)):
+        keys = [(pos, segment, turn(key.astype(np.float64), pos, rope)) for pos, segment, key, _ in keys_of(inputs, b)]
+        mass = np.zeros(len(keys))
+        for t in np.flatnonzero(counts[b] & (inputs.tokens.pos[b] >= 0)):
+            pos, segment, horizon = (
+                int(x[b, t]) for x in (inputs.tokens.pos, inputs.tokens.segment, inputs.tokens.horizon)
+            )
+            seen = [i for i, key in enumerate(keys) if sees(pos, segment, horizon, key[0], key[1], window)]
+            query = turn(inputs.q[b, t].astype(np.float64), pos, rope)
+            for n in range(len(query) if seen else 0):
+                of_head = np.array([keys[i][2][n * keys[i][2].shape[0] // len(query)] for i in seen])
+                scores = of_head @ query[n] / math.sqrt(query.shape[1])
+                weights = np.exp(scores - scores.max())
+                mass[seen] += weights / weights.sum()
+        valid = [
+            (m, c)
+            for m in range(slots.shape[1])
+            for c in range(int(inputs.pages.len[b, m]))
+            if not inputs.pages.drop[b, m, c]
+        ]
+        for (m, c), value in zip(valid, mass, strict=False):
+            slots[b, m, c] = value
+        fresh[b, inputs.tokens.pos[b] >= 0] = mass[len(valid) :]
+    return slots, fresh
+
+
 def attend_one(query: np.ndarray, seen: list) -> np.ndarray:
     """Softmax attention of one token's heads, query [N, H]."""
     out = np.zeros_like(query)

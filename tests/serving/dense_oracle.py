@@ -19,12 +19,15 @@ KV = tuple[np.ndarray, np.ndarray]  # each [L, T, K, H], keys unrotated
 
 def dense(
     params: dict, config: ModelConfig, ids: np.ndarray, pos: np.ndarray, sees: np.ndarray, given: Mapping[int, KV] = {}
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits [T, V], K and V [L, T, K, H]; `given[t]` is used instead of token t's own KV, each [L, K, H]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Logits [T, V], K and V [L, T, K, H], weights [L, N, T, T] of query and key.
+
+    `given[t]` is used instead of token t's own KV, each [L, K, H].
+    """
     p = {name: np.asarray(value, np.float64) for name, value in params["layers"].items()}
     top = {name: np.asarray(value, np.float64) for name, value in params.items() if name != "layers"}
     group = config.num_heads // config.num_kv_heads
-    x, keys, values = top["embed"][ids], [], []
+    x, keys, values, attention = top["embed"][ids], [], [], []
     for layer in range(config.num_layers):
         w = {name: value[layer] for name, value in p.items()}
         h = _norm(x, w["attn_norm"], config.norm_eps)
@@ -37,12 +40,15 @@ def dense(
         k_rows, v_rows = np.repeat(_rotate(k, pos, config), group, 1), np.repeat(v, group, 1)
         scores = np.einsum("tnh,snh->nts", _rotate(q, pos, config), k_rows) / np.sqrt(config.head_dim)
         weights = np.exp(scores - scores.max(-1, keepdims=True)) * sees
-        attended = np.einsum("nts,snh->tnh", weights / weights.sum(-1, keepdims=True), v_rows)
+        weights /= weights.sum(-1, keepdims=True)
+        attention.append(weights)
+        attended = np.einsum("nts,snh->tnh", weights, v_rows)
         x = x + np.einsum("tnh,nhd->td", attended, w["o_proj"])
         h = _norm(x, w["mlp_norm"], config.norm_eps)
         gate = h @ w["gate_proj"]
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["up_proj"])) @ w["down_proj"]
-    return _norm(x, top["final_norm"], config.norm_eps) @ top["lm_head"], np.stack(keys), np.stack(values)
+    logits = _norm(x, top["final_norm"], config.norm_eps) @ top["lm_head"]
+    return logits, np.stack(keys), np.stack(values), np.stack(attention)
 
 
 def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -60,7 +66,7 @@ def _rotate(x: np.ndarray, pos: np.ndarray, config: ModelConfig) -> np.ndarray:
 def causal_kv(model: Model, *pieces: np.ndarray) -> KV:
     """KV of the last piece after the others, in a plain causal pass."""
     ids = np.concatenate(pieces)
-    _, k, v = dense(model.params, model.config, ids, np.arange(len(ids)), np.tri(len(ids), dtype=bool))
+    _, k, v, _ = dense(model.params, model.config, ids, np.arange(len(ids)), np.tri(len(ids), dtype=bool))
     return k[:, -len(pieces[-1]) :], v[:, -len(pieces[-1]) :]
 
 
@@ -153,7 +159,7 @@ class Oracle:
         for i, offsets in (trusted or {}).items():
             k, v = causal_kv(self.model, self.instruction, self.item_ids(items[i]))
             given |= {first["item", i] + offset: (k[:, offset], v[:, offset]) for offset in offsets}
-        logits, _, _ = dense(self.model.params, self.model.config, ids, pos, sees, given)
+        logits, *_ = dense(self.model.params, self.model.config, ids, pos, sees, given)
         if scoring is Scoring.LABEL:
             chosen = logits[-1, [self.text(label)[0] for label in self.labels[: len(items)]]]
             found = chosen - np.log(np.exp(chosen).sum())

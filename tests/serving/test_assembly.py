@@ -108,6 +108,15 @@ def test_counts_of_a_row_by_hand():
     assert (row.num_pages, row.num_selected, row.num_cached, row.num_fresh) == (3, 2, 6, 5)
 
 
+def test_a_block_that_is_computed_again_as_a_whole_reads_no_pages():
+    blocks = [Block(BlockKind.ITEM, np.arange(5, dtype=np.int32), start) for start in (0, 5)]
+    row = Row(blocks, {0: Source((1, 2), 5, np.arange(5)), 1: Source((3, 4), 5, np.array([4]))})
+    assert (row.num_pages, row.num_selected, row.num_cached, row.num_fresh) == (2, 6, 4, 6)
+    batch = assemble([row], Shape(6, 2), PAGE_TOKENS, 1)
+    assert batch.pages.table.tolist() == [[3, 4]]
+    assert batch.pages.pos.tolist() == [[5, 8]]
+
+
 def test_a_row_that_does_not_fit_is_never_cut_silently():
     block = Block(BlockKind.ITEM, np.arange(5, dtype=np.int32), 0)
     with pytest.raises(ValueError, match="broadcast"):

@@ -28,8 +28,8 @@ floats = st.floats(allow_nan=False)
 items = st.tuples(texts, texts, texts, texts, several_texts, st.none() | floats)
 events = st.tuples(texts, texts, texts, st.none() | floats, st.none() | st.integers(-(2**63), 2**63 - 1))
 histories = st.lists(events, max_size=3)
-token_counts = st.tuples(big_counts, big_counts, big_counts, big_counts)
-stage_times = st.tuples(floats, floats, floats, floats, floats, floats)
+token_counts = st.tuples(*[big_counts] * 5)
+stage_times = st.tuples(*[floats] * 7)
 
 
 def history_of(drawn: list) -> tuple[Event, ...]:

@@ -101,6 +101,17 @@ class TestRoundTrip:
         assert fresh.slice.pages.k.dtype == jnp.bfloat16
         assert_blocks_are_of(fresh, engine)
 
+    def test_orders_of_correction_come_back(self, source, fresh, folder):
+        chosen = {}
+        for owner in ("i1", "i5"):
+            block = source.cache.directory.current("item", owner)
+            chosen[owner] = np.random.default_rng(0).permutation(block.num_tokens).tolist()
+            source.cache.directory.set_order(block, chosen[owner])
+        save_cache(source.cache, folder)
+        restore_cache(fresh.cache, folder)
+        found = {owner: block.order for (_, owner), block in named_blocks(fresh).items() if block.order is not None}
+        assert {owner: order.tolist() for owner, order in found.items()} == chosen
+
     def test_an_empty_cache(self, engine, fresh, folder):
         assert save_cache(engine.cache, folder) == restore_cache(fresh.cache, folder) == SnapshotReport(0, 0, 0)
 

@@ -64,9 +64,13 @@ class TestDamage:
             ("first_page", 10**6),
             ("chunk", 9),
             ("digest", "00" * 32),
+            ("order", None),
+            ("order", [0]),
         ],
     )
     def test_a_changed_entry_is_refused(self, source, fresh, folder, field, changed):
+        block = source.cache.directory.current("item", "i3")
+        source.cache.directory.set_order(block, list(range(block.num_tokens))[::-1])
         save_cache(source.cache, folder)
         index = index_of(folder)
         assert index["blocks"][3][field] != changed

@@ -63,7 +63,7 @@ def test_stats_sum_up_the_requests(stocked):
 
 def test_times_are_stages_of_the_whole(stocked):
     times = recommend(stocked, ALL).times
-    stages = [times.plan_ms, times.build_ms, times.extend_ms, times.readout_ms]
+    stages = [times.plan_ms, times.build_ms, times.probe_ms, times.extend_ms, times.readout_ms]
     assert all(stage >= 0 for stage in stages)
     assert sum(stages) <= times.ttft_ms + 1e-6
 

@@ -1,4 +1,5 @@
 from rcjax.kernels.selective_attention.api import selective_attention
 from rcjax.kernels.selective_attention.layout import AnyArray, PageLayout, Rope, TokenLayout
+from rcjax.kernels.selective_attention.mass import attention_mass
 
-__all__ = ["AnyArray", "PageLayout", "Rope", "TokenLayout", "selective_attention"]
+__all__ = ["AnyArray", "PageLayout", "Rope", "TokenLayout", "attention_mass", "selective_attention"]

@@ -42,16 +42,16 @@ def selective_attention(
     query_block = _query_block(num_fresh)
     chunk = _chunk(num_fresh + pages.table.shape[1] * k_pages.shape[1])
 
-    keys = _key_layout(tokens, pages, chunk)
-    k, v = _gather(k_new, v_new, tokens, k_pages, v_pages, pages, keys, rope)
+    keys = key_layout(tokens, pages, chunk)
+    k, v = gather(k_new, v_new, tokens, k_pages, v_pages, pages, keys, rope)
     q = rotate(q, tokens.pos, rope) * head_dim**-0.5
-    tokens = _pad_tokens(tokens, query_block)
+    tokens = pad_tokens(tokens, query_block)
     q = jnp.pad(q, ((0, 0), (0, tokens.pos.shape[1] - num_fresh), (0, 0), (0, 0)))
     # [I, B, K, G * query_block, H]: the G query heads of a kv head become rows of one matmul
     q = q.reshape(batch, -1, query_block, num_kv_heads, num_heads // num_kv_heads, head_dim)
     q = q.transpose(1, 0, 3, 4, 2, 5).reshape(q.shape[1], batch, num_kv_heads, -1, head_dim)
 
-    seen = _visible(tokens, keys, window)  # [B, T, S]; integers only, one head's worth
+    seen = visible(tokens, keys, window)  # [B, T, S]; integers only, one head's worth
     seen = seen.reshape(batch, -1, query_block, seen.shape[2] // chunk, chunk)
     chunk_seen = seen.any((0, 2, 4))  # [I, J]
     order = jnp.argsort(~chunk_seen, axis=1, stable=True)
@@ -83,7 +83,7 @@ def _chunk(num_keys: int) -> int:
     return min(num_keys, 512)
 
 
-def _key_layout(tokens: TokenLayout, pages: PageLayout, chunk: int) -> _Keys:
+def key_layout(tokens: TokenLayout, pages: PageLayout, chunk: int) -> _Keys:
     batch, _, page_tokens = pages.drop.shape
     offset = jnp.arange(page_tokens)
     cached = _Keys(
@@ -97,7 +97,7 @@ def _key_layout(tokens: TokenLayout, pages: PageLayout, chunk: int) -> _Keys:
     return _Keys(*(jnp.pad(x, ((0, 0), (0, padding))) for x in joined))
 
 
-def _gather(
+def gather(
     k_new: Array, v_new: Array, tokens: TokenLayout, k_pages: Array, v_pages: Array, pages: PageLayout,
     keys: _Keys, rope: Rope,
 ) -> tuple[Array, Array]:  # fmt: skip
@@ -116,7 +116,7 @@ def _gather(
     return k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
 
-def _pad_tokens(tokens: TokenLayout, query_block: int) -> TokenLayout:
+def pad_tokens(tokens: TokenLayout, query_block: int) -> TokenLayout:
     padding = ((0, 0), (0, -tokens.pos.shape[1] % query_block))
     return TokenLayout(
         jnp.pad(tokens.pos, padding, constant_values=-1),
@@ -125,7 +125,7 @@ def _pad_tokens(tokens: TokenLayout, query_block: int) -> TokenLayout:
     )
 
 
-def _visible(tokens: TokenLayout, keys: _Keys, window: int | None) -> Bool[AnyArray, "B T S"]:
+def visible(tokens: TokenLayout, keys: _Keys, window: int | None) -> Bool[AnyArray, "B T S"]:
     query_pos, key_pos = tokens.pos[:, :, None], keys.pos[:, None, :]
     key_segment = keys.segment[:, None, :]
     same = key_segment == tokens.segment[:, :, None]

@@ -83,32 +83,36 @@ class RankedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class TokenCounts(_message.Message):
-    __slots__ = ("cached", "selected", "fresh", "built")
+    __slots__ = ("cached", "selected", "fresh", "built", "probed")
     CACHED_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BUILT_FIELD_NUMBER: _ClassVar[int]
+    PROBED_FIELD_NUMBER: _ClassVar[int]
     cached: int
     selected: int
     fresh: int
     built: int
-    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ...) -> None: ...
+    probed: int
+    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ..., probed: _Optional[int] = ...) -> None: ...
 
 class StageTimes(_message.Message):
-    __slots__ = ("queue_ms", "plan_ms", "build_ms", "extend_ms", "readout_ms", "ttft_ms")
+    __slots__ = ("queue_ms", "plan_ms", "build_ms", "extend_ms", "readout_ms", "ttft_ms", "probe_ms")
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     PLAN_MS_FIELD_NUMBER: _ClassVar[int]
     BUILD_MS_FIELD_NUMBER: _ClassVar[int]
     EXTEND_MS_FIELD_NUMBER: _ClassVar[int]
     READOUT_MS_FIELD_NUMBER: _ClassVar[int]
     TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_MS_FIELD_NUMBER: _ClassVar[int]
     queue_ms: float
     plan_ms: float
     build_ms: float
     extend_ms: float
     readout_ms: float
     ttft_ms: float
-    def __init__(self, queue_ms: _Optional[float] = ..., plan_ms: _Optional[float] = ..., build_ms: _Optional[float] = ..., extend_ms: _Optional[float] = ..., readout_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ...) -> None: ...
+    probe_ms: float
+    def __init__(self, queue_ms: _Optional[float] = ..., plan_ms: _Optional[float] = ..., build_ms: _Optional[float] = ..., extend_ms: _Optional[float] = ..., readout_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., probe_ms: _Optional[float] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("ranking", "tokens", "times", "arm")

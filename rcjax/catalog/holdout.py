@@ -1,0 +1,116 @@
+"""Holding out: users split for training and testing, and requests whose answer is an event that came later."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rcjax.catalog.negatives import Negatives, NegativeSampler
+from rcjax.catalog.types import Catalogue, Event, Request, User
+
+DEFAULT_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class NextItem:
+    """The task: from a user's first `history_len` events, find the item that came next among `num_candidates`.
+
+    The other candidates are drawn by `negatives` from the items that the user has no event with.
+    """
+
+    history_len: int = 3
+    num_candidates: int = 20
+    negatives: Negatives = Negatives.POPULARITY
+
+    def __post_init__(self) -> None:
+        if self.history_len < 1 or self.num_candidates < 2:
+            raise ValueError(f"{self.history_len=} must be at least 1 and {self.num_candidates=} at least 2")
+
+    def targets(self, catalogue: Catalogue, user: User) -> list[str]:
+        """The items that came after the history, first ones first: those of the catalogue, none of the history."""
+        seen = {event.item_id for event in user.events[: self.history_len]}
+        later = dict.fromkeys(event.item_id for event in user.events[self.history_len :])
+        return [item_id for item_id in later if item_id in catalogue.items and item_id not in seen]
+
+
+def split_users(catalogue: Catalogue, shares: Mapping[str, float], seed: int = 0) -> dict[str, Catalogue]:
+    """The catalogue once for each name in `shares`, each with all items and its own users and their requests.
+
+    A user's split depends on the seed and the user's id alone (SHA-256), so it stays when users come and go, and the
+    splits have about these shares of the users. ValueError where shares are negative or do not sum to 1.
+    """
+    bounds = np.cumsum(list(shares.values()))
+    if min(shares.values(), default=-1.0) < 0 or not math.isclose(bounds[-1], 1.0):
+        raise ValueError(f"{dict(shares)} must be shares of at least 0 that sum to 1")
+    names = list(shares)
+    last = max(i for i, share in enumerate(shares.values()) if share)
+    split_of = {
+        user_id: names[min(int(np.searchsorted(bounds, _fraction("split", seed, user_id), side="right")), last)]
+        for user_id in catalogue.users
+    }
+    return {
+        name: Catalogue(
+            catalogue.items,
+            {user_id: user for user_id, user in catalogue.users.items() if split_of[user_id] == name},
+            tuple(request for request in catalogue.requests if split_of[request.user_id] == name),
+        )
+        for name in names
+    }
+
+
+def hold_out(
+    catalogue: Catalogue,
+    task: NextItem,
+    *,
+    num_requests: int | None = None,
+    seed: int = 0,
+    sampler: NegativeSampler | None = None,
+) -> Catalogue:
+    """A catalogue of requests, one a user, whose users have only their first events left.
+
+    `num_requests=None` asks every user who has a target; fewer are chosen by the seed, and a larger number asks all
+    of the smaller one's users too. Negatives and order depend on the seed and the user's id. ValueError where
+    too few users have a target.
+
+    Nothing leaks into the draw of negatives: popularity counts all events of `sampler`'s catalogue (this one, if it
+    is not given), later ones too, but as a user's own items are never drawn for that user, how likely an item is to
+    stand beside a target rests on the events of other users alone.
+    """
+    able = [user for user in catalogue.users.values() if task.targets(catalogue, user)]
+    num_requests = len(able) if num_requests is None else num_requests
+    if num_requests > len(able):
+        raise ValueError(
+            f"{num_requests=} exceeds the {len(able)} users who have a target after history_len={task.history_len}"
+        )
+    chosen = sorted(able, key=lambda user: _fraction("request", seed, user.user_id))[:num_requests]
+    sampler = sampler or NegativeSampler(catalogue, task.negatives)
+    return Catalogue(
+        catalogue.items,
+        {user.user_id: replace(user, events=_history(user, task)) for user in chosen},
+        tuple(_request(catalogue, user, task, seed, sampler) for user in chosen),
+    )
+
+
+def _history(user: User, task: NextItem) -> tuple[Event, ...]:
+    return user.events[: task.history_len]
+
+
+def _request(catalogue: Catalogue, user: User, task: NextItem, seed: int, sampler: NegativeSampler) -> Request:
+    rng = np.random.default_rng(_digest("request", seed, user.user_id))
+    target = task.targets(catalogue, user)[0]
+    negatives = sampler.draw(rng, task.num_candidates - 1, exclude={event.item_id for event in user.events})
+    candidates = rng.permutation([target, *negatives])
+    return Request(user.user_id, tuple(map(str, candidates)), target)
+
+
+def _digest(purpose: str, seed: int, user_id: str) -> int:
+    """64 bits that look random and are the same everywhere."""
+    text = f"{purpose}\0{seed}\0{user_id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def _fraction(purpose: str, seed: int, user_id: str) -> float:
+    """A number in [0, 1] that looks uniform."""
+    return _digest(purpose, seed, user_id) / 2**64

@@ -1,0 +1,44 @@
+"""Which arms are evaluated, and the full recompute that each is compared with."""
+
+from collections.abc import Sequence
+
+from rcjax.config import ArmSettings, Settings
+from rcjax.report import arm_order
+from rcjax.serving.arm import Reuse
+
+References = dict[str, str | None]  # by arm; None for a full recompute, which is compared with nothing
+
+
+def compared_arms(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[str, ArmSettings], References]:
+    """The named arms of the settings (all, if none is named) after the references they need.
+
+    An arm's reference is the full recompute of the same layout and scoring, which shows the model the same prompt.
+    Where the settings have none, one is added under a name such as `full/parallel/anchor`. ValueError for an unknown
+    name.
+    """
+    if unknown := [name for name in names if name not in settings.arms]:
+        raise ValueError(f"arm {unknown[0]!r} is not one of the settings' arms: {', '.join(settings.arms)}")
+    chosen = [name for name in arm_order(settings) if not names or name in names]
+    arms: dict[str, ArmSettings] = {}
+    references: References = {}
+    for name in chosen:
+        arm = settings.arms[name]
+        if arm.reuse is Reuse.NONE:
+            references[name] = None
+            arms[name] = arm
+            continue
+        references[name] = reference = _reference_name(settings, arm)
+        arms[reference] = settings.arms.get(reference) or ArmSettings(
+            layout=arm.layout, scoring=arm.scoring, reuse=Reuse.NONE
+        )
+        references[reference] = None
+        arms[name] = arm
+    ordered = sorted(arms, key=lambda name: arms[name].reuse is not Reuse.NONE)
+    return {name: arms[name] for name in ordered}, {name: references[name] for name in ordered}
+
+
+def _reference_name(settings: Settings, arm: ArmSettings) -> str:
+    for name, other in settings.arms.items():
+        if other.reuse is Reuse.NONE and (other.layout, other.scoring) == (arm.layout, arm.scoring):
+            return name
+    return f"full/{arm.layout}/{arm.scoring}"

@@ -1,0 +1,64 @@
+"""`rcjax eval`: an evaluation, its files, and the gate's verdict."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from rcjax.config import Settings
+from rcjax.evaluation.arms import compared_arms
+from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
+from rcjax.evaluation.gate import METRIC, gate_violations
+from rcjax.evaluation.plot import check_plot, write_plot
+from rcjax.evaluation.report import gate_record, write_report
+from rcjax.evaluation.tables import gate_lines
+from rcjax.model.spec import Model
+
+
+def run_eval(
+    console: Console,
+    settings: Settings,
+    options: EvalOptions,
+    *,
+    json_file: Path | None = None,
+    plot_file: Path | None = None,
+    gate: float | None = None,
+    model: Model | None = None,
+) -> bool:
+    """Evaluates, prints and writes what was found; whether the gate passed, which it does where there is none.
+
+    ValueError before anything is measured where a file could not be written, or the gate would have no arm to judge.
+    """
+    for path in filter(None, (json_file, plot_file)):
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: the folder {path.parent} does not exist")
+    if plot_file:
+        check_plot(plot_file)
+    _, references = compared_arms(settings, options.arms)
+    num_gated = sum(reference is not None for reference in references.values())
+    if gate is not None and not num_gated:
+        raise ValueError("the gate has no arm to judge: name one that takes blocks from the cache")
+    evaluation = evaluate(console, settings, options, model=model)
+    if plot_file:
+        write_plot(plot_file, evaluation.summaries, _lines(evaluation), _title(evaluation))
+    violations = []
+    if gate is not None:
+        violations = gate_violations(evaluation.summaries, gate)
+        for line in gate_lines(violations, num_gated, gate, evaluation.num_requests):
+            console.print(line, style="bold red" if violations else "bold green", markup=False, highlight=False)
+    if json_file:
+        write_report(json_file, evaluation, None if gate is None else gate_record(violations, gate))
+    for path in filter(None, (json_file, plot_file)):
+        console.print(f"wrote {path}", markup=False, highlight=False)
+    return not violations
+
+
+def _lines(evaluation: Evaluation) -> dict[str, float]:
+    baselines = {name: summary.metrics[METRIC].value for name, summary in evaluation.baselines.items()}
+    return {name: values[METRIC] for name, values in evaluation.bounds.items()} | baselines
+
+
+def _title(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.info.model} {evaluation.info.dtype}, n = {evaluation.num_requests:,}, seed {evaluation.seed}\n"
+        f"{evaluation.dataset.origin}"
+    )

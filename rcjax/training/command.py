@@ -1,0 +1,121 @@
+"""`rcjax train`: from settings and data to a model folder, with progress for a person to watch."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rcjax.catalog import EmbeddedWorld
+from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
+from rcjax.catalog.negatives import NegativeSampler
+from rcjax.config import Settings
+from rcjax.deployment import read_catalogue
+from rcjax.model.config import ModelConfig
+from rcjax.model.decoder import Params, init_params
+from rcjax.model.export import export_folder
+from rcjax.model.spec import Model, load_model
+from rcjax.prompt import PromptBuilder
+from rcjax.template import load_template
+from rcjax.training.collation import Collator
+from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
+from rcjax.training.settings import NewModel, TrainSettings
+from rcjax.training.step import Trainee
+from rcjax.training.trainer import CURVE, Trainer
+
+MODEL_FOLDER = "model"
+
+
+def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
+    """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
+    model = load_model(settings.model, dtype=jnp.float32)
+    builder = PromptBuilder(load_template(settings.template), model.tokenizer, train.num_candidates)
+    config, params = _start(model, train)
+    source, validation = example_sources(settings, train)
+    examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
+    trainee = Trainee(params, config, builder, train, jax.devices())
+    collator = Collator(builder, train.layout, train.scoring)
+    identity = _identity(settings, train, model)
+    trainer = Trainer(trainee, collator, source, examples, train, folder, identity)
+    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("training", total=trainer.num_passes, state="")
+        state = trainer.run(
+            lambda number, loss, ndcg: bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}")
+        )
+    exported = folder / MODEL_FOLDER
+    export_folder(exported, config, trainee.params(state), model.tokenizer)
+    console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
+    return exported
+
+
+def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSource, ExampleSource]:
+    """Where training and validation examples come from: different users, by a hash of their ids."""
+    if settings.catalogue.format == "embedded":
+        world = EmbeddedWorld(settings.catalogue.seed)
+        own = EmbeddedExamples(world, "train", train.num_candidates, train.requests_per_user)
+        return own, replace(own, split="validation", requests_per_user=1)
+    catalogue = read_catalogue(settings.catalogue)
+    splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
+    sampler = NegativeSampler(splits["train"], train.negatives)
+    pairs = [
+        PairExamples(
+            catalogue,
+            list(splits[name].users.values()),
+            sampler,
+            num_candidates=train.num_candidates,
+            max_events=train.max_events,
+            requests_per_user=train.requests_per_user if name == "train" else 1,
+            pool=train.negative_pool if name == "train" else None,
+        )
+        for name in ("train", "validation")
+    ]
+    return pairs[0], pairs[1]
+
+
+def _identity(settings: Settings, train: TrainSettings, model: Model) -> str:
+    """All that decides what a run learns."""
+    catalogue = settings.catalogue.model_dump(mode="json")
+    return json.dumps(
+        {
+            "model": model.fingerprint,
+            "template": settings.template,
+            "catalogue": catalogue,
+            "train": train.model_dump(),
+        },
+        indent=1,
+    )
+
+
+def _start(model: Model, train: TrainSettings) -> tuple[ModelConfig, Params]:
+    """The model that training starts from: the checkpoint, its first layers, or random weights."""
+    if train.new_model is not None:
+        config = _new_config(model.config, train.new_model)
+        return config, init_params(config, jax.random.key(train.seed))
+    if train.num_layers is None:
+        return model.config, model.params
+    if train.num_layers > model.config.num_layers:
+        raise ValueError(f"{train.num_layers=} exceeds the checkpoint's num_layers={model.config.num_layers}")
+    layers = {name: stacked[: train.num_layers] for name, stacked in model.params["layers"].items()}
+    return replace(model.config, num_layers=train.num_layers), {**model.params, "layers": layers}
+
+
+def _new_config(config: ModelConfig, new: NewModel) -> ModelConfig:
+    if new.d_model % new.num_heads:
+        raise ValueError(f"{new.d_model=} must be a multiple of {new.num_heads=}")
+    return replace(
+        config,
+        num_layers=new.num_layers,
+        d_model=new.d_model,
+        num_heads=new.num_heads,
+        num_kv_heads=new.num_kv_heads,
+        head_dim=new.d_model // new.num_heads,
+        d_ff=new.d_ff,
+        tied_embeddings=True,
+        qkv_bias=False,
+        qk_norm=False,
+    )

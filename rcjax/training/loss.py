@@ -1,0 +1,50 @@
+"""From one training pass to candidates' scores, and from these to the loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rcjax.kernels.selective_attention import dense
+from rcjax.model.config import ModelConfig
+from rcjax.model.decoder import Params, extend, unembed
+from rcjax.model.kv import FreshKV, KVPages, empty_pages
+from rcjax.prompt import Scoring
+from rcjax.training.collation import PAGE_TOKENS, TrainBatch
+
+
+def candidate_scores(
+    params: Params, config: ModelConfig, batch: TrainBatch, vocab_ids: Int[Array, "W"], scoring: Scoring
+) -> Float[Array, "B candidates"]:
+    """Each candidate's score before normalisation, as `rcjax.model.scoring.Scorer` reads it; float32.
+
+    Works for up to W - 2 candidates a request; `label` returns a column for every label.
+    """
+    pages = empty_pages(config, 1, PAGE_TOKENS, params["embed"].dtype)
+    for blocks in (batch.instruction, batch.build):
+        _, fresh = extend(params, config, blocks, pages, attention=dense.selective_attention)
+        pages = _with_pages(pages, fresh)
+    hidden, _ = extend(params, config, batch.rank, pages, attention=dense.selective_attention)
+    logits = unembed(params, hidden, vocab_ids)  # [B, R, W]
+    return logits[..., -2] - logits[..., -1] if scoring is Scoring.ANCHOR else logits[:, 0, :-2]
+
+
+def _with_pages(pages: KVPages, fresh: FreshKV) -> KVPages:
+    """The pool with a pass's rows appended; a row is a whole number of pages."""
+
+    def append(pool: Array, rows: Array) -> Array:
+        return jnp.concatenate([pool, rows.reshape(rows.shape[0], -1, *pool.shape[2:])], axis=1)
+
+    return KVPages(append(pages.k, fresh.k), append(pages.v, fresh.v))
+
+
+def listwise_loss(scores: Float[Array, "B C"], targets: Int[Array, "B"]) -> Float[Array, ""]:
+    """Mean of -log softmax(scores)[target]: Cao et al., "ListNet", ICML 2007, with one relevant candidate."""
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores, axis=-1), targets[:, None], axis=1)
+    return -chosen.mean()
+
+
+def ranknet_loss(scores: Float[Array, "B C"], targets: Int[Array, "B"]) -> Float[Array, ""]:
+    """Mean of log(1 + exp(s_j - s_target)) over the other candidates j: Burges et al., "RankNet", ICML 2005."""
+    chosen = jnp.take_along_axis(scores, targets[:, None], axis=1)
+    is_other = jnp.arange(scores.shape[1]) != targets[:, None]
+    return jnp.where(is_other, jax.nn.softplus(scores - chosen), 0).sum() / is_other.sum()

@@ -1,0 +1,145 @@
+"""One step of the optimizer: which parameters change, and the compiled program that changes them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from rcjax.model.config import ModelConfig
+from rcjax.model.decoder import Params, logical_axes
+from rcjax.model.scoring import Scorer
+from rcjax.prompt import PromptBuilder
+from rcjax.training.collation import TrainBatch
+from rcjax.training.lora import init_lora, merge_lora
+from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
+from rcjax.training.settings import TrainSettings
+
+# Logical axes that may be split over the mesh's `tensor` axis, where their size allows it.
+_TENSOR_AXES = ("heads", "kv_heads", "mlp", "vocab")
+_LOSSES: dict[str, Callable[[Array, Array], Array]] = {"listwise": listwise_loss, "ranknet": ranknet_loss}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """What changes from step to step: the trained parameters (adapters with LoRA) and the optimizer's state."""
+
+    trained: Params
+    optimizer: Any
+
+
+class Trainee:
+    """A model in training: its frozen part, and programs that score and that take a step.
+
+    Float32 master weights; with `dtype: bfloat16` the passes run in bfloat16. The batch is split over the mesh's
+    `data` axis where its rows divide, heads, ffn and vocabulary over `tensor`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        builder: PromptBuilder,
+        settings: TrainSettings,
+        devices: Sequence[jax.Device],
+    ):
+        self.config = config
+        self._settings = settings
+        self._mesh = _mesh(devices, settings.tensor_parallel)
+        self._vocab_ids = Scorer.of(builder).vocab_ids
+        self._frozen = self._place(params)
+        self._optimizer = _optimizer(settings)
+        self._step = jax.jit(self._take_step, donate_argnames="state")
+        self._scores = jax.jit(self._score)
+
+    def initial_state(self) -> TrainState:
+        settings = self._settings
+        if settings.lora is None:
+            trained = jax.tree.map(jnp.copy, self._frozen)
+        else:
+            trained = init_lora(self._frozen, settings.lora.rank, jax.random.key(settings.seed))
+        return TrainState(trained, jax.jit(self._optimizer.init)(trained))
+
+    def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Float[Array, ""]]:
+        """The state after one pass, and the loss before it; donates `state`."""
+        return self._step(state, self._frozen, self._split(batch))
+
+    def scores(self, state: TrainState, batch: TrainBatch) -> Float[np.ndarray, "B candidates"]:
+        return np.asarray(self._scores(state.trained, self._frozen, self._split(batch)))
+
+    def params(self, state: TrainState) -> Params:
+        """The whole model's weights as trained so far, adapters merged."""
+        return self._merged(state.trained, self._frozen)
+
+    def _merged(self, trained: Params, frozen: Params) -> Params:
+        lora = self._settings.lora
+        return trained if lora is None else merge_lora(frozen, trained, lora.alpha)
+
+    def _score(self, trained: Params, frozen: Params, batch: TrainBatch) -> Array:
+        dtype = jnp.dtype(self._settings.dtype)
+        params = jax.tree.map(lambda x: x.astype(dtype), self._merged(trained, frozen))
+        vocab_ids = jnp.asarray(self._vocab_ids)
+        return candidate_scores(params, self.config, batch, vocab_ids, self._settings.scoring)
+
+    def _take_step(self, state: TrainState, frozen: Params, batch: TrainBatch) -> tuple[TrainState, Array]:
+        def loss_of(trained: Params) -> Array:
+            scores = self._score(trained, frozen, batch)[:, : self._settings.num_candidates]
+            return _LOSSES[self._settings.loss](scores, jnp.asarray(batch.targets))
+
+        loss, gradient = jax.value_and_grad(loss_of)(state.trained)
+        updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.trained)
+        return TrainState(optax.apply_updates(state.trained, updates), optimizer), loss
+
+    def _place(self, params: Params) -> Params:
+        """The frozen weights in float32, spread over the mesh."""
+        split = partial(_tensor_sharding, self._mesh)
+        axes = logical_axes(self.config)
+        shardings = jax.tree.map(split, params, axes, is_leaf=lambda x: isinstance(x, tuple))
+        return jax.tree.map(lambda x, sharding: jax.device_put(x.astype(jnp.float32), sharding), params, shardings)
+
+    def _split(self, batch: TrainBatch) -> TrainBatch:
+        num_data = self._mesh.shape["data"]
+
+        def put(x: Any) -> Array:
+            spec = PartitionSpec("data") if x.shape[0] % num_data == 0 else PartitionSpec()
+            return jax.device_put(x, NamedSharding(self._mesh, spec))
+
+        return jax.tree.map(put, batch)
+
+
+def _mesh(devices: Sequence[jax.Device], tensor_parallel: int) -> Mesh:
+    if len(devices) % tensor_parallel:
+        raise ValueError(f"{tensor_parallel=} must divide the {len(devices)} devices there are")
+    return Mesh(np.array(devices).reshape(-1, tensor_parallel), ("data", "tensor"))
+
+
+def _tensor_sharding(mesh: Mesh, parameter: Array, axes: tuple[str, ...]) -> NamedSharding:
+    size = mesh.shape["tensor"]
+    splittable = [a for a, n in zip(axes, parameter.shape, strict=True) if a in _TENSOR_AXES and n % size == 0]
+    names = ["tensor" if axis in splittable[:1] else None for axis in axes]
+    return NamedSharding(mesh, PartitionSpec(*names))
+
+
+def _optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """AdamW on a warm-up and a cosine to a tenth; the norms' weights are not decayed."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        settings.learning_rate,
+        settings.warmup_steps,
+        max(settings.num_steps, settings.warmup_steps + 1),
+        settings.learning_rate / 10,
+    )
+    adamw = optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay, mask=_is_decayed)
+    chain = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
+    return optax.MultiSteps(chain, settings.accumulate).gradient_transformation()
+
+
+def _is_decayed(trained: Params) -> Params:
+    return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), trained)

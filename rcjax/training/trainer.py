@@ -1,0 +1,164 @@
+"""The training run: examples to steps to a model, resumable, with a curve to look at."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+
+from rcjax.ranking import ndcg_at, rank_of
+from rcjax.training.collation import Collator
+from rcjax.training.examples import Example, ExampleSource
+from rcjax.training.settings import TrainSettings
+from rcjax.training.step import Trainee, TrainState
+
+CURVE = "curve.jsonl"
+_CHECKPOINTS, _IDENTITY = "checkpoints", "run.json"
+_KEPT_CHECKPOINTS = 2
+# So many batches' examples are drawn together and sorted by length, so that a batch's are alike and little is padding.
+_BUCKETED_BATCHES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A point of the training curve: after `step` passes, seconds of training, mean loss since the last point."""
+
+    step: int
+    train_s: float
+    loss: float
+    validation_ndcg_at_10: float
+
+
+class Trainer:
+    """Trains in `folder`, which holds the curve and the checkpoints; continues where a killed run stopped.
+
+    A pass's examples depend on the seed and the number of the pass alone, so a resumed run continues to the same
+    losses. `run_identity` says what the run depends on; ValueError where `folder` holds a run of another.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        collator: Collator,
+        source: ExampleSource,
+        validation: Sequence[Example],
+        settings: TrainSettings,
+        folder: Path,
+        run_identity: str,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._trainee = trainee
+        self._collator = collator
+        self._source = source
+        self._validation = validation
+        self._settings = settings
+        self._folder = folder.resolve()  # Orbax takes absolute paths only
+        self._clock = clock
+        _check_identity(self._folder, run_identity)
+
+    @property
+    def num_passes(self) -> int:
+        return self._settings.num_steps * self._settings.accumulate
+
+    def run(self, on_pass: Callable[[int, float, float], None] = lambda step, loss, ndcg: None) -> TrainState:
+        """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss and the last NDCG."""
+        settings = self._settings
+        policy = ocp.training.preservation_policies.LatestN(_KEPT_CHECKPOINTS)
+        with ocp.training.Checkpointer(self._folder / _CHECKPOINTS, preservation_policy=policy) as checkpointer:
+            state, done = self._restored(checkpointer)
+            curve = _curve_until(self._folder / CURVE, done)
+            ndcg = curve[-1].validation_ndcg_at_10 if curve else float("nan")
+            before_s = curve[-1].train_s if curve else 0.0
+            start_s, validation_s, losses = self._clock(), 0.0, []
+            for number, examples in self._passes(done):
+                state, loss = self._trainee.step(state, self._collator(examples))
+                losses.append(float(loss))
+                if not np.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss of pass {number} is {losses[-1]}; lower learning_rate")
+                is_last = number == self.num_passes
+                if number % (settings.validate_every * settings.accumulate) == 0 or is_last:
+                    at_s = self._clock()
+                    ndcg = self.validation_ndcg(state)
+                    train_s = before_s + at_s - start_s - validation_s
+                    validation_s += self._clock() - at_s
+                    curve.append(CurvePoint(number, train_s, float(np.mean(losses)), ndcg))
+                    losses = []
+                    _write_curve(self._folder / CURVE, curve)
+                on_pass(number, float(loss), ndcg)
+                if number % (settings.checkpoint_every * settings.accumulate) == 0 or is_last:
+                    checkpointer.save(number, _saved(state))
+        return state
+
+    def validation_ndcg(self, state: TrainState) -> float:
+        """Mean NDCG@10 on the validation examples."""
+        size = self._settings.batch_size
+        ndcg = []
+        for at in range(0, len(self._validation), size):
+            group = self._validation[at : at + size]
+            # The last group is filled up, so that it needs no program of its own.
+            padded = [*group, *[group[0]] * (size - len(group))]
+            scores = self._trainee.scores(state, self._collator(padded))
+            for example, row in zip(group, scores, strict=False):
+                rank = rank_of(row[: len(example.candidates)].astype(float), example.target)
+                ndcg.append(ndcg_at(10, rank))
+        return float(np.mean(ndcg))
+
+    def _passes(self, done: int) -> Iterator[tuple[int, list[Example]]]:
+        """The number, from 1, and the examples of each pass that is left."""
+        size = self._settings.batch_size
+        for bucket in range(done // _BUCKETED_BATCHES, -(-self.num_passes // _BUCKETED_BATCHES)):
+            rng = np.random.default_rng((self._settings.seed, bucket))
+            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES), self._settings.requests_per_user)
+            examples = [example for group in groups for example in group]
+            order = rng.permutation(_BUCKETED_BATCHES)
+            for i, part in enumerate(order):
+                number = bucket * _BUCKETED_BATCHES + i + 1
+                if done < number <= self.num_passes:
+                    yield number, examples[part * size : (part + 1) * size]
+
+    def _restored(self, checkpointer: ocp.training.Checkpointer) -> tuple[TrainState, int]:
+        state = self._trainee.initial_state()
+        if checkpointer.latest is None:
+            return state, 0
+        step = checkpointer.latest.step
+        saved = checkpointer.load(step, _saved(state))
+        leaves = jax.tree.leaves(saved["state"])
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), step
+
+
+def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list[Example]]:
+    """Examples by the length of their history's text; those that share a user's history stay together."""
+    groups: dict[int, list[Example]] = {}
+    for i, example in enumerate(examples):
+        groups.setdefault(i // requests_per_user, []).append(example)
+    return sorted(groups.values(), key=lambda group: sum(len(e.title) + len(e.text) for e in group[0].history))
+
+
+def _saved(state: TrainState) -> dict[str, list[jax.Array]]:
+    """The state as Orbax keeps it: its leaves in order, which needs no knowledge of the optimizer's types."""
+    return {"state": jax.tree.leaves(state)}
+
+
+def _check_identity(folder: Path, run_identity: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _IDENTITY
+    if not path.exists():
+        path.write_text(run_identity, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != run_identity:
+        raise ValueError(f"{folder} holds a run of other settings ({_IDENTITY}); give another folder or those settings")
+
+
+def _curve_until(path: Path, step: int) -> list[CurvePoint]:
+    """The points that a resumed run keeps; those after its checkpoint will be made again."""
+    if not path.exists():
+        return []
+    points = [CurvePoint(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [point for point in points if point.step <= step]
+
+
+def _write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
+    path.write_text("".join(json.dumps(asdict(point)) + "\n" for point in curve), encoding="utf-8")

@@ -1,0 +1,216 @@
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rcjax.cache.semantic import InstanceFields, SemanticPool, TokenEmbedding, load_pool, save_pool
+
+VOCAB, START = 12, 5
+LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
+KEY = bytes(range(32))
+TEXTS = [*(f" {letter}word" for letter in "abcdefgh"), " 7", "\n", " May", " ;"]
+FIELDS = InstanceFields(lambda ids: TEXTS[ids[0]])
+SPECIFIC = {8, 9, 10, 11}
+EMBEDDING = TokenEmbedding.of(
+    np.random.default_rng(0).standard_normal((VOCAB, 16)).astype(np.float32), max_position=64, num_dims=16
+)
+HISTORY = st.lists(st.integers(0, VOCAB - 1), max_size=30).map(lambda ids: np.array(ids, np.int32))
+
+
+def exact_kv(token_ids: np.ndarray, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """KV that depends on all tokens up to a position, as a causal decoder's does."""
+    k, v = (np.empty((LAYERS, len(token_ids), KV_HEADS, HEAD_DIM), dtype) for _ in range(2))
+    for t in range(len(token_ids)):
+        rng = np.random.default_rng(token_ids[: t + 1] + 1)  # a seed ending in 0 equals one without
+        k[:, t], v[:, t] = (rng.standard_normal((LAYERS, KV_HEADS, HEAD_DIM)) for _ in range(2))
+    return k, v
+
+
+def build(histories, kv_source=exact_kv, **changes) -> SemanticPool:
+    arguments = {"instruction_key": KEY, "start": START} | changes
+    return SemanticPool.build(histories, kv_source, EMBEDDING, FIELDS, **arguments)
+
+
+def histories(num: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, VOCAB, rng.integers(1, 25)).astype(np.int32) for _ in range(num)]
+
+
+def some_pool(**changes) -> SemanticPool:
+    return build(histories(20), **changes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(HISTORY, min_size=1, max_size=6), HISTORY, st.integers(1, 40), st.floats(0.2, 1))
+def test_a_lookup_finds_the_nearest_prototype_of_the_same_token(sampled, asked, limit, min_similarity):
+    if not any(token not in SPECIFIC for ids in sampled for token in ids):
+        sampled = [*sampled, np.array([0], np.int32)]
+    pool = build(sampled, max_prototypes=limit)
+    match = pool.lookup(asked, min_similarity=min_similarity)
+    # Oracle: compare with every prototype, whose whole embedding is found again through its KV.
+    occurrences = {}
+    for ids in sampled:
+        k, _ = exact_kv(ids)
+        vectors = EMBEDDING.vectors(ids, START)
+        occurrences |= {k[:, t].tobytes(): vectors[t] for t in range(len(ids))}
+    stored = np.stack([occurrences[k.tobytes()] for k in pool.prototypes.k])
+    cosine = EMBEDDING.vectors(asked, START) @ stored.T
+    cosine[asked[:, None] != pool.prototypes.token_ids] = 0
+    best = cosine.max(axis=1)
+    np.testing.assert_allclose(match.similarity, best, atol=1e-5)
+    for t, token in enumerate(asked):
+        prototype = match.prototypes[t]
+        if token not in pool.prototypes.token_ids:
+            assert prototype == -1
+        else:
+            assert cosine[t, prototype] == pytest.approx(best[t], abs=1e-5)
+        if abs(best[t] - min_similarity) > 1e-4:
+            assert match.taken[t] == (prototype >= 0 and best[t] > min_similarity and token not in SPECIFIC)
+    np.testing.assert_array_equal(match.fresh_offsets, [t for t in range(len(asked)) if not match.taken[t]])
+
+
+@given(st.lists(HISTORY, min_size=1, max_size=8), st.integers(1, 40))
+def test_no_more_prototypes_than_asked_for_and_none_that_is_instance_specific(sampled, limit):
+    sampled = [*sampled, np.array([0], np.int32)]
+    pool = build(sampled, max_prototypes=limit)
+    shared = {int(token) for ids in sampled for token in ids} - SPECIFIC
+    assert 1 <= pool.num_prototypes <= limit
+    assert set(pool.prototypes.token_ids.tolist()) <= shared
+    assert limit < len(shared) or set(pool.prototypes.token_ids.tolist()) == shared
+
+
+def test_a_history_of_the_pool_gets_its_own_kv_byte_for_byte():
+    """With room for every occurrence, each token is its own representative."""
+    sampled = histories(4)
+    pool = build(sampled, max_prototypes=1000)
+    for ids in sampled:
+        match = pool.lookup(ids, min_similarity=0.999)
+        np.testing.assert_array_equal(match.taken, [token not in SPECIFIC for token in ids])
+        for found, exact in zip(pool.kv(match.prototypes[match.taken]), exact_kv(ids), strict=True):
+            np.testing.assert_array_equal(found, exact[:, match.taken])
+
+
+def test_the_kv_is_computed_once_for_each_history_that_has_a_representative():
+    asked = []
+
+    def count(ids):
+        asked.append(ids)
+        return exact_kv(ids)
+
+    useless = np.array([8, 9, 11], np.int32)
+    twice = np.array([0, 1, 8, 2], np.int32)
+    pool = build([useless, twice, twice], count)
+    assert pool.num_prototypes == 3  # the second copy falls into the first one's clusters
+    assert len(asked) == 1
+    assert asked[0] is twice
+
+
+def test_one_seed_makes_one_pool():
+    one, same, other = some_pool(max_prototypes=30), some_pool(max_prototypes=30), some_pool(max_prototypes=30, seed=1)
+    for name in ("token_ids", "surroundings", "k", "v"):
+        np.testing.assert_array_equal(getattr(one.prototypes, name), getattr(same.prototypes, name))
+    assert not np.array_equal(one.prototypes.surroundings, other.prototypes.surroundings)
+
+
+def test_pages_hold_what_was_taken_and_zeros_elsewhere():
+    pool = some_pool(max_prototypes=1000)
+    ids = histories(20)[3]
+    match = pool.lookup(ids, min_similarity=0.999)
+    assert 0 < match.taken.sum() < len(ids)
+    k, v = pool.pages(match, page_tokens=4)
+    assert k.shape == v.shape == (LAYERS, -(-len(ids) // 4), 4, KV_HEADS, HEAD_DIM)
+    for pages, exact in zip((k, v), exact_kv(ids), strict=True):
+        for slot in range(pages.shape[1] * 4):
+            taken = slot < len(ids) and match.taken[slot]
+            expected = exact[:, slot] if taken else np.zeros_like(exact[:, 0])
+            np.testing.assert_array_equal(pages[:, slot // 4, slot % 4], expected)
+
+
+def test_a_history_without_tokens_or_without_matches():
+    pool = build([np.array([0, 1], np.int32)])
+    empty = pool.lookup(np.zeros(0, np.int32), min_similarity=0.9)
+    assert len(empty.prototypes) == len(empty.taken) == len(empty.fresh_offsets) == 0
+    assert pool.pages(empty, 4)[0].shape == (LAYERS, 0, 4, KV_HEADS, HEAD_DIM)
+    unknown = pool.lookup(np.array([5, 6], np.int32), min_similarity=0.0)
+    assert unknown.prototypes.tolist() == [-1, -1]
+    assert unknown.similarity.tolist() == [0, 0]
+    assert not unknown.taken.any()
+    assert not pool.pages(unknown, 4)[0].any()
+
+
+def test_what_cannot_be_built_or_read_is_refused():
+    with pytest.raises(ValueError, match="max_prototypes=0"):
+        some_pool(max_prototypes=0)
+    with pytest.raises(ValueError, match="2 histories hold no token"):
+        build([np.array([8], np.int32), np.zeros(0, np.int32)])
+    with pytest.raises(ValueError, match="history of 2 tokens"):
+        build([np.array([0, 1], np.int32)], lambda ids: exact_kv(ids[:1]))
+    pool = build([np.array([0, 1], np.int32)])
+    for bad in (-1, 2):
+        with pytest.raises(ValueError, match="0 to 1"):
+            pool.kv(np.array([0, bad]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_saved_pool_comes_back_as_it_was(tmp_path: Path, dtype):
+    pool = some_pool(kv_source=lambda ids: exact_kv(ids, dtype), max_prototypes=40)
+    path = tmp_path / "history.npz"
+    path.write_bytes(b"what was there before")
+    save_pool(pool, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    loaded = load_pool(path, FIELDS, KEY)
+    assert loaded.prototypes.k.dtype == loaded.prototypes.v.dtype == dtype
+    assert loaded.num_bytes == pool.num_bytes
+    for ids in histories(10, seed=5):
+        one, two = (some.lookup(ids, min_similarity=0.8) for some in (pool, loaded))
+        for name in ("prototypes", "similarity", "taken"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        for a, b in zip(pool.pages(one, 8), loaded.pages(two, 8), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_num_bytes_counts_the_arrays():
+    pool = some_pool(max_prototypes=30)
+    num, num_dims = pool.num_prototypes, EMBEDDING.num_dims - 16
+    kv = 2 * num * LAYERS * KV_HEADS * HEAD_DIM * 4
+    assert pool.num_bytes == kv + num * 4 + 2 * num * num_dims * 4 + VOCAB * 16 * 4
+
+
+def test_kv_of_another_instruction_is_not_loaded(tmp_path: Path):
+    path = tmp_path / "history.npz"
+    save_pool(some_pool(), path)
+    with pytest.raises(ValueError, match=r"built after instruction 00010203.*build it anew"):
+        load_pool(path, FIELDS, bytes(32))
+
+
+def test_damage_is_noticed(tmp_path: Path):
+    path = tmp_path / "history.npz"
+    save_pool(some_pool(), path)
+    whole = path.read_bytes()
+    at = whole.index(some_pool().prototypes.v.tobytes())
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(ValueError, match=r"history\.npz is damaged"):
+        load_pool(path, FIELDS, KEY)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"history\.npz is missing or no semantic pool"):
+        load_pool(path, FIELDS, KEY)
+    with pytest.raises(ValueError, match=r"absent\.npz is missing"):
+        load_pool(tmp_path / "absent.npz", FIELDS, KEY)
+
+
+def test_a_save_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch):
+    path = tmp_path / "history.npz"
+    save_pool(some_pool(max_prototypes=10), path)
+    before = path.read_bytes()
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save_pool(some_pool(max_prototypes=20), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before

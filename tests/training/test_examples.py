@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from rcjax.catalog import Catalogue, EmbeddedWorld, Event, Item, User
+from rcjax.catalog.negatives import Negatives, NegativeSampler
+from rcjax.training.examples import EmbeddedExamples, PairExamples
+
+ITEMS = {f"i{n}": Item(f"i{n}", f"item {n}") for n in range(40)}
+
+
+def user(name, *numbers):
+    return User(name, tuple(Event(f"i{n}", f"item {n}") for n in numbers))
+
+
+CATALOGUE = Catalogue(ITEMS, {u.user_id: u for u in (user("a", 0, 1, 2, 3, 1, 4), user("b", 5, 6), user("c", 7))})
+
+
+def pairs(**options):
+    fields = {"num_candidates": 6, "max_events": 2} | options
+    sampler = NegativeSampler(CATALOGUE, Negatives.UNIFORM)
+    return PairExamples(CATALOGUE, list(CATALOGUE.users.values()), sampler, **fields)
+
+
+@pytest.mark.parametrize("options", [{}, {"requests_per_user": 3}, {"pool": 30}])
+def test_a_pair_is_a_user_s_past_and_what_came_later(options):
+    owned = {"a": ["i0", "i1", "i2", "i3", "i4"], "b": ["i5", "i6"]}
+    for example in pairs(**options).draw(np.random.default_rng(0), 200):
+        history = [e.item_id for e in example.history]
+        target = example.candidates[example.target].item_id
+        (own,) = (events for events in owned.values() if target in events)
+        at = own.index(history[0])
+        assert own[at : at + len(history)] == history
+        assert own.index(target) >= at + len(history)
+        assert 1 <= len(history) <= 2
+        ids = {c.item_id for c in example.candidates}
+        assert len(ids) == 6
+        assert ids & set(own) == {target}
+
+
+def test_draws_depend_on_the_generator_alone():
+    assert pairs().draw(np.random.default_rng(3), 20) == pairs().draw(np.random.default_rng(3), 20)
+    assert pairs().draw(np.random.default_rng(3), 20) != pairs().draw(np.random.default_rng(4), 20)
+
+
+def test_a_pool_is_shared_by_all_examples_of_a_draw():
+    examples = pairs(pool=12).draw(np.random.default_rng(0), 100)
+    negatives = {c.item_id for e in examples for i, c in enumerate(e.candidates) if i != e.target}
+    assert len(negatives) <= 12
+
+
+def test_a_pool_that_is_too_small_says_so():
+    with pytest.raises(ValueError, match=r"leaves \d of num_negatives=5"):
+        pairs(pool=6).draw(np.random.default_rng(0), 300)
+
+
+def test_users_without_a_later_event_are_no_pairs():
+    with pytest.raises(ValueError, match="no pairs"):
+        PairExamples(
+            CATALOGUE,
+            [CATALOGUE.users["c"]],
+            NegativeSampler(CATALOGUE, Negatives.UNIFORM),
+            num_candidates=3,
+            max_events=2,
+        )
+
+
+def test_embedded_examples_are_the_world_s_requests():
+    world = EmbeddedWorld(0)
+    source = EmbeddedExamples(world, "validation", 5, requests_per_user=2, num_users=3)
+    examples = source.draw(np.random.default_rng(0), 7)
+    assert len(examples) == 7
+    assert examples[0].history == examples[1].history
+    known = {}
+    for index in range(3):
+        for round_ in range(2):
+            request = world.request("validation", index, round_, 5)
+            known[request.candidates] = (request.target, world.user(request.user_id).events)
+    for example in examples:
+        target, events = known[tuple(c.item_id for c in example.candidates)]
+        assert example.candidates[example.target].item_id == target
+        assert example.history == events

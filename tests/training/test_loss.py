@@ -1,0 +1,68 @@
+"""Scores in training are the scores of serving, and losses are their formulas."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_engine import event, item, recommend, scores, tiny_model
+
+from rcjax.catalog.types import User
+from rcjax.model.scoring import Scorer
+from rcjax.prompt import Layout, Scoring
+from rcjax.training.collation import Collator
+from rcjax.training.examples import Example
+from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
+
+EXAMPLES = [
+    Example(tuple(event(i) for i in range(3)), tuple(item(i) for i in (1, 2, 3)), 1),
+    Example(tuple(event(i) for i in range(6)), tuple(item(i, num_words=2 + i) for i in (3, 4, 1)), 0),
+    Example((), tuple(item(i) for i in (5, 2, 6)), 2),
+]
+
+
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("scoring", Scoring)
+def test_scores_are_those_that_the_engine_serves(compiled_engine, layout, scoring):
+    """Under full recompute in `sequential`, from cached blocks in `parallel`, where blocks are exact."""
+    engine = compiled_engine
+    model = tiny_model()
+    batch = Collator(engine.builder, layout, scoring)(EXAMPLES)
+    vocab_ids = jnp.asarray(Scorer.of(engine.builder).vocab_ids)
+    trained = np.asarray(candidate_scores(model.params, model.config, batch, vocab_ids, scoring))
+    reuse = "none" if layout is Layout.SEQUENTIAL else "blocks"
+    for row, example in zip(trained, EXAMPLES, strict=True):
+        served = scores(
+            engine, example.candidates, user_id="", history=example.history, arm=f"{layout}_{scoring}_{reuse}"
+        )
+        row = row[:3]
+        if scoring is Scoring.LABEL:  # the engine reports log-probabilities among the candidates' labels
+            row = row - np.log(np.exp(row).sum())
+        assert row.tolist() == pytest.approx([served[i.item_id] for i in example.candidates], abs=2e-5)
+
+
+def test_blocks_that_requests_share_are_computed_once(compiled_engine):
+    collate = Collator(compiled_engine.builder, Layout.PARALLEL, Scoring.ANCHOR)
+    once, thrice = collate(EXAMPLES[:1]), collate(EXAMPLES[:1] * 3)
+    assert (once.build.tokens.pos >= 0).sum() == (thrice.build.tokens.pos >= 0).sum()
+    assert thrice.rank.pages.table.shape[0] == 3
+
+
+def test_losses_are_their_formulas():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((4, 5)).astype(np.float32)
+    targets = np.array([0, 4, 2, 2], np.int32)
+    listwise = np.mean([-values[b, t] + np.log(np.exp(values[b]).sum()) for b, t in enumerate(targets)])
+    pairs = [np.log1p(np.exp(values[b, j] - values[b, t])) for b, t in enumerate(targets) for j in range(5) if j != t]
+    assert float(listwise_loss(*map(jnp.asarray, (values, targets)))) == pytest.approx(listwise, rel=1e-5)
+    assert float(ranknet_loss(*map(jnp.asarray, (values, targets)))) == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def compiled_engine(tmp_path_factory):
+    from tiny_engine import restarted, tiny_engine, tiny_settings
+
+    folder = tmp_path_factory.mktemp("training")
+    settings = tiny_settings(folder)
+    engine = restarted(tiny_engine(folder), settings)
+    engine.put_user(User("u", (event(1),)))
+    assert recommend(engine, [item(1)]).ranking
+    return engine
