@@ -19,7 +19,7 @@ from rcjax.serving.assembly import Row, Source, assemble
 from rcjax.serving.shape import Shape
 from rcjax.training.examples import Example
 
-PAGE_TOKENS = 8  # a short item fills a page or two, and half a page is lost on average
+PAGE_TOKENS = 8  # a short title has 10-20 tokens, and what a block leaves of its last page is computed as padding
 _NOTHING = np.zeros(0, np.int32)
 _CACHEABLE = (BlockKind.HISTORY, BlockKind.ITEM)
 _MIN_ROW_TOKENS = 256
@@ -106,7 +106,7 @@ class Collator:
         return Row(prompt.blocks, sources, prompt.readouts)
 
     def _pack(self, blocks: Sequence[Block]) -> tuple[list[_BuildRow], dict[tuple[BlockKind, bytes], tuple[int, int]]]:
-        """First-fit, longest first: within a few percent of full rows for blocks of a tenth of a row."""
+        """First-fit, longest first."""
         width = _row_tokens(blocks)
         rows: list[_BuildRow] = []
         places = {}

@@ -56,6 +56,8 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
 def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSource, ExampleSource]:
     """Where training and validation examples come from: different users, by a hash of their ids."""
     if settings.catalogue.format == "embedded":
+        if train.negative_pool is not None:
+            raise ValueError(f"{train.negative_pool=}: the embedded shop draws its own candidates; leave it out")
         world = EmbeddedWorld(settings.catalogue.seed)
         own = EmbeddedExamples(world, "train", train.num_candidates, train.requests_per_user)
         return own, replace(own, split="validation", requests_per_user=1)
