@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint bench proto clean
+.PHONY: demo test lint bench notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -19,6 +19,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/ttft.py --json ttft.json
+
+notebooks: $(READY)
+	$(BIN)/jupytext --sync notebooks/*.py
+	$(BIN)/jupytext --execute --to ipynb --output - notebooks/accuracy.py > /dev/null
 
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto

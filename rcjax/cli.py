@@ -233,6 +233,7 @@ def evaluate(
     negatives: Annotated[
         Literal["popularity", "uniform"], typer.Option(help="How the other candidates are drawn.")
     ] = "popularity",
+    targets_per_user: Annotated[int, typer.Option(min=1, help="Requests a user: one for each of the next items.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of requests, permutations and intervals.")] = 0,
 ) -> None:
     """Measure ranking quality, and what each arm loses against full recompute.
@@ -248,7 +249,7 @@ def evaluate(
     options = EvalOptions(
         num_requests=requests,
         arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
-        task=NextItem(history_len, candidates, Negatives(negatives)),
+        task=NextItem(history_len, candidates, Negatives(negatives), targets_per_user),
         split=split,
         num_permutations=permutations,
         seed=seed,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rcjax.catalog import shop
 from rcjax.catalog.draws import Draws
@@ -47,7 +47,7 @@ class EmbeddedWorld:
     worse than chance.
     """
 
-    def __init__(self, seed: int = 0, *, num_items: int = 240, num_profiles: int = 64):
+    def __init__(self, seed: int = 0, *, num_items: int = 240, num_profiles: int = 8):
         if num_items <= MAX_EVENTS:
             raise ValueError(f"{num_items=} must exceed the {MAX_EVENTS} items of a long history")
         self.seed = seed
@@ -91,7 +91,7 @@ class EmbeddedWorld:
         self, *, num_users: int, num_requests: int, num_candidates: int = 20, split: Split = "test"
     ) -> Catalogue:
         """All items, `num_users` users, and requests from them in turn."""
-        users = {user_id: self.user(user_id) for user_id in (_user_id(split, n) for n in range(num_users))}
+        users = {user_id: self.user(user_id) for user_id in (embedded_user_id(split, n) for n in range(num_users))}
         stream = self.requests(num_requests, split=split, num_users=num_users, num_candidates=num_candidates)
         return Catalogue(dict(self.items), users, tuple(stream))
 
@@ -109,6 +109,14 @@ class EmbeddedWorld:
         """P(target = candidate | the user's true profile, candidates)."""
         _, profile, _ = self._history(request.user_id)
         return np.asarray(self.tastes.choice_probabilities(self._indices(request))[profile])
+
+    def choices(
+        self, user_id: str, candidates: Sequence[str], num_choices: int, rng: np.random.Generator
+    ) -> Int[np.ndarray, "num_choices"]:
+        """Indices of what the user chooses when shown the same candidates `num_choices` times."""
+        _, profile, _ = self._history(user_id)
+        indices = np.array([self._index[item_id] for item_id in candidates])
+        return rng.choice(len(indices), num_choices, p=self.tastes.choice_probabilities(indices)[profile])
 
     def _indices(self, request: Request) -> np.ndarray:
         return np.array([self._index[item_id] for item_id in request.candidates])
@@ -132,7 +140,7 @@ class EmbeddedWorld:
 
     def request(self, split: Split, user_index: int, round_: int = 0, num_candidates: int = 20) -> Request:
         """One request of a user, as `requests` yields them: `round_` counts this user's."""
-        user_id = _user_id(split, user_index)
+        user_id = embedded_user_id(split, user_index)
         _, profile, trace = self._history(user_id)
         draws = Draws(self.seed, _REQUESTS, *_user_number(user_id), round_)
         session = self._session(draws.choice(trace.items))
@@ -164,7 +172,8 @@ def embedded_catalogue(
     return world.catalogue(num_users=num_users, num_requests=num_requests, num_candidates=num_candidates)
 
 
-def _user_id(split: Split, index: int) -> str:
+def embedded_user_id(split: Split, index: int) -> str:
+    """The name of a split's user."""
     return f"{split}-{index:05d}"
 
 
@@ -172,9 +181,9 @@ def _user_number(user_id: str) -> tuple[int, int]:
     for number, split in enumerate(_SPLITS):
         index = user_id.removeprefix(f"{split}-")
         # one name a user: "test-00007", but not "test-7"
-        if index.isdecimal() and _user_id(split, int(index)) == user_id:
+        if index.isdecimal() and embedded_user_id(split, int(index)) == user_id:
             return number, int(index)
-    raise KeyError(f"{user_id!r} is not a user of this world, like {_user_id('test', 7)!r}")
+    raise KeyError(f"{user_id!r} is not a user of this world, like {embedded_user_id('test', 7)!r}")
 
 
 def _zipf(n: int, *, offset: int, exponent: float) -> Float[np.ndarray, "N"]:

@@ -15,24 +15,29 @@ DEFAULT_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class NextItem:
-    """The task: from a user's first `history_len` events, find the item that came next among `num_candidates`.
+    """The task: from a user's first `history_len` events, find an item that came next among `num_candidates`.
 
-    The other candidates are drawn by `negatives` from the items that the user has no event with.
+    The first `targets_per_user` that came next are asked for, each in a request of its own. The other candidates are
+    drawn by `negatives` from the items that the user has no event with.
     """
 
     history_len: int = 3
     num_candidates: int = 20
     negatives: Negatives = Negatives.POPULARITY
+    targets_per_user: int = 1
 
     def __post_init__(self) -> None:
         if self.history_len < 1 or self.num_candidates < 2:
             raise ValueError(f"{self.history_len=} must be at least 1 and {self.num_candidates=} at least 2")
+        if self.targets_per_user < 1:
+            raise ValueError(f"{self.targets_per_user=} must be at least 1")
 
     def targets(self, catalogue: Catalogue, user: User) -> list[str]:
-        """The items that came after the history, first ones first: those of the catalogue, none of the history."""
+        """The items that are asked for, first ones first: those of the catalogue, none of the history."""
         seen = {event.item_id for event in user.events[: self.history_len]}
         later = dict.fromkeys(event.item_id for event in user.events[self.history_len :])
-        return [item_id for item_id in later if item_id in catalogue.items and item_id not in seen]
+        found = [item_id for item_id in later if item_id in catalogue.items and item_id not in seen]
+        return found[: self.targets_per_user]
 
 
 def split_users(catalogue: Catalogue, shares: Mapping[str, float], seed: int = 0) -> dict[str, Catalogue]:
@@ -68,28 +73,27 @@ def hold_out(
     seed: int = 0,
     sampler: NegativeSampler | None = None,
 ) -> Catalogue:
-    """A catalogue of requests, one a user, whose users have only their first events left.
+    """A catalogue of requests, one a target, whose users have only their first events left.
 
-    `num_requests=None` asks every user who has a target; fewer are chosen by the seed, and a larger number asks all
-    of the smaller one's users too. Negatives and order depend on the seed and the user's id. ValueError where
-    too few users have a target.
+    `num_requests=None` asks for every target; fewer are chosen by the seed, user by user, and a larger number asks all
+    of the smaller one's requests too. Negatives and order depend on the seed, the user's id and the target's number.
+    ValueError where there are too few targets.
 
     Nothing leaks into the draw of negatives: popularity counts all events of `sampler`'s catalogue (this one, if it
     is not given), later ones too, but as a user's own items are never drawn for that user, how likely an item is to
     stand beside a target rests on the events of other users alone.
     """
-    able = [user for user in catalogue.users.values() if task.targets(catalogue, user)]
+    users = sorted(catalogue.users.values(), key=lambda user: _fraction("request", seed, user.user_id))
+    able = [(user, number) for user in users for number in range(len(task.targets(catalogue, user)))]
     num_requests = len(able) if num_requests is None else num_requests
     if num_requests > len(able):
-        raise ValueError(
-            f"{num_requests=} exceeds the {len(able)} users who have a target after history_len={task.history_len}"
-        )
-    chosen = sorted(able, key=lambda user: _fraction("request", seed, user.user_id))[:num_requests]
+        raise ValueError(f"{num_requests=} exceeds the {len(able)} targets after history_len={task.history_len}")
+    chosen = able[:num_requests]
     sampler = sampler or NegativeSampler(catalogue, task.negatives)
     return Catalogue(
         catalogue.items,
-        {user.user_id: replace(user, events=_history(user, task)) for user in chosen},
-        tuple(_request(catalogue, user, task, seed, sampler) for user in chosen),
+        {user.user_id: replace(user, events=_history(user, task)) for user, _ in chosen},
+        tuple(_request(catalogue, user, number, task, seed, sampler) for user, number in chosen),
     )
 
 
@@ -97,9 +101,11 @@ def _history(user: User, task: NextItem) -> tuple[Event, ...]:
     return user.events[: task.history_len]
 
 
-def _request(catalogue: Catalogue, user: User, task: NextItem, seed: int, sampler: NegativeSampler) -> Request:
-    rng = np.random.default_rng(_digest("request", seed, user.user_id))
-    target = task.targets(catalogue, user)[0]
+def _request(
+    catalogue: Catalogue, user: User, number: int, task: NextItem, seed: int, sampler: NegativeSampler
+) -> Request:
+    rng = np.random.default_rng(_digest(f"request {number}" if number else "request", seed, user.user_id))
+    target = task.targets(catalogue, user)[number]
     negatives = sampler.draw(rng, task.num_candidates - 1, exclude={event.item_id for event in user.events})
     candidates = rng.permutation([target, *negatives])
     return Request(user.user_id, tuple(map(str, candidates)), target)

@@ -88,16 +88,16 @@ def _held_out(
         if split not in DEFAULT_SHARES:
             raise ValueError(f"{split=} is none of {', '.join((*DEFAULT_SHARES, EVERYBODY))}")
         users = split_users(catalogue, DEFAULT_SHARES, split_seed)[split]
-    num_able = sum(bool(task.targets(catalogue, user)) for user in users.users.values())
+    num_able = sum(len(task.targets(catalogue, user)) for user in users.users.values())
     whose = f"{split} users of {len(catalogue.users)}" if split != EVERYBODY else "all users"
     if not num_able:
         raise ValueError(f"no event can be held out: of {whose}, none has a target after {task.history_len=}")
-    num = _number(num_requests, num_able, f"users with a target ({whose})")
+    num = _number(num_requests, num_able, f"targets ({whose})")
     sampler = NegativeSampler(catalogue, task.negatives)
     asked = hold_out(users, task, num_requests=num, seed=seed, sampler=sampler)
     origin = (
         f"next item after {task.history_len} events, {task.num_candidates} candidates (negatives by "
-        f"{task.negatives}), {num} of {num_able} users ({whose})"
+        f"{task.negatives}), {num} of {num_able} targets, at most {task.targets_per_user} a user ({whose})"
     )
     return Dataset(asked, catalogue, origin)
 

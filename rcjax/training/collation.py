@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
 from rcjax.kernels.selective_attention import AnyArray, PageLayout, TokenLayout
 from rcjax.model.decoder import Batch
@@ -36,7 +36,7 @@ class TrainBatch:
     instruction: Batch
     build: Batch
     rank: Batch
-    targets: Int[AnyArray, "B"]
+    choice_shares: Float[AnyArray, "B candidates"]
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Collator:
             self._instruction_batch(),
             self._build_batch(rows, num_rows, width),
             assemble(requests, shape, PAGE_TOKENS, num_reads),
-            np.array([example.target for example in examples], np.int32),
+            np.stack([_choice_shares(example) for example in examples]),
         )
 
     def _prompt(self, example: Example) -> Prompt:
@@ -139,6 +139,11 @@ class Collator:
         pos[:] = np.arange(num_pages) * PAGE_TOKENS
         length[:] = np.clip(len(self._instruction) - pos, 0, PAGE_TOKENS)
         return _batch(fresh, pages)
+
+
+def _choice_shares(example: Example) -> np.ndarray:
+    counts = np.bincount(example.choices, minlength=len(example.candidates))
+    return (counts / len(example.choices)).astype(np.float32)
 
 
 def _padding(num_rows: int, width: int) -> np.ndarray:

@@ -1,23 +1,23 @@
 """Examples: a history, the candidates that came after it, and the one that was chosen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rcjax.catalog.embedded import EmbeddedWorld, Split
+from rcjax.catalog.embedded import EmbeddedWorld, Split, embedded_user_id
 from rcjax.catalog.negatives import NegativeSampler
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One request whose answer is known; `target` is an index into `candidates`."""
+    """One request whose answers are known: indices of the candidates chosen, one for each time it was asked."""
 
     history: tuple[Event, ...]
     candidates: tuple[Item, ...]
-    target: int
+    choices: tuple[int, ...]
 
 
 @runtime_checkable
@@ -29,23 +29,42 @@ class ExampleSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedExamples:
-    """Requests of the embedded shop's endless users of one split, `requests_per_user` of each user drawn."""
+    """Requests of the embedded shop's endless users of one split, `requests_per_user` of each user drawn.
+
+    Every request is answered `choices_per_request` times. With `pool`, so many items are drawn by popularity, from
+    which all requests of one `draw` take their candidates, instead of the candidates of the shop's own requests.
+    """
 
     world: EmbeddedWorld
     split: Split
     num_candidates: int
     requests_per_user: int = 1
+    choices_per_request: int = 1
+    pool: int | None = None
     num_users: int = 100_000
 
     def draw(self, rng: np.random.Generator, num_examples: int) -> list[Example]:
+        pool = self._drawn_pool(rng)
         examples: list[Example] = []
         while len(examples) < num_examples:
             index = int(rng.integers(self.num_users))
+            user = self.world.user(embedded_user_id(self.split, index))
             for round_ in range(min(self.requests_per_user, num_examples - len(examples))):
-                request = self.world.request(self.split, index, round_, self.num_candidates)
-                history = examples[-1].history if round_ else self.world.user(request.user_id).events
-                examples.append(example_of(request, history, self.world.items))
+                if pool is None:
+                    candidates = self.world.request(self.split, index, round_, self.num_candidates).candidates
+                else:
+                    own = {event.item_id for event in user.events}
+                    candidates = _from_pool(rng, pool, own, self.num_candidates)
+                choices = self.world.choices(user.user_id, candidates, self.choices_per_request, rng)
+                items = tuple(self.world.items[item_id] for item_id in candidates)
+                examples.append(Example(user.events, items, tuple(int(i) for i in choices)))
         return examples
+
+    def _drawn_pool(self, rng: np.random.Generator) -> list[str] | None:
+        if self.pool is None:
+            return None
+        ids = list(self.world.items)
+        return [ids[i] for i in rng.choice(len(ids), self.pool, replace=False, p=self.world.tastes.popularity)]
 
 
 class PairExamples:
@@ -98,15 +117,12 @@ class PairExamples:
         own = {event.item_id for event in events}
         num_negatives = self._num_candidates - 1
         if pool is None:
-            negatives = self._sampler.draw(rng, num_negatives, own)
+            negatives = tuple(self._sampler.draw(rng, num_negatives, own))
         else:
-            others = [item_id for item_id in pool if item_id not in own]
-            if len(others) < num_negatives:
-                raise ValueError(f"negative_pool={len(pool)} leaves {len(others)} of {num_negatives=}: enlarge it")
-            negatives = [others[i] for i in rng.permutation(len(others))[:num_negatives]]
+            negatives = _from_pool(rng, pool, own, num_negatives)
         ids = [target, *negatives]
         order = rng.permutation(len(ids))
-        return Example(history, tuple(self._items[ids[i]] for i in order), int(np.argmin(order)))
+        return Example(history, tuple(self._items[ids[i]] for i in order), (int(np.argmin(order)),))
 
 
 def example_of(request: Request, history: tuple[Event, ...], items: Mapping[str, Item]) -> Example:
@@ -114,7 +130,14 @@ def example_of(request: Request, history: tuple[Event, ...], items: Mapping[str,
     if request.target is None:
         raise ValueError(f"the request of {request.user_id} has no target")
     candidates = tuple(items[item_id] for item_id in request.candidates)
-    return Example(history, candidates, request.candidates.index(request.target))
+    return Example(history, candidates, (request.candidates.index(request.target),))
+
+
+def _from_pool(rng: np.random.Generator, pool: Sequence[str], own: Collection[str], num_items: int) -> tuple[str, ...]:
+    others = [item_id for item_id in pool if item_id not in own]
+    if len(others) < num_items:
+        raise ValueError(f"negative_pool={len(pool)} leaves {len(others)} of {num_items=}: enlarge it")
+    return tuple(others[i] for i in rng.permutation(len(others))[:num_items])
 
 
 def _known(events: tuple[Event, ...], items: Mapping[str, Item]) -> tuple[Event, ...]:

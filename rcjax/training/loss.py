@@ -37,14 +37,15 @@ def _with_pages(pages: KVPages, fresh: FreshKV) -> KVPages:
     return KVPages(append(pages.k, fresh.k), append(pages.v, fresh.v))
 
 
-def listwise_loss(scores: Float[Array, "B C"], targets: Int[Array, "B"]) -> Float[Array, ""]:
-    """Mean of -log softmax(scores)[target]: Cao et al., "ListNet", ICML 2007, with one relevant candidate."""
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(scores, axis=-1), targets[:, None], axis=1)
-    return -chosen.mean()
+def listwise_loss(scores: Float[Array, "B C"], choice_shares: Float[Array, "B C"]) -> Float[Array, ""]:
+    """Mean cross entropy of softmax(scores) against what was chosen: Cao et al., "ListNet", ICML 2007."""
+    return -(choice_shares * jax.nn.log_softmax(scores, axis=-1)).sum(axis=1).mean()
 
 
-def ranknet_loss(scores: Float[Array, "B C"], targets: Int[Array, "B"]) -> Float[Array, ""]:
-    """Mean of log(1 + exp(s_j - s_target)) over the other candidates j: Burges et al., "RankNet", ICML 2005."""
-    chosen = jnp.take_along_axis(scores, targets[:, None], axis=1)
-    is_other = jnp.arange(scores.shape[1]) != targets[:, None]
-    return jnp.where(is_other, jax.nn.softplus(scores - chosen), 0).sum() / is_other.sum()
+def ranknet_loss(scores: Float[Array, "B C"], choice_shares: Float[Array, "B C"]) -> Float[Array, ""]:
+    """Mean of log(1 + exp(s_j - s_i)) over choices i and other candidates j: Burges et al., "RankNet", ICML 2005."""
+    over = jax.nn.softplus(scores[:, None, :] - scores[:, :, None])  # [b, i, j]
+    num_candidates = scores.shape[1]
+    is_other = 1 - jnp.eye(num_candidates)
+    per_request = jnp.einsum("bi,bij,ij->b", choice_shares, over, is_other) / (num_candidates - 1)
+    return per_request.mean()

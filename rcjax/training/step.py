@@ -91,7 +91,7 @@ class Trainee:
     def _take_step(self, state: TrainState, frozen: Params, batch: TrainBatch) -> tuple[TrainState, Array]:
         def loss_of(trained: Params) -> Array:
             scores = self._score(trained, frozen, batch)[:, : self._settings.num_candidates]
-            return _LOSSES[self._settings.loss](scores, jnp.asarray(batch.targets))
+            return _LOSSES[self._settings.loss](scores, jnp.asarray(batch.choice_shares))
 
         loss, gradient = jax.value_and_grad(loss_of)(state.trained)
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.trained)

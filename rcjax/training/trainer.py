@@ -103,7 +103,7 @@ class Trainer:
             padded = [*group, *[group[0]] * (size - len(group))]
             scores = self._trainee.scores(state, self._collator(padded))
             for example, row in zip(group, scores, strict=False):
-                rank = rank_of(row[: len(example.candidates)].astype(float), example.target)
+                rank = rank_of(row[: len(example.candidates)].astype(float), example.choices[0])
                 ndcg.append(ndcg_at(10, rank))
         return float(np.mean(ndcg))
 

@@ -13,7 +13,7 @@ from rcjax.catalog import Catalogue, EmbeddedWorld, Request, bayes_optimal, embe
 from rcjax.catalog.draws import Draws
 from rcjax.catalog.shop_departments import DEPARTMENTS
 
-PINNED_SHA256 = "7d0086af2f2a13f687a1f44ddbdab7ac4dbe8c1954cbece1eb58ad9f8cd81de7"
+PINNED_SHA256 = "d4d95990eb2ccfd6c826f5af0f6f59582bf5ba62814f85f4e1d5fb2b232a3593"
 TOKENS_PER_WORD = 1.4  # SmolLM2's tokenizer on these texts
 
 

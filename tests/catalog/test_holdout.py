@@ -43,10 +43,29 @@ def test_the_target_came_next_and_the_history_is_what_came_before() -> None:
 def test_targets_leave_out_what_the_history_has_and_what_is_no_longer_sold() -> None:
     gone = Event("gone", "no longer sold")
     user = User("u", (bought(1), bought(2), bought(3), bought(2), gone, bought(5), bought(6), bought(5)))
-    assert TASK.targets(shop(), user) == ["i5", "i6"]
+    assert TASK.targets(shop(), user) == ["i5"]
+    assert dataclasses.replace(TASK, targets_per_user=9).targets(shop(), user) == ["i5", "i6"]
     catalogue = dataclasses.replace(shop(), users={"u": user, "v": User("v", user.events[:5])})
     (request,) = hold_out(catalogue, TASK).requests
     assert (request.user_id, request.target) == ("u", "i5")
+
+
+def test_every_later_item_can_be_asked_for() -> None:
+    catalogue = shop()
+    both = hold_out(catalogue, dataclasses.replace(TASK, targets_per_user=2))
+    assert len(both.requests) == 80
+    assert len(both.users) == 40
+    for first, second in zip(both.requests[::2], both.requests[1::2], strict=True):
+        assert first.user_id == second.user_id
+        events = catalogue.users[first.user_id].events
+        assert (first.target, second.target) == (events[3].item_id, events[4].item_id)
+        assert second.target not in first.candidates
+        assert first.target not in second.candidates
+    assert any(
+        set(a.candidates) - {a.target} != set(b.candidates) - {b.target}
+        for a, b in zip(both.requests[::2], both.requests[1::2], strict=True)
+    )
+    assert both.requests[::2] == hold_out(catalogue, TASK).requests
 
 
 def test_the_target_may_stand_anywhere() -> None:
@@ -87,11 +106,12 @@ def test_popular_items_stand_in_more_requests() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: hold_out(shop(), TASK, num_requests=41), "num_requests=41 exceeds the 40 users"),
+        (lambda: hold_out(shop(), TASK, num_requests=41), "num_requests=41 exceeds the 40 targets"),
         (lambda: hold_out(shop(), NextItem(history_len=5), num_requests=1), "history_len=5"),
         (lambda: hold_out(shop(), NextItem(num_candidates=27)), "num_items=26 exceeds the 25"),
         (lambda: NextItem(history_len=0), "history_len=0"),
         (lambda: NextItem(num_candidates=1), "num_candidates=1"),
+        (lambda: NextItem(targets_per_user=0), "targets_per_user=0"),
         (lambda: split_users(shop(), {"a": 0.5, "b": 0.4}), "sum to 1"),
         (lambda: split_users(shop(), {"a": 1.5, "b": -0.5}), "at least 0"),
         (lambda: split_users(shop(), {}), "sum to 1"),

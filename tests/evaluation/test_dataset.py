@@ -57,7 +57,9 @@ def test_events_are_held_out_where_there_are_no_requests(tmp_path) -> None:
     assert len(dataset.asked.requests) == 30
     assert all(len(user.events) == 3 for user in dataset.asked.users.values())
     assert all(len(user.events) == 5 for user in dataset.source.users.values())
-    assert "30 of 30 users" in dataset.origin
+    assert "30 of 30 targets" in dataset.origin
+    two = dataclasses.replace(TASK, targets_per_user=2)
+    assert len(eval_dataset(settings, two, num_requests=50, split="all").asked.requests) == 50
 
 
 def test_only_the_split_s_users_are_asked(tmp_path) -> None:
@@ -80,7 +82,7 @@ def test_a_written_catalogue_asks_what_it_was_written_with(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("requests", "options", "message"),
     [
-        (None, {"num_requests": 31, "split": "all"}, "31 requests were asked for; there are 30 users with a target"),
+        (None, {"num_requests": 31, "split": "all"}, "31 requests were asked for; there are 30 targets"),
         (None, {"split": "tests"}, "split='tests' is none of train, validation, test, all"),
         ([{"user_id": "u1", "candidates": ["i1"]}], {}, "none of the catalogue's 1 requests has a `target`"),
         ([{"user_id": "u1", "candidates": ["i9"], "target": "i9"}], {"num_requests": 2}, "there are 1 requests"),

@@ -1,9 +1,13 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from rcjax.catalog import Catalogue, EmbeddedWorld, Event, Item, User
+from rcjax.catalog import Catalogue, EmbeddedWorld, Event, Item, Request, User
 from rcjax.catalog.negatives import Negatives, NegativeSampler
+from rcjax.catalog.related import RelatedItems
 from rcjax.training.examples import EmbeddedExamples, PairExamples
+from rcjax.training.shoppers import ShopperExamples
 
 ITEMS = {f"i{n}": Item(f"i{n}", f"item {n}") for n in range(40)}
 
@@ -26,7 +30,7 @@ def test_a_pair_is_a_user_s_past_and_what_came_later(options):
     owned = {"a": ["i0", "i1", "i2", "i3", "i4"], "b": ["i5", "i6"]}
     for example in pairs(**options).draw(np.random.default_rng(0), 200):
         history = [e.item_id for e in example.history]
-        target = example.candidates[example.target].item_id
+        target = example.candidates[example.choices[0]].item_id
         (own,) = (events for events in owned.values() if target in events)
         at = own.index(history[0])
         assert own[at : at + len(history)] == history
@@ -44,12 +48,12 @@ def test_draws_depend_on_the_generator_alone():
 
 def test_a_pool_is_shared_by_all_examples_of_a_draw():
     examples = pairs(pool=12).draw(np.random.default_rng(0), 100)
-    negatives = {c.item_id for e in examples for i, c in enumerate(e.candidates) if i != e.target}
+    negatives = {c.item_id for e in examples for i, c in enumerate(e.candidates) if i != e.choices[0]}
     assert len(negatives) <= 12
 
 
 def test_a_pool_that_is_too_small_says_so():
-    with pytest.raises(ValueError, match=r"leaves \d of num_negatives=5"):
+    with pytest.raises(ValueError, match=r"leaves \d of num_items=5"):
         pairs(pool=6).draw(np.random.default_rng(0), 300)
 
 
@@ -74,8 +78,63 @@ def test_embedded_examples_are_the_world_s_requests():
     for index in range(3):
         for round_ in range(2):
             request = world.request("validation", index, round_, 5)
-            known[request.candidates] = (request.target, world.user(request.user_id).events)
+            known[request.candidates] = world.user(request.user_id).events
     for example in examples:
-        target, events = known[tuple(c.item_id for c in example.candidates)]
-        assert example.candidates[example.target].item_id == target
-        assert example.history == events
+        assert example.history == known[tuple(c.item_id for c in example.candidates)]
+        assert len(example.choices) == 1
+
+
+def test_embedded_users_choose_as_their_profile_says():
+    world = EmbeddedWorld(0)
+    source = EmbeddedExamples(world, "train", 5, choices_per_request=4000, num_users=3)
+    (example,) = source.draw(np.random.default_rng(1), 1)
+    ids = tuple(c.item_id for c in example.candidates)
+    (name,) = [f"train-{n:05d}" for n in range(3) if world.user(f"train-{n:05d}").events == example.history]
+    shares = np.bincount(example.choices, minlength=5) / 4000
+    expected = world.oracle_scores(Request(name, ids))
+    np.testing.assert_allclose(shares, expected, atol=5 * np.sqrt(0.25 / 4000))
+
+
+def test_embedded_requests_can_share_a_pool():
+    world = EmbeddedWorld(0)
+    source = EmbeddedExamples(world, "train", 5, requests_per_user=2, pool=30)
+    examples = source.draw(np.random.default_rng(0), 40)
+    assert len({c.item_id for e in examples for c in e.candidates}) <= 30
+    for example in examples:
+        ids = [c.item_id for c in example.candidates]
+        assert len(set(ids)) == 5
+        assert not set(ids) & {event.item_id for event in example.history}
+
+
+RELATED = {
+    "soap": Item("soap", "Rose soap", brand="Ada", categories=("Bath", "Soap")),
+    "bar": Item("bar", "Cedar bar", brand="Bo", categories=("Bath", "Soap")),
+    "balm": Item("balm", "Lip balm", brand="Ada", categories=("Face", "Lips")),
+    "oil": Item("oil", "Rose oil", brand="Cy", categories=("Face", "Oil")),
+    "comb": Item("comb", "Horn comb", brand="Di", categories=("Hair", "Combs")),
+}
+
+
+def test_related_items_share_a_brand_a_category_or_a_word():
+    related = RelatedItems(RELATED, NegativeSampler(Catalogue(RELATED, {}), Negatives.UNIFORM))
+    rng = np.random.default_rng(0)
+    drawn = Counter(related.draw(rng, "soap") for _ in range(900))
+    assert set(drawn) == {"bar", "balm", "oil"}
+    assert all(abs(count - 300) < 5 * np.sqrt(900 * 2 / 9) for count in drawn.values())
+    assert related.draw(rng, "comb") is None
+
+
+def test_shoppers_choose_what_goes_with_what_they_bought():
+    items = RELATED | ITEMS
+    sampler = NegativeSampler(Catalogue(items, {}), Negatives.UNIFORM)
+    related = RelatedItems(items, sampler)
+    source = ShopperExamples(items, related, sampler, 8, choices_per_request=2, pool=20)
+    examples = source.draw(np.random.default_rng(0), 200)
+    assert examples == source.draw(np.random.default_rng(0), 200)
+    for example in examples:
+        ids = [c.item_id for c in example.candidates]
+        assert len(set(ids)) == 8
+        assert len(set(example.choices)) == 2
+        bought = [event.item_id for event in example.history]
+        assert 1 <= len(bought) <= 6
+        assert not set(bought) & set(ids)

@@ -13,9 +13,9 @@ from rcjax.training.examples import Example
 from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
 
 EXAMPLES = [
-    Example(tuple(event(i) for i in range(3)), tuple(item(i) for i in (1, 2, 3)), 1),
-    Example(tuple(event(i) for i in range(6)), tuple(item(i, num_words=2 + i) for i in (3, 4, 1)), 0),
-    Example((), tuple(item(i) for i in (5, 2, 6)), 2),
+    Example(tuple(event(i) for i in range(3)), tuple(item(i) for i in (1, 2, 3)), (1,)),
+    Example(tuple(event(i) for i in range(6)), tuple(item(i, num_words=2 + i) for i in (3, 4, 1)), (0, 0, 2)),
+    Example((), tuple(item(i) for i in (5, 2, 6)), (2,)),
 ]
 
 
@@ -46,14 +46,21 @@ def test_blocks_that_requests_share_are_computed_once(compiled_engine):
     assert thrice.rank.pages.table.shape[0] == 3
 
 
+def test_the_loss_counts_every_choice(compiled_engine):
+    batch = Collator(compiled_engine.builder, Layout.PARALLEL, Scoring.ANCHOR)(EXAMPLES)
+    np.testing.assert_allclose(batch.choice_shares, [[0, 1, 0], [2 / 3, 0, 1 / 3], [0, 0, 1]], rtol=1e-6)
+
+
 def test_losses_are_their_formulas():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((4, 5)).astype(np.float32)
-    targets = np.array([0, 4, 2, 2], np.int32)
-    listwise = np.mean([-values[b, t] + np.log(np.exp(values[b]).sum()) for b, t in enumerate(targets)])
-    pairs = [np.log1p(np.exp(values[b, j] - values[b, t])) for b, t in enumerate(targets) for j in range(5) if j != t]
-    assert float(listwise_loss(*map(jnp.asarray, (values, targets)))) == pytest.approx(listwise, rel=1e-5)
-    assert float(ranknet_loss(*map(jnp.asarray, (values, targets)))) == pytest.approx(np.mean(pairs), rel=1e-5)
+    choices = [(0, 1), (4, 4), (2, 3), (2, 2)]  # each request was asked twice
+    shares = np.array([np.bincount(of_one, minlength=5) / 2 for of_one in choices], np.float32)
+    flat = [(b, t) for b, of_one in enumerate(choices) for t in of_one]
+    listwise = np.mean([-values[b, t] + np.log(np.exp(values[b]).sum()) for b, t in flat])
+    pairs = [np.log1p(np.exp(values[b, j] - values[b, t])) for b, t in flat for j in range(5) if j != t]
+    assert float(listwise_loss(*map(jnp.asarray, (values, shares)))) == pytest.approx(listwise, rel=1e-5)
+    assert float(ranknet_loss(*map(jnp.asarray, (values, shares)))) == pytest.approx(np.mean(pairs), rel=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class Task:
             history = (Event("h", ("hat", "pan")[kind]),)
             items = [Item(name, name) for name in ("red", "tin", "oak")]
             order = rng.permutation(3)
-            examples.append(Example(history, tuple(items[i] for i in order), int(np.flatnonzero(order == kind)[0])))
+            examples.append(Example(history, tuple(items[i] for i in order), (int(np.flatnonzero(order == kind)[0]),)))
         return examples
 
 

@@ -1,0 +1,199 @@
+"""Ranking quality of the trained models of configs/accuracy, served from cached blocks, against full recompute.
+
+    python benchmarks/accuracy.py MODELS --beauty DATA --json accuracy.json --plots FOLDER
+
+MODELS has a folder for each config of configs/accuracy, as `rcjax train` left it (docs/accuracy.md says how to make
+them). Two test beds: the embedded shop, whose best possible ranking is known, and Amazon Beauty. For each, a model that
+is trained and served in the `parallel` layout, and one trained and served with full causal attention, on the same
+requests; the causal one is also served from cached blocks, under every selection policy. All in one run, float32.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from claims import Claim, write_report
+from pydantic import ByteSize
+from rich.console import Console
+
+from rcjax.catalog.holdout import NextItem
+from rcjax.config import ArmSettings, CacheSettings, CatalogueSettings, Limits, Settings, ShapeSettings
+from rcjax.evaluation.bootstrap import interval, resampled_means
+from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
+from rcjax.evaluation.gate import METRIC
+from rcjax.evaluation.plot import write_plot
+from rcjax.evaluation.report import report
+from rcjax.evaluation.summary import ArmSummary, Estimate
+from rcjax.prompt import Layout, Scoring
+from rcjax.ranking import METRICS, metric_values
+from rcjax.training.trainer import CURVE
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"
+TEMPLATES = {"embedded": "compact", "beauty": str(CONFIGS / "short-titles.yaml")}
+PARALLEL, FULL_PARALLEL, FULL_CAUSAL = "parallel", "full/parallel/anchor", "full/sequential/anchor"
+DEFAULT_POLICY = "boundary(first=2)"
+RCLLM = "heavy_hitter(r_item=0.3)"  # the paper's policy at its budget
+POLICIES = (
+    "none",
+    "boundary(first=1)",
+    "boundary(first=2)",
+    "boundary(first=3)",
+    "offline(k=3)",
+    "deviation(r=0.15)",
+    "query(r=0.15)",
+    "boundary(first=1) + deviation(r=0.15)",
+    "heavy_hitter(r_item=0.15)",
+    RCLLM,
+)
+MAX_SELECTED, MIN_TOP1_AGREEMENT, MAX_NDCG_DIFFERENCE = 0.15, 0.95, 0.005
+MIN_SHARE_OF_BEST = 0.9
+WORD_OVERLAP_NDCG = 0.425  # of ../shared/data's README, over all its users
+MAX_SCORE_DIFFERENCE = 1e-4
+
+
+def settings(bed: str, catalogue: CatalogueSettings, model: Path, arms: Mapping[str, ArmSettings]) -> Settings:
+    """Shapes for 20 short candidates, and a pool that holds all that is asked about."""
+    rank = tuple((fresh, 160) for fresh in (32, 64, 96, 128, 192, 384, 768))
+    return Settings(
+        model=str(model),
+        template=TEMPLATES[bed],
+        catalogue=catalogue,
+        arms=dict(arms),
+        default_arm=next(iter(arms)),
+        limits=Limits(max_candidates=20, max_item_tokens=128),
+        shapes=ShapeSettings(rank=rank, build=((64, 16), (512, 16))),
+        cache=CacheSettings(pool_bytes=ByteSize(2**30)),
+    )
+
+
+def run_bed(
+    console: Console, bed: str, catalogue: CatalogueSettings, models: Path, num_requests: int | None, seed: int
+) -> tuple[dict[str, Evaluation], list[Claim]]:
+    """Both models' evaluations on the same requests, and the claims about this bed."""
+    arms = {
+        "parallel": {PARALLEL: ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)},
+        "causal": {policy: ArmSettings(scoring=Scoring.ANCHOR, selection=policy) for policy in POLICIES},
+    }
+    # Every later item of a Beauty user is asked for: one each of its 255 test users would be too few requests.
+    options = EvalOptions(num_requests, task=NextItem(targets_per_user=100), seed=seed)
+    found = {}
+    for trained, of_model in arms.items():
+        console.rule(f"{bed}: the {trained} model")
+        model = models / f"{bed}-{trained}" / "model"
+        found[trained] = evaluate(console, settings(bed, catalogue, model, of_model), options)
+    if found["parallel"].dataset.asked.requests != found["causal"].dataset.asked.requests:
+        raise RuntimeError("the two models were not asked the same")
+    return found, [*parallel_claims(bed, found), *policy_claims(bed, found["causal"].summaries)]
+
+
+def parallel_claims(bed: str, found: Mapping[str, Evaluation]) -> list[Claim]:
+    """What is claimed of the model that is trained under the mask it is served with."""
+    evaluation = found["parallel"]
+    exact, served = evaluation.summaries[FULL_PARALLEL], evaluation.summaries[PARALLEL]
+    if exact.fidelity is not None or served.fidelity is None or served.differences is None:
+        raise RuntimeError("full recompute is the reference")
+    ndcg, chance = served.metrics[METRIC].value, evaluation.bounds["chance"][METRIC]
+    if bed == "embedded":
+        best = evaluation.bounds["best possible"][METRIC]
+        quality = [Claim(f"{bed}/parallel_share_of_best", (ndcg - chance) / (best - chance), MIN_SHARE_OF_BEST)]
+    else:
+        overlap = evaluation.baselines["word overlap"].metrics[METRIC].value
+        quality = [
+            Claim(f"{bed}/parallel_ndcg_at_10", ndcg, WORD_OVERLAP_NDCG),
+            Claim(f"{bed}/parallel_less_word_overlap", ndcg - overlap, 0.0),
+        ]
+    return [
+        *quality,
+        Claim(f"{bed}/parallel_less_causal_high", less_causal(found).high, 0.0),
+        Claim(
+            f"{bed}/parallel_max_score_difference", served.fidelity.max_score_difference, MAX_SCORE_DIFFERENCE, False
+        ),
+        Claim(f"{bed}/parallel_ndcg_difference", abs(served.differences[METRIC].value), 0.0, False),
+    ]
+
+
+def less_causal(found: Mapping[str, Evaluation]) -> Estimate:
+    """NDCG@10 of the parallel model, served from cached blocks, less that of the causal one, recomputed in full."""
+    parallel, causal = found["parallel"], found["causal"]
+    column = METRICS.index(METRIC)
+    values = [
+        metric_values(evaluation.summaries[arm].ranks)[:, column]
+        for evaluation, arm in ((parallel, PARALLEL), (causal, FULL_CAUSAL))
+    ]
+    paired = (values[0] - values[1])[:, None]
+    users = [request.user_id for request in parallel.dataset.asked.requests]
+    low, high = interval(resampled_means(paired, users, seed=parallel.seed))
+    return Estimate(float(paired.mean()), float(low[0]), float(high[0]))
+
+
+def policy_claims(bed: str, arms: Mapping[str, ArmSummary]) -> list[Claim]:
+    """What is claimed of the default policy for a model that is not trained for cached blocks."""
+    default = arms[DEFAULT_POLICY]
+    if default.fidelity is None or default.differences is None:
+        raise RuntimeError(f"{DEFAULT_POLICY} has no reference")
+    return [
+        Claim(f"{bed}/causal_selected_share", default.tokens.selected, MAX_SELECTED, False),
+        Claim(f"{bed}/causal_top1_agreement", default.fidelity.top1_agreement, MIN_TOP1_AGREEMENT),
+        Claim(
+            f"{bed}/causal_ndcg_interval_beyond_tolerance",
+            default.differences[METRIC].excess(MAX_NDCG_DIFFERENCE),
+            0.0,
+            False,
+        ),
+    ]
+
+
+def curves(models: Path, bed: str) -> dict[str, list[dict[str, float]]]:
+    """The training curve of each of the bed's runs."""
+    return {
+        path.parent.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in sorted(models.glob(f"{bed}-*/{CURVE}"))
+    }
+
+
+def plot(path: Path, found: Mapping[str, Evaluation]) -> None:
+    parallel, causal = found["parallel"], found["causal"]
+    lines = {name: values[METRIC] for name, values in causal.bounds.items()}
+    lines |= {name: summary.metrics[METRIC].value for name, summary in causal.baselines.items()}
+    title = f"n = {causal.num_requests:,}, seed {causal.seed}: {causal.dataset.origin}"
+    write_plot(path, {**parallel.summaries, **causal.summaries}, lines, title)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, help="folder of the folders that `rcjax train` made")
+    parser.add_argument("--beauty", type=Path, help="folder with items.jsonl.gz and interactions.jsonl.gz")
+    parser.add_argument("--json", type=Path, help="write figures and claims here")
+    parser.add_argument("--plots", type=Path, help="write embedded.png and beauty.png into this folder")
+    parser.add_argument("--requests", type=int, default=2000, help="of the embedded shop")
+    parser.add_argument("--beauty-requests", type=int, default=1000, help="of Beauty's test users")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    console = Console()
+    beds: dict[str, CatalogueSettings] = {"embedded": CatalogueSettings()}
+    if args.beauty:
+        paths = {"items": args.beauty / "items.jsonl.gz", "events": args.beauty / "interactions.jsonl.gz"}
+        beds["beauty"] = CatalogueSettings(format="jsonl", paths=paths)
+    results: dict[str, Any] = {"benchmark": "accuracy", "seed": args.seed}
+    claims: list[Claim] = []
+    for bed, catalogue in beds.items():
+        num_requests = args.requests if bed == "embedded" else args.beauty_requests
+        found, of_bed = run_bed(console, bed, catalogue, args.models, num_requests, args.seed)
+        claims += of_bed
+        results[bed] = {name: report(evaluation) for name, evaluation in found.items()}
+        results[bed] |= {"parallel_less_causal": asdict(less_causal(found)), "curves": curves(args.models, bed)}
+        if args.plots:
+            plot(args.plots / f"{bed}.png", found)
+    for claim in claims:
+        console.print(
+            f"{claim.name}: {claim.value:.4f}, {'holds' if claim.holds else 'does not hold'} ({claim.target})"
+        )
+    if args.json:
+        write_report(args.json, results, claims)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`rcjax train` from files to a folder that the engine serves."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny_engine import TEMPLATE, recommend, tiny_model, tiny_settings
+from typer.testing import CliRunner
+
+from rcjax.catalog import Event, User
+from rcjax.catalog.jsonl import write_catalogue
+from rcjax.catalog.types import Catalogue, Item
+from rcjax.cli import app
+from rcjax.config import load_settings
+from rcjax.model.export import export_folder
+from rcjax.model.spec import load_model
+from rcjax.serving.startup import start_engine
+from rcjax.training.command import example_sources
+
+STEPS = {"num_steps": 2, "batch_size": 4, "num_candidates": 4, "num_validation": 4, "validate_every": 1}
+NEW_MODEL = {"num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 1, "d_ff": 24, "embeddings": "checkpoint"}
+
+
+def start():
+    """The tiny model without biases, which no family has together with its norms of queries and keys."""
+    model = tiny_model()
+    layers = {name: x for name, x in model.params["layers"].items() if not name.endswith("bias")}
+    return replace(model.config, qkv_bias=False), {**model.params, "layers": layers}, model.tokenizer
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A tiny checkpoint, its template, and 60 users of a shop of 20 items."""
+    folder = tmp_path_factory.mktemp("train")
+    export_folder(folder / "start", *start())
+    (folder / "tiny.yaml").write_text(TEMPLATE, encoding="utf-8")
+    items = {f"i{n}": Item(f"i{n}", f"thing {n}", brand=f"b{n % 4}") for n in range(20)}
+    users = {f"u{n}": User(f"u{n}", tuple(_event((n + k) % 20) for k in range(4))) for n in range(60)}
+    (folder / "data").mkdir()
+    write_catalogue(Catalogue(items, users), folder / "data")
+    return folder
+
+
+def _event(number: int) -> Event:
+    return Event(f"i{number}", f"thing {number}", rating=4.0)
+
+
+def config(files: Path, path: Path, catalogue: dict | None = None, **train) -> Path:
+    settings = {
+        "model": str(files / "start"),
+        "template": str(files / "tiny.yaml"),
+        "catalogue": catalogue or {"format": "jsonl", "paths": {"folder": str(files / "data")}},
+        "compilation_cache": str(files / "xla"),
+        "train": STEPS | train,
+    }
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def train(*args: object) -> str:
+    result = CliRunner().invoke(app, ["train", *map(str, args)])
+    return result.output if result.exit_code == 0 else f"exit {result.exit_code}: {result.output}"
+
+
+def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, tmp_path):
+    out = tmp_path / "run"
+    settings = config(files, tmp_path / "train.yaml")
+    assert str(out / "model") in train("--config", settings, "--out", out).replace("\n", "")
+    curve = (out / "curve.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in curve.splitlines()] == [1, 2]
+    trained, (_, before, _) = load_model(str(out / "model")), start()
+    moved = np.abs(np.asarray(trained.params["layers"]["q_proj"]) - np.asarray(before["layers"]["q_proj"]))
+    assert 0 < moved.max() < 0.01
+    engine = start_engine(tiny_settings(tmp_path, model=str(out / "model")))
+    engine.put_user(User("u", (_event(1),)))
+    assert len(recommend(engine, [Item("i1", "thing 1"), Item("i2", "thing 2")]).ranking) == 2
+    train("--config", settings, "--out", out)
+    assert (out / "curve.jsonl").read_text() == curve
+    other = train("--config", config(files, tmp_path / "other.yaml", seed=1), "--out", out)
+    assert "holds a run of other settings" in other.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_layers": 1, "layout": "sequential", "scoring": "label"},
+        {
+            "examples": "catalogue",
+            "negative_pool": 12,
+            "choices_per_request": 2,
+            "new_model": NEW_MODEL,
+        },
+    ],
+    ids=["first layers", "a new model, from the catalogue"],
+)
+def test_starts(files, tmp_path, changes):
+    out = tmp_path / "run"
+    assert "exit" not in train("--config", config(files, tmp_path / "train.yaml", **changes), "--out", out)
+    assert load_model(str(out / "model")).config.num_layers == 1
+
+
+def test_the_embedded_shop_is_a_source(files, tmp_path):
+    changes = {"negative_pool": 30, "choices_per_request": 3, "requests_per_user": 2}
+    settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, **changes))
+    source, validation = example_sources(settings, settings.train)
+    examples = source.draw(np.random.default_rng(0), 4)
+    assert [len(example.choices) for example in examples] == [3] * 4
+    assert examples[0].history == examples[1].history != examples[2].history
+    assert [len(e.choices) for e in validation.draw(np.random.default_rng(0), 2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choices_per_request": 2}, "only users of the embedded shop"),
+        ({"examples": "catalogue"}, "needs negative_pool"),
+        ({"num_layers": 9}, "exceeds the checkpoint's num_layers=3"),
+        ({"new_model": {**NEW_MODEL, "d_model": 64}}, "d_model=64 exceeds the 32"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(files, tmp_path, changes, message):
+    said = train("--config", config(files, tmp_path / "train.yaml", **changes), "--out", tmp_path / "run")
+    assert said.startswith("exit")
+    assert message in " ".join(said.split())
