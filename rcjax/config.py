@@ -8,8 +8,8 @@ import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rcjax.model.selection import parse_policy
-from rcjax.prompt import Layout, Scoring
-from rcjax.serving.arm import Arm, Reuse
+from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.serving.arm import Arm, History, Reuse
 from rcjax.serving.shape import Shape
 from rcjax.training.settings import TrainSettings
 
@@ -40,6 +40,7 @@ class ArmSettings(_Strict):
     scoring: Scoring = Scoring.LABEL
     reuse: Reuse = Reuse.BLOCKS
     selection: str = "none"
+    history: History = History.EXACT
 
     @field_validator("selection")
     @classmethod
@@ -47,8 +48,17 @@ class ArmSettings(_Strict):
         parse_policy(text)
         return text
 
+    @model_validator(mode="after")
+    def _reuses_history(self) -> "ArmSettings":
+        if self.history is History.SEMANTIC and BlockKind.HISTORY not in self.reuse.kinds:
+            raise ValueError(
+                f"history={self.history.value!r} needs a reuse that takes the history from the cache (prefix, blocks), "
+                f"not reuse={self.reuse.value!r}"
+            )
+        return self
+
     def arm(self) -> Arm:
-        return Arm(self.layout, self.scoring, self.reuse, parse_policy(self.selection))
+        return Arm(self.layout, self.scoring, self.reuse, parse_policy(self.selection), self.history)
 
 
 class ShapeSettings(_Strict):
@@ -73,6 +83,14 @@ class ShapeSettings(_Strict):
 
     def of(self, purpose: Literal["rank", "build", "generate"]) -> list[Shape]:
         return [Shape(*sizes) for sizes in getattr(self, purpose)]
+
+
+class SemanticSettings(_Strict):
+    """The semantic pool of arms with `history: semantic`; docs/semantic-history.md says what its size costs."""
+
+    num_sampled_users: int = Field(200, ge=1)
+    max_prototypes: int = Field(100_000, ge=1)
+    min_similarity: float = Field(0.9, ge=0, le=1)
 
 
 class ServerSettings(_Strict):
@@ -117,6 +135,7 @@ class Settings(_Strict):
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
     default_arm: str = "rcjax"
+    semantic: SemanticSettings = SemanticSettings()
     shapes: ShapeSettings = EMBEDDED_SHAPES
     server: ServerSettings = ServerSettings()
     train: TrainSettings = TrainSettings()
@@ -131,6 +150,11 @@ class Settings(_Strict):
         if largest < needed:
             raise ValueError(f"the largest build shape has {largest} fresh tokens; limits allow blocks of {needed}")
         return self
+
+    @property
+    def semantic_arms(self) -> list[str]:
+        """The arms with `history: semantic`."""
+        return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
 
     def compilation_cache_dir(self) -> Path:
         if self.compilation_cache is not None:

@@ -91,6 +91,7 @@ class Prompt:
     readouts: tuple[int, ...]
     layout: Layout
     scoring: Scoring
+    has_exact_history: bool = True  # False: its KV is that of other histories' tokens
 
     @property
     def num_tokens(self) -> int:
@@ -102,6 +103,8 @@ class Prompt:
         An item was computed right after the instruction. In the `parallel` layout that is where it stands; in the
         `sequential` one the history and other items come before it.
         """
+        if block.kind is BlockKind.HISTORY:
+            return self.has_exact_history
         return block.kind is not BlockKind.ITEM or self.layout is Layout.PARALLEL
 
 

@@ -21,6 +21,13 @@ class Reuse(StrEnum):
         return frozenset(order[: list(Reuse).index(self)])
 
 
+class History(StrEnum):
+    """Where an arm has the KV of a history from that is not in the cache."""
+
+    EXACT = "exact"  # computed, and kept
+    SEMANTIC = "semantic"  # from the semantic pool, once there is one
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """How prompts are laid out, scored, taken from the cache and corrected."""
@@ -29,3 +36,4 @@ class Arm:
     scoring: Scoring
     reuse: Reuse
     selection: SelectionPolicy
+    history: History = History.EXACT

@@ -62,6 +62,11 @@ class BlockCache:
         parent = b"" if block.kind is BlockKind.INSTRUCTION else self.instruction_key
         return block_key(self.identity, block.kind, block.owner, parent, block.token_ids)
 
+    def current(self, block: Block) -> CachedBlock | None:
+        """The block as it is cached now, if it is; neither a hit nor a miss."""
+        cached = self.directory.current(block.kind, block.owner)
+        return cached if cached is not None and cached.key == self.key(block) else None
+
     @contextmanager
     def resident(self, blocks: Sequence[Block]) -> Iterator[tuple[list[CachedBlock], list[int]]]:
         """The cached blocks of `blocks`, pinned for the length of a `with`; those that miss are computed first.
@@ -92,8 +97,8 @@ class BlockCache:
 
     def grow(self, former: Block, block: Block) -> None:
         """Makes `block` resident by extending the cached `former`, whose tokens it starts with, where it can."""
-        current = self.directory.current(former.kind, former.owner)
-        if current is None or current.key != self.key(former) or not self._can_extend(current, block):
+        current = self.current(former)
+        if current is None or not self._can_extend(current, block):
             with self.resident([block]):
                 return
         self.directory.pin(current)

@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from rcjax.cache import CachedBlock
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, RcjaxError, ResourceExhaustedError
 from rcjax.model.scoring import Scorer
@@ -17,6 +16,7 @@ from rcjax.serving.block_cache import BlockCache
 from rcjax.serving.generation import Generator, Sampling
 from rcjax.serving.library import Library
 from rcjax.serving.offline import OrderChooser
+from rcjax.serving.plan import Plan, resident, token_counts
 from rcjax.serving.request import (
     EngineInfo,
     EngineStats,
@@ -26,28 +26,10 @@ from rcjax.serving.request import (
     StageTimes,
     TokenCounts,
 )
-from rcjax.serving.selector import Resident, Selector
+from rcjax.serving.selector import Selector
+from rcjax.serving.semantic_history import SemanticHistories
 from rcjax.serving.shape import ShapeSet
 from rcjax.serving.slice import Slice
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
-    """A request as a prompt, and how long it took to make."""
-
-    request: RecommendRequest
-    arm: Arm
-    prompt: Prompt
-    item_ids: tuple[str, ...]
-    plan_s: float
-
-    def cacheable(self) -> list[int]:
-        """Indices of the blocks that this arm takes from the cache."""
-        return [i for i, block in enumerate(self.prompt.blocks) if block.kind in self.arm.reuse.kinds]
-
-    def resident(self, cached: Sequence[CachedBlock]) -> Resident:
-        """The prompt with the blocks of `cacheable`."""
-        return Resident(self.prompt, dict(zip(self.cacheable(), cached, strict=True)))
 
 
 class RecommendEngine:
@@ -67,6 +49,7 @@ class RecommendEngine:
         arms: dict[str, Arm],
         info: EngineInfo,
         count_compilations: Callable[[], int],
+        semantic: SemanticHistories | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.slice = slice_
@@ -79,6 +62,7 @@ class RecommendEngine:
         is_offline = any(not measure.is_probe for arm in arms.values() for measure in arm.selection.measures)
         self._orders = OrderChooser(self.selector, cache, builder, library) if is_offline else None
         self._order_seed: int | None = None
+        self._semantic = semantic
         self._scorer = Scorer.of(builder)
         self._arms = arms
         self._info = info
@@ -91,7 +75,7 @@ class RecommendEngine:
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
         """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
         results: list[RecommendResult | RcjaxError | None] = [None] * len(requests)
-        plans: dict[int, _Plan] = {}
+        plans: dict[int, Plan] = {}
         for i, request in enumerate(requests):
             try:
                 plans[i] = self._plan(request)
@@ -125,6 +109,14 @@ class RecommendEngine:
         blocks = [self.library.checked_item(item, "item") for item in self.library.items.values()]
         return self._orders.choose(blocks, seed)
 
+    def build_semantic_pool(self, seed: int = 0) -> int:
+        """Builds the pool that arms with `history: semantic` borrow from; returns the number of its prototypes.
+
+        Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after
+        deletions: a deleted user's traces stay in it until then. Until the first call such arms compute histories.
+        """
+        return 0 if self._semantic is None else self._semantic.build(seed)
+
     def delete_items(self, item_ids: Sequence[str]) -> int:
         """Forgets items and frees their KV; returns how many existed."""
         found = [item_id for item_id in dict.fromkeys(item_ids) if item_id in self.library.items]
@@ -146,7 +138,9 @@ class RecommendEngine:
         self.library.store_events(user_id, kept)
 
     def delete_user(self, user_id: str) -> bool:
-        """Forgets a user and frees their KV; whether the user existed."""
+        """Forgets a user and frees their KV; whether the user existed. See `build_semantic_pool`."""
+        if self._semantic is not None:
+            self._semantic.note_deleted(user_id)
         self.cache.drop(self.library.history_kind, user_id)
         return self.library.delete_user(user_id)
 
@@ -185,14 +179,13 @@ class RecommendEngine:
             block = self.builder.text_block(prompt)
             return self._generator.generate(Row([block], {}), sampling)
         plan = self._plan(prompt)
-        blocks = [plan.prompt.blocks[i] for i in plan.cacheable()]
-        with self.cache.resident(blocks) as (cached, _):
-            (row,), _ = self.selector.rows(plan.arm.selection, [plan.resident(cached)])
+        with resident([plan], self.cache, self._semantic) as (residents, _):
+            (row,), _ = self.selector.rows(plan.arm.selection, residents)
             return self._generator.generate(row, sampling)
 
     # ---- the life of a request: plan, group, make resident, select, extend, read out
 
-    def _plan(self, request: RecommendRequest) -> _Plan:
+    def _plan(self, request: RecommendRequest) -> Plan:
         start = self._clock()
         name = request.arm or self._info.default_arm
         if name not in self._arms:
@@ -206,9 +199,9 @@ class RecommendEngine:
                 f"top_k={request.top_k} must be 0 (all) to the number of candidates, {len(items)}", field="top_k"
             )
         prompt = self.builder.build(history, items, arm.layout, arm.scoring)
-        return _Plan(replace(request, arm=name), arm, prompt, item_ids, self._clock() - start)
+        return Plan(replace(request, arm=name), arm, prompt, item_ids, self._clock() - start)
 
-    def _group(self, plans: dict[int, _Plan]) -> list[list[int]]:
+    def _group(self, plans: dict[int, Plan]) -> list[list[int]]:
         """Requests of the same arm go together, as many as the widest shape takes."""
         widest = max(shape.batch for shape in self.rank_shapes)
         by_arm: dict[str, list[int]] = {}
@@ -216,7 +209,7 @@ class RecommendEngine:
             by_arm.setdefault(plan.request.arm, []).append(i)
         return [group[at : at + widest] for group in by_arm.values() for at in range(0, len(group), widest)]
 
-    def _rank_group(self, plans: Sequence[_Plan]) -> list[RecommendResult | RcjaxError]:
+    def _rank_group(self, plans: Sequence[Plan]) -> list[RecommendResult | RcjaxError]:
         try:
             return list(self._rank(plans))
         except (InvalidRequestError, ResourceExhaustedError) as error:
@@ -224,16 +217,12 @@ class RecommendEngine:
                 return [error]
             return [result for plan in plans for result in self._rank_group([plan])]
 
-    def _rank(self, plans: Sequence[_Plan]) -> list[RecommendResult]:
+    def _rank(self, plans: Sequence[Plan]) -> list[RecommendResult]:
         start = self._clock()
-        blocks = [plan.prompt.blocks[i] for plan in plans for i in plan.cacheable()]
-        with self.cache.resident(blocks) as (cached, built):
-            resident = self._clock()
-            resident_blocks = iter(zip(cached, built, strict=True))
-            taken = [[next(resident_blocks) for _ in plan.cacheable()] for plan in plans]
-            residents = [plan.resident([block for block, _ in own]) for plan, own in zip(plans, taken, strict=True)]
-            rows, num_probed = self.selector.rows(plans[0].arm.selection, residents)
-            selected = self._clock() if any(num_probed) else resident
+        with resident(plans, self.cache, self._semantic) as (residents, built):
+            found = self._clock()
+            rows, probed = self.selector.rows(plans[0].arm.selection, residents)
+            selected = self._clock() if any(probed) else found
             shape = self.rank_shapes.fit(
                 max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows)
             )
@@ -248,19 +237,17 @@ class RecommendEngine:
             plan_s = plan.plan_s + assembled - selected
             times = StageTimes(
                 plan_ms=plan_s * 1e3,
-                build_ms=(resident - start) * 1e3,
-                probe_ms=(selected - resident) * 1e3,
+                build_ms=(found - start) * 1e3,
+                probe_ms=(selected - found) * 1e3,
                 extend_ms=(extended - assembled) * 1e3,
                 readout_ms=(end - extended) * 1e3,
                 ttft_ms=(plan.plan_s + end - start) * 1e3,
             )
-            fresh = row.num_fresh - row.num_selected
-            num_built = sum(num for _, num in taken[b])
-            tokens = TokenCounts(row.num_cached, row.num_selected, fresh, num_built, num_probed[b])
+            tokens = token_counts(residents[b], row, built[b], probed[b])
             results.append(RecommendResult(ranking, tokens, times, plan.request.arm))
         return results
 
-    def _read_out(self, plan: _Plan, logits: np.ndarray) -> tuple[RankedItem, ...]:
+    def _read_out(self, plan: Plan, logits: np.ndarray) -> tuple[RankedItem, ...]:
         scores = self._scorer.scores(logits, plan.arm.scoring, len(plan.item_ids))
         if not np.isfinite(scores).all():
             raise RuntimeError(f"the model gave non-finite scores for {plan.item_ids}: {scores}")
@@ -272,11 +259,4 @@ class RecommendEngine:
         self._num_failed += sum(isinstance(result, RcjaxError) for result in results)
         for result in results:
             if isinstance(result, RecommendResult):
-                total, one = self._tokens, result.tokens
-                self._tokens = TokenCounts(
-                    total.cached + one.cached,
-                    total.selected + one.selected,
-                    total.fresh + one.fresh,
-                    total.built + one.built,
-                    total.probed + one.probed,
-                )
+                self._tokens += result.tokens

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rcjax.cache import CachedBlock
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 from rcjax.serving.block_cache import BlockCache
@@ -45,18 +44,14 @@ class OrderChooser:
                     totals[block.owner] += deviation
         num_stored = 0
         for block in wanted:
-            cached = self._current(block)
+            cached = self._cache.current(block)
             if cached is not None:
                 self._cache.directory.set_order(cached, np.argsort(-totals[block.owner], kind="stable"))
                 num_stored += 1
         return num_stored
 
-    def _current(self, block: Block) -> CachedBlock | None:
-        cached = self._cache.directory.current(block.kind, block.owner)
-        return cached if cached is not None and cached.key == self._cache.key(block) else None
-
     def _order(self, block: Block) -> np.ndarray | None:
-        cached = self._current(block)
+        cached = self._cache.current(block)
         return None if cached is None else cached.order
 
     def _contexts(self, blocks: list[Block], rng: np.random.Generator) -> Iterator[tuple[Prompt, list[Block]]]:

@@ -1,7 +1,8 @@
 """What goes into an engine and what comes out: the vocabulary between the gRPC service and the engine."""
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Protocol, runtime_checkable
 
 from rcjax.catalog.types import Event, Item, User
@@ -36,7 +37,8 @@ class TokenCounts:
     """Where a prompt's tokens came from: `cached + selected + fresh == prompt_len`.
 
     `built` counts tokens of blocks that missed and were computed for this request before its own pass; `probed`
-    those that the probes of its selection policy computed, through as many layers as the policy says.
+    those that the probes of its selection policy computed, through as many layers as the policy says. `semantic`
+    are those of `cached` whose KV is that of other histories' tokens.
     """
 
     cached: int = 0
@@ -44,6 +46,10 @@ class TokenCounts:
     fresh: int = 0
     built: int = 0
     probed: int = 0
+    semantic: int = 0
+
+    def __add__(self, other: "TokenCounts") -> "TokenCounts":
+        return TokenCounts(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def prompt_len(self) -> int:

@@ -1,9 +1,10 @@
 """The selector: which cached tokens of a request are computed again, probing for it where the policy asks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Int32
 
 from rcjax.cache import CachedBlock
 from rcjax.model.selection import CachedTokens, Measure, Quantity, SelectionPolicy
@@ -17,18 +18,41 @@ QUERIES = frozenset({BlockKind.GLUE, BlockKind.TASK})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resident:
-    """A prompt, and by index those of its blocks that are taken from the cache."""
+    """A prompt, and by index those of its blocks that are taken from the cache, in prompt order.
+
+    `unmatched` has, of each block whose pages the semantic pool filled, the offsets that it had no KV for. They are
+    computed by every pass, and are not for a policy to choose.
+    """
 
     prompt: Prompt
     cached: Mapping[int, CachedBlock]
+    unmatched: Mapping[int, Int32[np.ndarray, "F"]] = field(default_factory=dict)
+
+    @property
+    def num_unmatched(self) -> int:
+        return sum(map(len, self.unmatched.values()))
+
+    def tokens(self) -> CachedTokens:
+        """The tokens of the cached blocks; of these the unmatched are not correctable."""
+        tokens = CachedTokens.of(self.prompt, [self.prompt.blocks[index] for index in self.cached])
+        if not self.unmatched:
+            return tokens
+        matched = [
+            np.isin(np.arange(block.num_tokens), self.unmatched.get(index, _nothing()), invert=True)
+            for index, block in self.cached.items()
+        ]
+        return replace(tokens, is_correctable=tokens.is_correctable & np.concatenate(matched))
 
     def row(self, offsets: Sequence[np.ndarray]) -> Row:
-        """The prompt with its cached blocks as sources, minus the tokens at `offsets` of each."""
+        """The prompt with its cached blocks as sources, minus the tokens at `offsets` of each and the unmatched."""
         sources = {
-            index: Source(block.pages, block.num_tokens, selected)
+            index: Source(block.pages, block.num_tokens, self._with_unmatched(index, selected))
             for (index, block), selected in zip(self.cached.items(), offsets, strict=True)
         }
         return Row(self.prompt.blocks, sources, self.prompt.readouts)
+
+    def _with_unmatched(self, index: int, offsets: np.ndarray) -> np.ndarray:
+        return np.union1d(offsets, self.unmatched[index]) if index in self.unmatched else offsets
 
 
 class Selector:
@@ -61,8 +85,7 @@ class Selector:
 
     def rows(self, policy: SelectionPolicy, requests: Sequence[Resident]) -> tuple[list[Row], list[int]]:
         """The rows of a ranking pass, and how many tokens probes computed for each."""
-        blocks = [[request.prompt.blocks[index] for index in request.cached] for request in requests]
-        tokens = [CachedTokens.of(request.prompt, own) for request, own in zip(requests, blocks, strict=True)]
+        tokens = [request.tokens() for request in requests]
         if policy.measures and not any(own.num_correctable for own in tokens):
             return [request.row([_nothing() for _ in request.cached]) for request in requests], [0] * len(requests)
         measured: list[list[np.ndarray]] = [[] for _ in requests]
@@ -79,10 +102,7 @@ class Selector:
             for b, scores in enumerate(self.measure(measure, rows)):
                 measured[b].append(scores)
                 num_probed[b] += rows[b].num_fresh
-        offsets = [
-            policy.select(request.prompt, own, scores)
-            for request, own, scores in zip(requests, blocks, measured, strict=True)
-        ]
+        offsets = [policy.choose(own, scores) for own, scores in zip(tokens, measured, strict=True)]
         return [request.row(own) for request, own in zip(requests, offsets, strict=True)], num_probed
 
     def measure(self, measure: Measure, rows: Sequence[Row]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from rcjax.serving.generation import Generator
 from rcjax.serving.library import Library
 from rcjax.serving.offline import DEVIATION
 from rcjax.serving.request import EngineInfo
+from rcjax.serving.semantic_history import SemanticHistories
 from rcjax.serving.shape import ShapeSet
 from rcjax.serving.slice import Slice
 from rcjax.template import load_template
@@ -99,11 +100,12 @@ def _engine(
         for shape in shapes:
             progress(f"compiling generate {shape}")
             slice_.decode(assemble([], shape, page_tokens, 1), *generator.no_writes(shape.fresh_tokens))
+    library = Library(builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens)
     return RecommendEngine(
         slice_,
         cache,
         builder,
-        Library(builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens),
+        library,
         ShapeSet("rank", settings.shapes.of("rank")),
         generator,
         {name: arm.arm() for name, arm in settings.arms.items()},
@@ -122,6 +124,22 @@ def _engine(
             default_arm=settings.default_arm,
         ),
         counter,
+        semantic_histories(settings, cache, library, model.tokenizer.decode),
+    )
+
+
+def semantic_histories(
+    settings: Settings, cache: BlockCache, library: Library, decode: Callable[[list[int]], str]
+) -> SemanticHistories | None:
+    """What lends histories to the arms that borrow them; None where there are none such."""
+    if not settings.semantic_arms:
+        return None
+    return SemanticHistories(
+        cache,
+        library,
+        decode,
+        max_history_tokens=settings.limits.max_history_tokens,
+        **settings.semantic.model_dump(),
     )
 
 

@@ -145,8 +145,12 @@ class Oracle:
         layout: Layout,
         scoring: Scoring,
         trusted: Mapping[int, Sequence[int]] | None = None,
+        lent: Mapping[int, KV] = {},
     ) -> dict[str, float]:
-        """Score by item id. `trusted[i]` lists the offsets of item i whose KV is that of the item read alone."""
+        """Score by item id. `trusted[i]` lists the offsets of item i whose KV is that of the item read alone.
+
+        `lent[t]` is used instead of the KV of the history's token t, each [L, K, H].
+        """
         pieces = self.pieces(events, items, layout, scoring)
         ids = np.concatenate([piece.ids for piece in pieces])
         pos = np.concatenate([piece.start + np.arange(len(piece.ids)) for piece in pieces])
@@ -155,7 +159,7 @@ class Oracle:
         sees = pos[None, :] <= pos[:, None]
         if layout is Layout.PARALLEL:
             sees &= np.array([[a.sees(b) for b in pieces] for a in pieces])[owner][:, owner]
-        given = {}
+        given = {first["history", 0] + offset: kv for offset, kv in lent.items()}
         for i, offsets in (trusted or {}).items():
             k, v = causal_kv(self.model, self.instruction, self.item_ids(items[i]))
             given |= {first["item", i] + offset: (k[:, offset], v[:, offset]) for offset in offsets}

@@ -11,6 +11,7 @@ from rcjax.catalog.types import User
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import BlockKind, Layout, Scoring
 from rcjax.serving.generation import Sampling
+from rcjax.serving.plan import resident as make_resident
 from rcjax.serving.request import RecommendRequest
 from rcjax.serving.selector import Resident
 
@@ -49,8 +50,8 @@ def approx(expected):
 def resident(engine, arm):
     """The request over all items, its blocks resident; for as long as nothing is evicted."""
     plan = engine._plan(RecommendRequest(IDS, "u", arm=arm))
-    with engine.cache.resident([plan.prompt.blocks[i] for i in plan.cacheable()]) as (cached, _):
-        return plan.resident(cached)
+    with make_resident([plan], engine.cache, None) as ((request,), _):
+        return request
 
 
 def of_items(request: Resident, values):

@@ -32,7 +32,7 @@ from rcjax.serving.generation import Generator
 from rcjax.serving.library import Library
 from rcjax.serving.request import RecommendRequest
 from rcjax.serving.shape import ShapeSet
-from rcjax.serving.startup import start_engine
+from rcjax.serving.startup import semantic_histories, start_engine
 
 PAGE_TOKENS = 8
 LIMITS = Limits(max_candidates=100, max_item_tokens=40, max_history_tokens=96)
@@ -173,16 +173,19 @@ def restarted(engine: RecommendEngine, settings: Settings, *, num_pages: int | N
     directory = BlockDirectory(PagePool(num_pages or nothing.shape[1], PAGE_TOKENS), GreedyDual())
     build_shapes = ShapeSet("build", settings.shapes.of("build"))
     limits = settings.limits
+    cache = BlockCache(slice_, directory, identity, build_shapes, engine.builder.instruction_block())
+    library = Library(engine.builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens)
     return RecommendEngine(
         slice_,
-        BlockCache(slice_, directory, identity, build_shapes, engine.builder.instruction_block()),
+        cache,
         engine.builder,
-        Library(engine.builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens),
+        library,
         ShapeSet("rank", settings.shapes.of("rank")),
         Generator(slice_, directory, ShapeSet("generate", settings.shapes.of("generate")), tiny_tokenizer().eos_ids),
         {name: arm.arm() for name, arm in settings.arms.items()},
         dataclasses.replace(engine.info()),
         count_compilations=lambda: 0,
+        semantic=semantic_histories(settings, cache, library, tiny_tokenizer().decode),
     )
 
 

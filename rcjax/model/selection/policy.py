@@ -77,7 +77,10 @@ class SelectionPolicy(ABC):
 
     def select(self, prompt: Prompt, cached: Sequence[Block], measured: Sequence[Scores] = ()) -> Offsets:
         """The offsets to select in each of `cached`, which are blocks of `prompt`."""
-        tokens = CachedTokens.of(prompt, cached)
+        return self.choose(CachedTokens.of(prompt, cached), measured)
+
+    def choose(self, tokens: CachedTokens, measured: Sequence[Scores] = ()) -> Offsets:
+        """The offsets to select in each block of `tokens`."""
         taken = np.zeros(len(tokens), bool)
         self.fill(tokens, measured, taken)
         return tokens.offsets(taken)

@@ -83,18 +83,20 @@ class RankedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class TokenCounts(_message.Message):
-    __slots__ = ("cached", "selected", "fresh", "built", "probed")
+    __slots__ = ("cached", "selected", "fresh", "built", "probed", "semantic")
     CACHED_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BUILT_FIELD_NUMBER: _ClassVar[int]
     PROBED_FIELD_NUMBER: _ClassVar[int]
+    SEMANTIC_FIELD_NUMBER: _ClassVar[int]
     cached: int
     selected: int
     fresh: int
     built: int
     probed: int
-    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ..., probed: _Optional[int] = ...) -> None: ...
+    semantic: int
+    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ..., probed: _Optional[int] = ..., semantic: _Optional[int] = ...) -> None: ...
 
 class StageTimes(_message.Message):
     __slots__ = ("queue_ms", "plan_ms", "build_ms", "extend_ms", "readout_ms", "ttft_ms", "probe_ms")
