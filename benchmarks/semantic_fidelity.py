@@ -20,6 +20,7 @@ from rcjax.prompt import BlockKind, Layout, Prompt, Scoring
 from rcjax.serving.arm import Reuse
 from rcjax.serving.assembly import Row, Source, assemble
 from rcjax.serving.engine import RecommendEngine
+from rcjax.serving.semantic_history import exact_kv
 
 MIN_SIMILARITY = 0.9
 BOUNDARY_TOKENS = 4  # of each item computed again, as the default arm does
@@ -65,10 +66,9 @@ class HistoryKV:
         if key not in self._known:
             block = self._engine.builder.history_block(ids, "sampled")
             start = time.perf_counter()
-            with self._engine.cache.resident([block]) as ((cached,), _):
+            with self._engine.cache.resident([block]):
                 self.prefill_ms.append((time.perf_counter() - start) * 1e3)
-                pages = self._engine.slice.read_pages(cached.pages)
-            self._known[key] = tuple(some.reshape(len(some), -1, *some.shape[3:])[:, : len(ids)] for some in pages)
+                self._known[key] = exact_kv(self._engine.cache, block)
         return self._known[key]
 
 

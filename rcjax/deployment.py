@@ -79,6 +79,11 @@ def deploy(
                 f"{len(restored.corrupt):,} are corrupt and will be computed again"
             )
     fill(engine, catalogue, settings, console)
+    if settings.semantic_arms:
+        with announced(console) as announce:
+            announce("filling the semantic pool")
+            num_prototypes = engine.build_semantic_pool()
+        console.print(f"{num_prototypes:,} tokens of users' histories are in the semantic pool", highlight=False)
     return engine
 
 

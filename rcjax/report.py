@@ -88,10 +88,11 @@ def ranking_table(
 def tokens_line(result: RecommendResult) -> str:
     """A prompt's tokens by where they came from."""
     tokens = result.tokens
+    semantic = f" ({tokens.semantic:,} from other histories)" if tokens.semantic else ""
     built = f"; {tokens.built:,} computed for missing blocks first" if tokens.built else ""
     probed = f"; {tokens.probed:,} probed" if tokens.probed else ""
     return (
-        f"{tokens.prompt_len:,} prompt tokens: {tokens.cached:,} cached, {tokens.selected:,} selected, "
+        f"{tokens.prompt_len:,} prompt tokens: {tokens.cached:,} cached{semantic}, {tokens.selected:,} selected, "
         f"{tokens.fresh:,} fresh{built}{probed}"
     )
 
@@ -110,9 +111,9 @@ def arm_table(
     table = Table(title=title, title_justify="left")
     table.add_column("arm")
     headings = ["P50 TTFT" if many else "TTFT", *(["P90", "P99"] if tails else [])]
-    kinds = ["cached", "selected", "fresh"]
-    if any(answer.result.tokens.probed for of_arm in answers.values() for answer in of_arm):
-        kinds.append("probed")
+    tokens = [answer.result.tokens for of_arm in answers.values() for answer in of_arm]
+    rare = [kind for kind in ("probed", "semantic") if any(getattr(count, kind) for count in tokens)]
+    kinds = ["cached", "selected", "fresh", *rare]
     for heading in (*headings, *(f"vs {name}" for name in baselines), *kinds):
         table.add_column(heading, justify="right")
     p50 = {arm: ttft_percentiles(of_arm)["p50"] for arm, of_arm in answers.items()}

@@ -34,6 +34,15 @@ def test_the_arm_table_has_a_column_for_them(answers, shown):
     assert (f"{1230 // len(answers):,}" in text) == shown
 
 
+def test_borrowed_tokens_are_told_where_there_are_any():
+    result = RecommendResult((), TokenCounts(1000, 150, 80, semantic=180), StageTimes(), "arm")
+    assert "1,000 cached (180 from other histories), 150 selected" in tokens_line(result)
+    text = printed(arm_table({"a": [PLAIN], "b": [Answer(result, 1.0)]}, [], title="title"))
+    assert "semantic" in text
+    assert "180" in text
+    assert "semantic" not in printed(arm_table({"a": [PLAIN]}, [], title="title"))
+
+
 def test_probing_is_a_stage():
     assert "probe 25.5, extend 40.0" in stage_line(PROBING)
     rows = printed(stage_table({"a": [PROBING], "b": [PLAIN]}, title="title")).splitlines()

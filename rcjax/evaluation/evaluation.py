@@ -26,6 +26,7 @@ from rcjax.evaluation.tables import (
     quality_table,
 )
 from rcjax.model.spec import Model, load_model
+from rcjax.serving.arm import History
 from rcjax.serving.engine import RecommendEngine
 from rcjax.serving.request import EngineInfo
 from rcjax.serving.startup import start_engine
@@ -91,7 +92,7 @@ def evaluate(
     if left_out:
         console.print(f"{len(left_out)} requests left out; first: {left_out[0]}", style="yellow", markup=False)
     engine = _started(console, _eval_settings(settings, arms, prompts), dataset, options.seed, model)
-    runs = _run(console, engine, dataset, list(arms), options)
+    runs = _run(console, engine, dataset, arms, options)
     evaluation = Evaluation(
         info=engine.info(),
         dataset=dataset,
@@ -133,28 +134,37 @@ def _eval_settings(settings: Settings, arms: dict[str, ArmSettings], prompts: Se
 def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, model: Model) -> RecommendEngine:
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)
-        if any(not measure.is_probe for arm in settings.arms.values() for measure in arm.arm().selection.measures):
-            announce("choosing tokens for the offline policy")
-            _choose_orders(engine, dataset, seed)
+        measures = [measure for arm in settings.arms.values() for measure in arm.arm().selection.measures]
+        is_offline = any(not measure.is_probe for measure in measures)
+        num_sampled = settings.semantic.num_sampled_users if settings.semantic_arms else 0
+        num_prototypes = 0
+        if is_offline or num_sampled:
+            announce("learning from users who are not asked about")
+            _put_others(engine, dataset, max(num_sampled, NUM_CONTEXT_USERS if is_offline else 0))
+            engine.choose_orders(seed)
+            num_prototypes = engine.build_semantic_pool(seed)
+    if num_sampled and not num_prototypes:
+        arms = ", ".join(settings.semantic_arms)
+        console.print(f"nobody is left to fill the semantic pool; histories are computed in {arms}", style="yellow")
     console.print(f"{engine.info().model}, {engine.info().dtype}, is ready on {engine.info().device}", highlight=False)
     return engine
 
 
-def _choose_orders(engine: RecommendEngine, dataset: Dataset, seed: int) -> None:
-    """Has the `offline` policy choose its tokens in prompts of users who are not asked about, where there are any."""
+def _put_others(engine: RecommendEngine, dataset: Dataset, num_users: int) -> None:
+    """Puts all candidates, and users who are not asked about, where there are any."""
     asked = dataset.asked
     engine.put_items([asked.items[i] for i in dict.fromkeys(i for r in asked.requests for i in r.candidates)])
-    others = [user for user_id, user in dataset.source.users.items() if user_id not in asked.users]
-    for user in others[:NUM_CONTEXT_USERS]:
+    asked_ids = {request.user_id for request in asked.requests}
+    others = [user for user_id, user in dataset.source.users.items() if user_id not in asked_ids]
+    for user in others[:num_users]:
         try:
             engine.put_user(user)
         except InvalidRequestError:
             continue  # one whose history is over the limits; others will do
-    engine.choose_orders(seed)
 
 
 def _run(
-    console: Console, engine: RecommendEngine, dataset: Dataset, arms: list[str], options: EvalOptions
+    console: Console, engine: RecommendEngine, dataset: Dataset, arms: dict[str, ArmSettings], options: EvalOptions
 ) -> dict[str, ArmRun]:
     num_answers = len(dataset.asked.requests) * len(arms) * (1 + options.num_permutations)
     columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -163,7 +173,8 @@ def _run(
         runs = run_arms(
             engine,
             dataset.asked,
-            arms,
+            list(arms),
+            unseen=[name for name, arm in arms.items() if arm.history is History.SEMANTIC],
             num_permutations=options.num_permutations,
             batch=max(shape.batch for shape in engine.rank_shapes),
             seed=options.seed,

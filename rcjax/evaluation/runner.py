@@ -1,6 +1,6 @@
 """Runs requests through the arms of an engine and keeps what each gave."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ def run_arms(
     catalogue: Catalogue,
     arms: Sequence[str],
     *,
+    unseen: Collection[str] = (),
     num_permutations: int = 0,
     batch: int = 1,
     seed: int = 0,
@@ -54,9 +55,10 @@ def run_arms(
     """Ranks the catalogue's requests in every arm, in their own order of candidates and in random ones.
 
     `batch` requests go to the engine at once, with the KV of their items and users computed beforehand, so that times
-    are those of full hits; their users are forgotten afterwards. Arms take turns in going first. Permutations are the
-    same for all arms. `advance` is called after each answer. What the engine refuses is kept as its error;
-    `InvalidRequestError` where it refuses all that an arm asks.
+    are those of full hits; their users are forgotten afterwards. Arms in `unseen` bring the history along instead, as
+    of a user whom the engine does not know. Arms take turns in going first. Permutations are the same for all arms.
+    `advance` is called after each answer. What the engine refuses is kept as its error; `InvalidRequestError` where it
+    refuses all that an arm asks.
     """
     runs = {arm: ArmRun([[] for _ in range(1 + num_permutations)]) for arm in arms}
     requests = catalogue.requests
@@ -70,7 +72,12 @@ def run_arms(
         for order in range(1 + num_permutations):
             orders = [_candidates(request, order, (seed, order, start + n)) for n, request in enumerate(group)]
             for arm in (*arms[shift:], *arms[:shift]):
-                asks = [RecommendRequest(ids, r.user_id, arm=arm) for ids, r in zip(orders, group, strict=True)]
+                asks = [
+                    RecommendRequest(ids, history=users[r.user_id].events, arm=arm)
+                    if arm in unseen
+                    else RecommendRequest(ids, r.user_id, arm=arm)
+                    for ids, r in zip(orders, group, strict=True)
+                ]
                 for result, request in zip(engine.recommend(asks), group, strict=True):
                     runs[arm].orders[order].append(_outcome(result, request))
                     advance()

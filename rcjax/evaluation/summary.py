@@ -35,13 +35,15 @@ class TokenShares:
 
     `fresh`: tokens that the pass computed, selected ones too, over the prompt's. `probed`: tokens that the selection's
     probes computed through a few layers, over the prompt's. `selected` and `built`: tokens that were selected, and
-    those of blocks that missed and were built first, over those of all blocks from the cache.
+    those of blocks that missed and were built first, over those of all blocks from the cache. `semantic`: tokens whose
+    KV is that of other histories' tokens, over the same.
     """
 
     fresh: float
     probed: float
     selected: float
     built: float
+    semantic: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def _token_shares(answers: Sequence[Outcome]) -> TokenShares:
         probed=float(np.mean([t.probed / t.prompt_len for t in tokens])),
         selected=float(np.mean([t.selected / max(t.cached + t.selected, 1) for t in tokens])),
         built=float(np.mean([t.built / max(t.cached + t.selected, 1) for t in tokens])),
+        semantic=float(np.mean([t.semantic / max(t.cached + t.selected, 1) for t in tokens])),
     )
 
 

@@ -75,10 +75,12 @@ def fidelity_table(arms: Mapping[str, ArmSummary]) -> Table:
 def cost_table(arms: Mapping[str, ArmSummary]) -> Table:
     """What each arm computes, how long its first ranked item takes, and how many requests it refused."""
     title = "cost: tokens fresh and probed, of the prompt's; selected, of the cached; TTFT in ms"
-    table = _table(title, "arm", "fresh", "probed", "selected", "TTFT P50", "P90", "P99", "invalid")
+    kinds = ["fresh", "probed", "selected"]
+    if any(summary.tokens.semantic > 0 for summary in arms.values()):
+        kinds.append("semantic")
+    table = _table(title, "arm", *kinds, "TTFT P50", "P90", "P99", "invalid")
     for name, summary in arms.items():
-        tokens = summary.tokens
-        shares = [f"{share:.1%}" for share in (tokens.fresh, tokens.probed, tokens.selected)]
+        shares = [f"{getattr(summary.tokens, kind):.1%}" for kind in kinds]
         times = [f"{summary.ttft_ms[p]:,.0f}" for p in ("p50", "p90", "p99")]
         table.add_row(escape(name), *shares, *times, str(summary.num_invalid))
     return table

@@ -54,7 +54,7 @@ class ScriptedEngine:
         raise NotImplementedError
 
     def _rank(self, request: RecommendRequest) -> RecommendResult | RcjaxError:
-        assert request.user_id in self.users
+        assert request.user_id in self.users if request.history is None else not request.user_id
         assert self.items.issuperset(request.candidates)
         scores = self.scripts[request.arm](request)
         if scores is None:

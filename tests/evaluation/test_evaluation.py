@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
@@ -194,3 +195,33 @@ def test_the_offline_policy_gets_its_orders_first(folder) -> None:
     summary = evaluate(console(), settings, options, model=tiny_model()).summaries["offline"]
     assert summary.num_invalid == 0
     assert summary.tokens.selected > 0
+
+
+class TestSemanticHistory:
+    """With all but the history exact."""
+
+    ARMS: ClassVar = {
+        "full": ArmSettings(reuse=Reuse.NONE),
+        "none": ArmSettings(reuse=Reuse.PREFIX, history="semantic"),
+        "all": ArmSettings(reuse=Reuse.PREFIX, history="semantic", selection="full"),
+    }
+
+    def test_it_is_borrowed_from_users_who_are_not_asked_about(self, folder) -> None:
+        settings = eval_settings(folder, arms=self.ARMS, default_arm="full")
+        to = console()
+        options = EvalOptions(num_requests=NUM_REQUESTS // 2, task=TASK, split="all")
+        summaries = evaluate(to, settings, options, model=tiny_model()).summaries
+        assert summaries["none"].tokens.semantic > 0
+        assert (summaries["none"].tokens.built, summaries["none"].tokens.selected) == (0, 0)
+        assert summaries["none"].fidelity.max_score_difference > 1e-3
+        assert summaries["all"].fidelity.max_score_difference < 2e-5
+        assert "semantic" in to.file.getvalue()
+
+    def test_where_nobody_is_left_it_says_so(self, folder) -> None:
+        settings = eval_settings(folder, arms=self.ARMS, default_arm="full")
+        to = console()
+        options = EvalOptions(num_requests=NUM_REQUESTS, arms=("none",), task=TASK, split="all")
+        summaries = evaluate(to, settings, options, model=tiny_model()).summaries
+        assert summaries["none"].tokens.semantic == 0
+        assert summaries["none"].fidelity.max_score_difference < 2e-5
+        assert "nobody is left to fill the semantic pool; histories are computed in none" in to.file.getvalue()

@@ -15,7 +15,7 @@ from rcjax.ranking import METRICS, Rank
 def arm(fresh: float, ndcg: float, reference: str | None = "full") -> ArmSummary:
     metrics = dict.fromkeys(METRICS, Estimate(ndcg, ndcg - 0.02, ndcg + 0.02))
     differences = dict.fromkeys(METRICS, Estimate(ndcg - 0.4, ndcg - 0.41, ndcg - 0.39)) if reference else None
-    tokens = TokenShares(fresh=fresh, probed=0.0, selected=0.0, built=0.0)
+    tokens = TokenShares(fresh=fresh, probed=0.0, selected=0.0, built=0.0, semantic=0.0)
     return ArmSummary(reference, 0, metrics, differences, None, tokens, {"p50": 1.0}, None, (Rank(1, 1),))
 
 

@@ -74,3 +74,13 @@ def test_an_arm_that_answers_nothing_ends_it_early(num_users: int) -> None:
 def test_scores_are_plain_arrays() -> None:
     (outcome, *_) = run_arms(ScriptedEngine({"a": by_number}), numbered(), ["a"])["a"].outcomes
     assert outcome.scores.dtype == np.float64
+
+
+def test_unseen_arms_bring_the_history_along() -> None:
+    catalogue, engine = numbered(), ScriptedEngine({"a": by_number, "b": by_number})
+    runs = run_arms(engine, catalogue, ["a", "b"], unseen=["b"], num_permutations=1)
+    assert not runs["b"].errors
+    asked = [(request.arm, request.user_id, request.history) for batch in engine.batches for request in batch]
+    assert {(user, history) for arm, user, history in asked if arm == "a"} == {(u, None) for u in catalogue.users}
+    histories = {("", user.events) for user in catalogue.users.values()}
+    assert {(user, history) for arm, user, history in asked if arm == "b"} == histories

@@ -15,7 +15,7 @@ from tiny_engine import TEMPLATE, tiny_model, tiny_settings
 from typer.testing import CliRunner
 
 from rcjax import bench, deployment
-from rcjax.catalog import Catalogue, Item, Request, User
+from rcjax.catalog import Catalogue, Event, Item, Request, User
 from rcjax.cli import app
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
 from rcjax.demo import run_demo
@@ -210,6 +210,17 @@ def test_the_bench_compares_the_arms(console, shop_settings, tmp_path):
     assert [claim["target"] for claim in claims] == [5.0, 10.0]
     assert json.loads((tmp_path / "out.json").read_text())["claims"] == claims
     assert "vs prefix" in console.file.getvalue()
+
+
+def test_the_semantic_pool_is_filled_where_an_arm_borrows(console, shop_settings):
+    arms = {"borrows": ArmSettings(history="semantic")}
+    settings = shop_settings.model_copy(update={"arms": arms, "default_arm": "borrows"})
+    users = {"u": User("u", (Event("i", "red mug"),))}
+    engine = deployment.deploy(settings, Catalogue({"i": Item("i", "mug")}, users), console, model=tiny_model())
+    (result,) = engine.recommend([RecommendRequest(("i",), history=(Event("i", "red mug"), Event("i", "rug")))])
+    assert result.tokens.semantic > 0
+    num_letters = sum(map(str.isalpha, "Bought:\n- red mug\n"))
+    assert f"{num_letters} tokens of users' histories are in the semantic pool" in console.file.getvalue()
 
 
 def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):
