@@ -34,7 +34,9 @@ limits: {max_candidates: 20, max_item_tokens: 100, max_history_tokens: 200}
 arms:
   fast: {layout: parallel, scoring: anchor, reuse: blocks, selection: none}
   fixed: {selection: "boundary(first=4, last=1)"}
+  lent: {reuse: prefix, history: semantic}
 default_arm: fast
+semantic: {num_sampled_users: 7, max_prototypes: 1000, min_similarity: 0.8}
 shapes: {rank: [[64, 32], [128, 32, 4]], build: [[256, 16]], generate: [[1, 64]]}
 server: {host: 0.0.0.0, port: 1, admin_port: 2, max_queue: 3, grace_s: 0.5}
 compilation_cache: xla
@@ -61,6 +63,8 @@ compilation_cache: xla
         ("arms: {a: {reuse: everything}}", "arms.a.reuse"),
         ("arms: {a: {selection: boundary}}", "arms.a.selection"),
         ("arms: {a: {layout: zigzag}}", "arms.a.layout"),
+        ("arms: {a: {history: none}}", "arms.a.history"),
+        ("semantic: {min_similarity: 2}", "semantic.min_similarity"),
         ("default_arm: nobody", "default_arm"),
         ("arms: {}", "default_arm"),
         ("shapes: {rank: [[64]], build: [[512, 16]]}", "shapes.rank"),

@@ -146,9 +146,12 @@ class TestCounts:
         if name == "heavy_hitter":
             assert tokens.semantic == history - math.ceil(0.4 * history)
 
-    def test_a_probe_over_cached_kv_computes_what_found_nothing(self, engine, oracle, ids, borrowed):
-        tokens = ask(engine, "parallel_query")[0]
-        assert tokens.probed == ask(engine, "parallel_none")[0].fresh
+    def test_a_probe_over_cached_kv_computes_what_found_nothing(self, engine, borrowed):
+        trusting = ask(engine, "parallel_none")[0]
+        assert ask(engine, "parallel_query")[0].probed == trusting.fresh
+        survivors = math.ceil(0.5 * len(borrowed))
+        narrowed = ask(engine, "parallel_narrowed")[0]
+        assert narrowed.probed == narrowed.prompt_len + survivors + trusting.fresh
 
 
 class TestResidence:

@@ -18,7 +18,7 @@ class CachedTokens:
     """The S tokens of a prompt's cached blocks, end to end in prompt order.
 
     Correctable are those whose cached KV may differ from what the prompt would compute; only these are worth
-    choosing from.
+    choosing from. A token that is computed whatever the policy says is none of them.
     """
 
     block: Int[np.ndarray, "S"]  # index of the token's block among the cached ones
