@@ -46,6 +46,7 @@ compilation_cache: xla
     assert settings.arms["fast"].arm().layout is Layout.PARALLEL
     assert settings.arms["fixed"].arm() == Arm(Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1))
     assert settings.shapes.of("rank") == [Shape(64, 32), Shape(128, 32, 4)]
+    assert settings.semantic_arms == ["lent"]
     assert settings.compilation_cache_dir() == Path("xla")
     again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
     assert load_settings(again) == settings
@@ -64,6 +65,10 @@ compilation_cache: xla
         ("arms: {a: {selection: boundary}}", "arms.a.selection"),
         ("arms: {a: {layout: zigzag}}", "arms.a.layout"),
         ("arms: {a: {history: none}}", "arms.a.history"),
+        ("arms: {a: {history: semantic, reuse: none}}", "arms.a\n.*'semantic'.*prefix.*reuse='none'"),
+        ("arms: {a: {history: semantic, reuse: instruction}}", "arms.a\n.*'semantic'.*prefix.*reuse='instruction'"),
+        ("semantic: {num_sampled_users: 0}", "semantic.num_sampled_users"),
+        ("semantic: {max_prototypes: 0}", "semantic.max_prototypes"),
         ("semantic: {min_similarity: 2}", "semantic.min_similarity"),
         ("default_arm: nobody", "default_arm"),
         ("arms: {}", "default_arm"),

@@ -151,19 +151,11 @@ class Oracle:
 
         `lent[t]` is used instead of the KV of the history's token t, each [L, K, H].
         """
-        pieces = self.pieces(events, items, layout, scoring)
-        ids = np.concatenate([piece.ids for piece in pieces])
-        pos = np.concatenate([piece.start + np.arange(len(piece.ids)) for piece in pieces])
-        owner = np.repeat(np.arange(len(pieces)), [len(piece.ids) for piece in pieces])
-        first = {(piece.kind, piece.i): int((owner < n).sum()) for n, piece in enumerate(pieces)}
-        sees = pos[None, :] <= pos[:, None]
-        if layout is Layout.PARALLEL:
-            sees &= np.array([[a.sees(b) for b in pieces] for a in pieces])[owner][:, owner]
-        given = {first["history", 0] + offset: kv for offset, kv in lent.items()}
+        given = {("history", 0, offset): kv for offset, kv in lent.items()}
         for i, offsets in (trusted or {}).items():
             k, v = causal_kv(self.model, self.instruction, self.item_ids(items[i]))
-            given |= {first["item", i] + offset: (k[:, offset], v[:, offset]) for offset in offsets}
-        logits, *_ = dense(self.model.params, self.model.config, ids, pos, sees, given)
+            given |= {("item", i, offset): (k[:, offset], v[:, offset]) for offset in offsets}
+        logits, _, first = self._run(self.pieces(events, items, layout, scoring), layout, given)
         if scoring is Scoring.LABEL:
             chosen = logits[-1, [self.text(label)[0] for label in self.labels[: len(items)]]]
             found = chosen - np.log(np.exp(chosen).sum())
@@ -172,3 +164,24 @@ class Oracle:
             read = [first["after", i] + len(self.text("\nBuy:")) - 1 for i in range(len(items))]
             found = logits[read, yes] - logits[read, no]
         return {item.item_id: float(score) for item, score in zip(items, found, strict=True)}
+
+    def received(self, events: Sequence[Event], items: Sequence[Item], layout: Layout, scoring: Scoring) -> np.ndarray:
+        """Attention that each token of the history receives from the whole prompt, over the first layer's heads."""
+        _, weights, first = self._run(self.pieces(events, items, layout, scoring), layout, {})
+        start = first["history", 0]
+        return weights[0].sum((0, 1))[start : start + len(self.history_ids(events))]
+
+    def _run(
+        self, pieces: Sequence[Piece], layout: Layout, given: Mapping[tuple[str, int, int], KV]
+    ) -> tuple[np.ndarray, np.ndarray, dict[tuple[str, int], int]]:
+        """Logits, weights, and where each piece begins; `given` is by kind, number and offset."""
+        ids = np.concatenate([piece.ids for piece in pieces])
+        pos = np.concatenate([piece.start + np.arange(len(piece.ids)) for piece in pieces])
+        owner = np.repeat(np.arange(len(pieces)), [len(piece.ids) for piece in pieces])
+        first = {(piece.kind, piece.i): int((owner < n).sum()) for n, piece in enumerate(pieces)}
+        sees = pos[None, :] <= pos[:, None]
+        if layout is Layout.PARALLEL:
+            sees &= np.array([[a.sees(b) for b in pieces] for a in pieces])[owner][:, owner]
+        own = {first[kind, i] + offset: kv for (kind, i, offset), kv in given.items()}
+        logits, _, _, weights = dense(self.model.params, self.model.config, ids, pos, sees, own)
+        return logits, weights, first

@@ -10,10 +10,8 @@ from tiny_engine import assert_idle, close_to, recommend, restarted, tiny_model
 
 from rcjax.cache.semantic import Match
 from rcjax.catalog.types import User
-from rcjax.config import ArmSettings, Settings
 from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import Layout, Scoring
-from rcjax.serving.arm import Reuse
 from rcjax.serving.generation import Sampling
 from rcjax.serving.request import RecommendRequest
 from rcjax.serving.startup import start_engine
@@ -103,6 +101,13 @@ class TestScores:
         worst = sorted(deviation, key=deviation.__getitem__)[-math.ceil(0.3 * len(borrowed)) :]
         left = {t: kv for t, kv in borrowed.items() if t not in worst}
         assert ask(engine, "parallel_deviation")[1] == close_to(dense_scores(oracle, "parallel", left))
+
+    def test_heavy_hitters_are_those_that_receive_most_attention(self, engine, oracle, borrowed):
+        """Equal tokens have equal KV in the first layer, so that nothing deviates there."""
+        received = oracle.received(EVENTS, ITEMS, Layout.PARALLEL, Scoring.LABEL)
+        best = sorted(borrowed, key=received.__getitem__)[-math.ceil(0.4 * len(borrowed)) :]
+        left = {t: kv for t, kv in borrowed.items() if t not in best}
+        assert ask(engine, "parallel_heavy_hitter")[1] == close_to(dense_scores(oracle, "parallel", left))
 
     def test_generation_borrows_too(self, engine):
         request = RecommendRequest(IDS, history=EVENTS, arm="parallel_all")
@@ -279,21 +284,3 @@ class TestPool:
         engine = restarted(compiled, settings)
         engine.put_user(User("donor", DONOR_EVENTS))
         assert engine.build_semantic_pool() == 0
-
-
-class TestSettings:
-    @pytest.mark.parametrize("reuse", ["none", "instruction"])
-    def test_an_arm_that_takes_no_history_from_the_cache_cannot_borrow(self, reuse):
-        with pytest.raises(ValueError, match=f"arms.bad.*\n.*'semantic'.*prefix.*'{reuse}'"):
-            Settings.model_validate({"arms": {"bad": {"history": "semantic", "reuse": reuse}}, "default_arm": "bad"})
-
-    def test_arms_that_borrow_are_known(self):
-        arms = {"a": ArmSettings(), "b": ArmSettings(reuse=Reuse.PREFIX, history="semantic")}
-        assert Settings(arms=arms, default_arm="a").semantic_arms == ["b"]
-
-    @pytest.mark.parametrize(
-        ("field", "value"), [("num_sampled_users", 0), ("max_prototypes", 0), ("min_similarity", 1.5)]
-    )
-    def test_limits(self, field, value):
-        with pytest.raises(ValueError, match=f"semantic.{field}"):
-            Settings.model_validate({"semantic": {field: value}})
