@@ -206,14 +206,18 @@ class TestResidence:
         assert engine.stats().pages_used == before
         assert_idle(engine)
 
-    def test_without_room_the_request_is_refused(self, lending, ids):
-        pages_for = restarted(*lending).cache.directory.pool.pages_for
-        needed = 1 + pages_for(len(lending[0].builder.instruction_ids)) + pages_for(len(ids))
-        engine = restarted(*lending, num_pages=needed + 2)
+    @pytest.mark.parametrize("num_spare", [0, -1])
+    def test_without_room_the_request_is_refused(self, lending, oracle, ids, num_spare):
+        blocks = [oracle.instruction, ids, *map(oracle.item_ids, ITEMS)]
+        num_pages = sum(map(lending[0].cache.directory.pool.pages_for, map(len, blocks)))
+        engine = restarted(*lending, num_pages=1 + num_pages + num_spare)
         engine.put_user(User("donor", DONOR_EVENTS[:1]))
         engine.build_semantic_pool()
-        (result,) = engine.recommend([RecommendRequest(tuple(ITEMS), history=EVENTS)])
-        assert isinstance(result, ResourceExhaustedError)
+        (result,) = engine.recommend([RecommendRequest(tuple(ITEMS), history=EVENTS, arm="parallel_none")])
+        if num_spare:
+            assert isinstance(result, ResourceExhaustedError)
+        else:
+            assert result.tokens.semantic > 0
         assert_idle(engine)
 
 
