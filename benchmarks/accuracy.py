@@ -5,7 +5,8 @@
 MODELS has a folder for each config of configs/accuracy, as `rcjax train` left it (docs/accuracy.md says how to make
 them). Two test beds: the embedded shop, whose best possible ranking is known, and Amazon Beauty. For each, a model that
 is trained and served in the `parallel` layout, and one trained and served with full causal attention, on the same
-requests; the causal one is also served from cached blocks, under every selection policy. All in one run, float32.
+requests; the causal one is also served from cached blocks, under every selection policy; `semantic` arms rank users
+whose history is not in cache. All in one run, float32.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from rcjax.evaluation.report import report
 from rcjax.evaluation.summary import ArmSummary, Estimate
 from rcjax.prompt import Layout, Scoring
 from rcjax.ranking import METRICS, metric_values
+from rcjax.serving.arm import History
 from rcjax.training.trainer import CURVE
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"
@@ -38,14 +40,13 @@ DEFAULT_POLICY = "boundary(first=2)"
 RCLLM = "heavy_hitter(r_item=0.3)"  # the paper's policy at its budget
 POLICIES = (
     "none",
-    "boundary(first=1)",
     "boundary(first=2)",
     "boundary(first=3)",
     "offline(k=3)",
     "deviation(r=0.15)",
     "query(r=0.15)",
-    "boundary(first=1) + deviation(r=0.15)",
     "heavy_hitter(r_item=0.15)",
+    "query(r=0.3)",
     RCLLM,
 )
 MAX_SELECTED, MIN_TOP1_AGREEMENT, MAX_NDCG_DIFFERENCE = 0.15, 0.95, 0.005
@@ -73,8 +74,15 @@ def run_bed(
     console: Console, bed: str, catalogue: CatalogueSettings, models: Path, num_requests: int | None, seed: int
 ) -> tuple[dict[str, Evaluation], list[Claim]]:
     """Both models' evaluations on the same requests, and the claims about this bed."""
+    parallel = ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)
     arms = {
-        "parallel": {PARALLEL: ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)},
+        "parallel": {
+            PARALLEL: parallel,
+            "semantic": parallel.model_copy(update={"history": History.SEMANTIC}),
+            "semantic, deviation(r=0.3)": parallel.model_copy(
+                update={"history": History.SEMANTIC, "selection": "deviation(r=0.3)"}
+            ),
+        },
         "causal": {policy: ArmSettings(scoring=Scoring.ANCHOR, selection=policy) for policy in POLICIES},
     }
     # Every later item of a Beauty user is asked for: one each of its 255 test users would be too few requests.
@@ -168,7 +176,7 @@ def main() -> None:
     parser.add_argument("--beauty", type=Path, help="folder with items.jsonl.gz and interactions.jsonl.gz")
     parser.add_argument("--json", type=Path, help="write figures and claims here")
     parser.add_argument("--plots", type=Path, help="write embedded.png and beauty.png into this folder")
-    parser.add_argument("--requests", type=int, default=2000, help="of the embedded shop")
+    parser.add_argument("--requests", type=int, default=1000, help="of the embedded shop")
     parser.add_argument("--beauty-requests", type=int, default=1000, help="of Beauty's test users")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
