@@ -22,7 +22,7 @@ bench: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/jupytext --sync notebooks/*.py
-	$(BIN)/jupytext --execute --to ipynb --output - notebooks/accuracy.py > /dev/null
+	for notebook in notebooks/*.py; do $(BIN)/jupytext --execute --to ipynb --output - $$notebook > /dev/null || exit 1; done
 
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto

@@ -36,7 +36,7 @@ from rcjax.training.trainer import CURVE
 CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"
 TEMPLATES = {"embedded": "compact", "beauty": str(CONFIGS / "short-titles.yaml")}
 PARALLEL, FULL_PARALLEL, FULL_CAUSAL = "parallel", "full/parallel/anchor", "full/sequential/anchor"
-DEFAULT_POLICY = "boundary(first=2)"
+CLAIMED_POLICY = "boundary(first=3)"
 RCLLM = "heavy_hitter(r_item=0.3)"  # the paper's policy at its budget
 POLICIES = (
     "none",
@@ -51,7 +51,8 @@ POLICIES = (
 )
 MAX_SELECTED, MIN_TOP1_AGREEMENT, MAX_NDCG_DIFFERENCE = 0.15, 0.95, 0.005
 MIN_SHARE_OF_BEST = 0.9
-WORD_OVERLAP_NDCG = 0.425  # of ../shared/data's README, over all its users
+WORD_OVERLAP_NDCG = 0.425  # on 1,500 requests of all users
+MIN_DIFFERENCE_TO_CAUSAL = -0.02
 MAX_SCORE_DIFFERENCE = 1e-4
 
 
@@ -92,6 +93,9 @@ def run_bed(
         console.rule(f"{bed}: the {trained} model")
         model = models / f"{bed}-{trained}" / "model"
         found[trained] = evaluate(console, settings(bed, catalogue, model, of_model), options)
+    for name, summary in ((n, a) for e in found.values() for n, a in e.summaries.items()):
+        if summary.num_invalid:
+            raise RuntimeError(f"{name} refused {summary.num_invalid} requests: give it shapes that hold them")
     if found["parallel"].dataset.asked.requests != found["causal"].dataset.asked.requests:
         raise RuntimeError("the two models were not asked the same")
     return found, [*parallel_claims(bed, found), *policy_claims(bed, found["causal"].summaries)]
@@ -102,7 +106,7 @@ def parallel_claims(bed: str, found: Mapping[str, Evaluation]) -> list[Claim]:
     evaluation = found["parallel"]
     exact, served = evaluation.summaries[FULL_PARALLEL], evaluation.summaries[PARALLEL]
     if exact.fidelity is not None or served.fidelity is None or served.differences is None:
-        raise RuntimeError("full recompute is the reference")
+        raise RuntimeError(f"{PARALLEL} must be compared with {FULL_PARALLEL}, and that with nothing")
     ndcg, chance = served.metrics[METRIC].value, evaluation.bounds["chance"][METRIC]
     if bed == "embedded":
         best = evaluation.bounds["best possible"][METRIC]
@@ -115,7 +119,7 @@ def parallel_claims(bed: str, found: Mapping[str, Evaluation]) -> list[Claim]:
         ]
     return [
         *quality,
-        Claim(f"{bed}/parallel_less_causal_high", less_causal(found).high, 0.0),
+        Claim(f"{bed}/parallel_minus_causal_low", minus_causal(found).low, MIN_DIFFERENCE_TO_CAUSAL),
         Claim(
             f"{bed}/parallel_max_score_difference", served.fidelity.max_score_difference, MAX_SCORE_DIFFERENCE, False
         ),
@@ -123,7 +127,7 @@ def parallel_claims(bed: str, found: Mapping[str, Evaluation]) -> list[Claim]:
     ]
 
 
-def less_causal(found: Mapping[str, Evaluation]) -> Estimate:
+def minus_causal(found: Mapping[str, Evaluation]) -> Estimate:
     """NDCG@10 of the parallel model, served from cached blocks, less that of the causal one, recomputed in full."""
     parallel, causal = found["parallel"], found["causal"]
     column = METRICS.index(METRIC)
@@ -138,10 +142,10 @@ def less_causal(found: Mapping[str, Evaluation]) -> Estimate:
 
 
 def policy_claims(bed: str, arms: Mapping[str, ArmSummary]) -> list[Claim]:
-    """What is claimed of the default policy for a model that is not trained for cached blocks."""
-    default = arms[DEFAULT_POLICY]
+    """What is claimed of a policy for a model that is served from cached blocks under another mask than its own."""
+    default = arms[CLAIMED_POLICY]
     if default.fidelity is None or default.differences is None:
-        raise RuntimeError(f"{DEFAULT_POLICY} has no reference")
+        raise RuntimeError(f"{CLAIMED_POLICY} has no reference")
     return [
         Claim(f"{bed}/causal_selected_share", default.tokens.selected, MAX_SELECTED, False),
         Claim(f"{bed}/causal_top1_agreement", default.fidelity.top1_agreement, MIN_TOP1_AGREEMENT),
@@ -185,6 +189,8 @@ def main() -> None:
     if args.beauty:
         paths = {"items": args.beauty / "items.jsonl.gz", "events": args.beauty / "interactions.jsonl.gz"}
         beds["beauty"] = CatalogueSettings(format="jsonl", paths=paths)
+    for folder in filter(None, (args.plots, args.json and args.json.parent)):
+        folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"benchmark": "accuracy", "seed": args.seed}
     claims: list[Claim] = []
     for bed, catalogue in beds.items():
@@ -192,15 +198,15 @@ def main() -> None:
         found, of_bed = run_bed(console, bed, catalogue, args.models, num_requests, args.seed)
         claims += of_bed
         results[bed] = {name: report(evaluation) for name, evaluation in found.items()}
-        results[bed] |= {"parallel_less_causal": asdict(less_causal(found)), "curves": curves(args.models, bed)}
+        results[bed] |= {"parallel_minus_causal": asdict(minus_causal(found)), "curves": curves(args.models, bed)}
+        if args.json:
+            write_report(args.json, results, claims)
         if args.plots:
             plot(args.plots / f"{bed}.png", found)
     for claim in claims:
         console.print(
             f"{claim.name}: {claim.value:.4f}, {'holds' if claim.holds else 'does not hold'} ({claim.target})"
         )
-    if args.json:
-        write_report(args.json, results, claims)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def evaluate(
     negatives: Annotated[
         Literal["popularity", "uniform"], typer.Option(help="How the other candidates are drawn.")
     ] = "popularity",
-    targets_per_user: Annotated[int, typer.Option(min=1, help="Requests a user: one for each of the next items.")] = 1,
+    targets_per_user: Annotated[int, typer.Option(min=1, help="Held-out events of a user, each a request.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of requests, permutations and intervals.")] = 0,
 ) -> None:
     """Measure ranking quality, and what each arm loses against full recompute.

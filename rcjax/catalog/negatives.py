@@ -1,11 +1,10 @@
 """Candidates that a user did not choose, drawn for training and for evaluation."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 import numpy as np
-from jaxtyping import Float
 
 from rcjax.catalog.types import Catalogue
 
@@ -37,10 +36,6 @@ class NegativeSampler:
         keys = self._log_weights + rng.gumbel(size=len(self.item_ids))
         keys[excluded] = -np.inf
         return [self.item_ids[i] for i in np.argsort(-keys)[:num_items]]
-
-    def weights(self, item_ids: Sequence[str]) -> Float[np.ndarray, "items"]:
-        """How likely these items are to be drawn, each relative to the others."""
-        return np.exp(self._log_weights[[self._index[item_id] for item_id in item_ids]])
 
 
 def _weights(item_ids: tuple[str, ...], events: Iterable[str]) -> np.ndarray:

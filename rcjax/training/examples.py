@@ -64,6 +64,8 @@ class EmbeddedExamples:
         if self.pool is None:
             return None
         ids = list(self.world.items)
+        if self.pool > len(ids):
+            raise ValueError(f"negative_pool={self.pool} exceeds the shop's {len(ids)} items; lower it")
         return [ids[i] for i in rng.choice(len(ids), self.pool, replace=False, p=self.world.tastes.popularity)]
 
 

@@ -13,17 +13,13 @@ class _Strict(BaseModel):
 
 
 class NewModel(_Strict):
-    """A decoder of random weights, which takes only the tokenizer from the checkpoint.
-
-    With `embeddings: checkpoint` also its token embeddings, projected on their first `d_model` principal directions.
-    """
+    """A decoder of random weights, which takes only the tokenizer from the checkpoint."""
 
     num_layers: int = Field(ge=1)
     d_model: int = Field(ge=2)
     num_heads: int = Field(ge=1)
     num_kv_heads: int = Field(ge=1)
     d_ff: int = Field(ge=1)
-    embeddings: Literal["random", "checkpoint"] = "random"
 
 
 class Lora(_Strict):
@@ -37,12 +33,10 @@ class TrainSettings(_Strict):
     """One training run. `batch_size` requests make a pass, `accumulate` passes a step of the optimizer.
 
     `num_layers` keeps the first layers of the checkpoint; `new_model` starts from random weights instead.
-    `negative_pool` draws so many items a pass, from which each of its requests takes its negatives, so that their KV
-    is computed once for all; without it every request draws its own. `requests_per_user` shares a history likewise.
+    `negative_pool` draws so many items for four passes, from which their requests take their negatives (of the embedded
+    shop, their candidates), so that a pass computes their KV once for all; without it every request draws its own.
+    `requests_per_user` shares a history likewise. `negatives` and `max_events` are for catalogues with events.
     `choices_per_request` asks each request so often, which only the embedded shop's users can be.
-
-    `examples: catalogue` learns from made-up shoppers, whose next items are related to those they bought, instead of
-    users' events: a start for a model that has seen no user yet. They make `choices_per_request` choices each.
     """
 
     layout: Layout = Layout.PARALLEL
@@ -54,7 +48,6 @@ class TrainSettings(_Strict):
     num_candidates: int = Field(20, ge=2)
     requests_per_user: int = Field(1, ge=1)
     choices_per_request: int = Field(1, ge=1)
-    examples: Literal["events", "catalogue"] = "events"
     negatives: Negatives = Negatives.POPULARITY
     negative_pool: int | None = None
     max_events: int = Field(15, ge=1)
@@ -78,8 +71,6 @@ class TrainSettings(_Strict):
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of {self.requests_per_user=}")
         if self.num_layers is not None and self.new_model is not None:
             raise ValueError("num_layers keeps layers of the checkpoint, new_model none: give one of them")
-        if self.examples == "catalogue" and (self.negative_pool is None or self.requests_per_user > 1):
-            raise ValueError("examples: catalogue needs negative_pool, and makes one request a shopper")
         if self.negative_pool is not None and self.negative_pool < self.num_candidates:
             raise ValueError(f"negative_pool={self.negative_pool} is below num_candidates={self.num_candidates}")
         return self

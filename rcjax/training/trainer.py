@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import jax
@@ -112,7 +113,7 @@ class Trainer:
         size = self._settings.batch_size
         for bucket in range(done // _BUCKETED_BATCHES, -(-self.num_passes // _BUCKETED_BATCHES)):
             rng = np.random.default_rng((self._settings.seed, bucket))
-            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES), self._settings.requests_per_user)
+            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES))
             examples = [example for group in groups for example in group]
             order = rng.permutation(_BUCKETED_BATCHES)
             for i, part in enumerate(order):
@@ -130,12 +131,10 @@ class Trainer:
         return jax.tree.unflatten(jax.tree.structure(state), leaves), step
 
 
-def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list[Example]]:
-    """Examples by the length of their history's text; those that share a user's history stay together."""
-    groups: dict[int, list[Example]] = {}
-    for i, example in enumerate(examples):
-        groups.setdefault(i // requests_per_user, []).append(example)
-    return sorted(groups.values(), key=lambda group: sum(len(e.title) + len(e.text) for e in group[0].history))
+def _by_length(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples by the length of their history's text; those in a row that share a history stay together."""
+    groups = [list(group) for _, group in groupby(examples, key=lambda example: example.history)]
+    return sorted(groups, key=lambda group: sum(len(e.title) + len(e.text) for e in group[0].history))
 
 
 def _saved(state: TrainState) -> dict[str, list[jax.Array]]:

@@ -1,13 +1,9 @@
-from collections import Counter
-
 import numpy as np
 import pytest
 
 from rcjax.catalog import Catalogue, EmbeddedWorld, Event, Item, Request, User
 from rcjax.catalog.negatives import Negatives, NegativeSampler
-from rcjax.catalog.related import RelatedItems
 from rcjax.training.examples import EmbeddedExamples, PairExamples
-from rcjax.training.shoppers import ShopperExamples
 
 ITEMS = {f"i{n}": Item(f"i{n}", f"item {n}") for n in range(40)}
 
@@ -104,37 +100,3 @@ def test_embedded_requests_can_share_a_pool():
         ids = [c.item_id for c in example.candidates]
         assert len(set(ids)) == 5
         assert not set(ids) & {event.item_id for event in example.history}
-
-
-RELATED = {
-    "soap": Item("soap", "Rose soap", brand="Ada", categories=("Bath", "Soap")),
-    "bar": Item("bar", "Cedar bar", brand="Bo", categories=("Bath", "Soap")),
-    "balm": Item("balm", "Lip balm", brand="Ada", categories=("Face", "Lips")),
-    "oil": Item("oil", "Rose oil", brand="Cy", categories=("Face", "Oil")),
-    "comb": Item("comb", "Horn comb", brand="Di", categories=("Hair", "Combs")),
-}
-
-
-def test_related_items_share_a_brand_a_category_or_a_word():
-    related = RelatedItems(RELATED, NegativeSampler(Catalogue(RELATED, {}), Negatives.UNIFORM))
-    rng = np.random.default_rng(0)
-    drawn = Counter(related.draw(rng, "soap") for _ in range(900))
-    assert set(drawn) == {"bar", "balm", "oil"}
-    assert all(abs(count - 300) < 5 * np.sqrt(900 * 2 / 9) for count in drawn.values())
-    assert related.draw(rng, "comb") is None
-
-
-def test_shoppers_choose_what_goes_with_what_they_bought():
-    items = RELATED | ITEMS
-    sampler = NegativeSampler(Catalogue(items, {}), Negatives.UNIFORM)
-    related = RelatedItems(items, sampler)
-    source = ShopperExamples(items, related, sampler, 8, choices_per_request=2, pool=20)
-    examples = source.draw(np.random.default_rng(0), 200)
-    assert examples == source.draw(np.random.default_rng(0), 200)
-    for example in examples:
-        ids = [c.item_id for c in example.candidates]
-        assert len(set(ids)) == 8
-        assert len(set(example.choices)) == 2
-        bought = [event.item_id for event in example.history]
-        assert 1 <= len(bought) <= 6
-        assert not set(bought) & set(ids)
