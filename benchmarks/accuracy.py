@@ -36,7 +36,7 @@ from rcjax.training.trainer import CURVE
 CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"
 TEMPLATES = {"embedded": "compact", "beauty": str(CONFIGS / "short-titles.yaml")}
 PARALLEL, FULL_PARALLEL, FULL_CAUSAL = "parallel", "full/parallel/anchor", "full/sequential/anchor"
-CLAIMED_POLICY = "boundary(first=3)"
+CLAIMED_POLICY = "query(r=0.15)"  # the best at this budget
 RCLLM = "heavy_hitter(r_item=0.3)"  # the paper's policy at its budget
 POLICIES = (
     "none",
@@ -44,10 +44,13 @@ POLICIES = (
     "boundary(first=3)",
     "offline(k=3)",
     "deviation(r=0.15)",
-    "query(r=0.15)",
     "heavy_hitter(r_item=0.15)",
-    "query(r=0.3)",
     RCLLM,
+    CLAIMED_POLICY,
+    "query(r=0.3)",
+    "query(r=0.5)",
+    "query(r=0.7)",
+    "query(r=0.9)",
 )
 MAX_SELECTED, MIN_TOP1_AGREEMENT, MAX_NDCG_DIFFERENCE = 0.15, 0.95, 0.005
 MIN_SHARE_OF_BEST = 0.9

@@ -31,9 +31,10 @@
 import tempfile
 from pathlib import Path
 
+from pydantic import ByteSize
 from rich.console import Console
 
-from rcjax.config import ArmSettings, Limits, Settings, ShapeSettings
+from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
 from rcjax.evaluation.evaluation import EvalOptions, evaluate
 from rcjax.evaluation.gate import METRIC, gate_violations
 from rcjax.evaluation.plot import write_plot
@@ -42,7 +43,7 @@ from rcjax.training.command import run_training
 from rcjax.training.settings import NewModel, TrainSettings
 
 folder = Path(tempfile.mkdtemp())
-console = Console(width=110, force_jupyter=False)
+console = Console(width=110, force_jupyter=False, force_interactive=False, no_color=True)
 
 # %% [markdown]
 # ## A model to ask about
@@ -55,7 +56,7 @@ console = Console(width=110, force_jupyter=False)
 train = TrainSettings(
     layout=Layout.PARALLEL,
     scoring=Scoring.ANCHOR,
-    new_model=NewModel(num_layers=2, d_model=128, num_heads=2, num_kv_heads=1, d_ff=352),
+    new_model=NewModel(num_layers=2, d_model=128, num_heads=2, num_kv_heads=2, d_ff=352),
     num_steps=60,
     batch_size=64,
     requests_per_user=4,
@@ -90,6 +91,7 @@ settings = Settings(
     arms=arms,
     default_arm="parallel",
     limits=Limits(max_candidates=20),
+    cache=CacheSettings(pool_bytes=ByteSize(2**26)),
     shapes=ShapeSettings(rank=((64, 96), (160, 96)), build=((64, 16), (512, 16))),
 )
 evaluation = evaluate(console, settings, EvalOptions(num_requests=100))
