@@ -113,7 +113,7 @@ class Trainer:
         size = self._settings.batch_size
         for bucket in range(done // _BUCKETED_BATCHES, -(-self.num_passes // _BUCKETED_BATCHES)):
             rng = np.random.default_rng((self._settings.seed, bucket))
-            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES))
+            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES), self._settings.requests_per_user)
             examples = [example for group in groups for example in group]
             order = rng.permutation(_BUCKETED_BATCHES)
             for i, part in enumerate(order):
@@ -131,9 +131,11 @@ class Trainer:
         return jax.tree.unflatten(jax.tree.structure(state), leaves), step
 
 
-def _by_length(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples by the length of their history's text; those in a row that share a history stay together."""
-    groups = [list(group) for _, group in groupby(examples, key=lambda example: example.history)]
+def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list[Example]]:
+    """Examples by the length of their history's text; those of one user, which come in a row, stay together."""
+    groups = [[example] for example in examples]
+    if requests_per_user > 1:
+        groups = [list(group) for _, group in groupby(examples, key=lambda example: example.history)]
     return sorted(groups, key=lambda group: sum(len(e.title) + len(e.text) for e in group[0].history))
 
 
