@@ -106,7 +106,16 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, tmp_path
     [
         ({"loss": "ranknet"}, 0.98),
         ({"layout": Layout.SEQUENTIAL, "scoring": Scoring.LABEL}, 0.85),  # a label has to be tied to its item first
-        ({"lora": Lora(rank=4, alpha=32.0), "learning_rate": 2e-2}, 0.82),
+        (
+            {
+                "lora": Lora(rank=4, alpha=32.0),
+                "learning_rate": 1e-2,
+                "num_steps": 150,
+                "validate_every": 150,
+                "checkpoint_every": 150,
+            },
+            0.82,
+        ),
         ({"dtype": "bfloat16", "accumulate": 2}, 0.98),
     ],
     ids=["ranknet", "sequential", "lora", "bfloat16"],
