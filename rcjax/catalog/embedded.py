@@ -103,23 +103,23 @@ class EmbeddedWorld:
         the probabilities fall in the order of the places (the rearrangement inequality).
         """
         _, _, trace = self._history(request.user_id)
-        return self.tastes.target_probabilities(trace, self._indices(request))
+        return self.tastes.target_probabilities(trace, self._indices(request.candidates))
 
     def oracle_scores(self, request: Request) -> Float[np.ndarray, "C"]:
         """P(target = candidate | the user's true profile, candidates)."""
         _, profile, _ = self._history(request.user_id)
-        return np.asarray(self.tastes.choice_probabilities(self._indices(request))[profile])
+        return np.asarray(self.tastes.choice_probabilities(self._indices(request.candidates))[profile])
 
     def choices(
         self, user_id: str, candidates: Sequence[str], num_choices: int, rng: np.random.Generator
     ) -> Int[np.ndarray, "num_choices"]:
         """Indices of what the user chooses when shown the same candidates `num_choices` times."""
         _, profile, _ = self._history(user_id)
-        indices = np.array([self._index[item_id] for item_id in candidates])
-        return rng.choice(len(indices), num_choices, p=self.tastes.choice_probabilities(indices)[profile])
+        shares = self.tastes.choice_probabilities(self._indices(candidates))[profile]
+        return rng.choice(len(candidates), num_choices, p=shares)
 
-    def _indices(self, request: Request) -> np.ndarray:
-        return np.array([self._index[item_id] for item_id in request.candidates])
+    def _indices(self, item_ids: Sequence[str]) -> np.ndarray:
+        return np.array([self._index[item_id] for item_id in item_ids])
 
     def _history(self, user_id: str) -> tuple[Draws, int, Trace]:
         """The user's stream after the history was drawn from it, their profile, and the history."""
