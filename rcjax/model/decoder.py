@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.selective_attention import AnyArray, PageLayout, TokenLayout, selective_attention
 from rcjax.model.config import ModelConfig
+from rcjax.model.contraction import contract
 from rcjax.model.kv import FreshKV, KVPages, empty_pages
 from rcjax.model.rope import rope_of
 
@@ -163,19 +164,20 @@ def run_layers(
                 batch.pages.drop,
             )
             attended = attention(q, k, v, batch.tokens, k_pages, v_pages, here, rope=rope, window=config.sliding_window)
-            x = x + jnp.einsum("btnh,nhd->btd", attended, w["o_proj"])
+            x = x + contract("btnh,nhd->btd", attended, w["o_proj"])
         with jax.named_scope("mlp"):
             h = rms_norm(x, w["mlp_norm"], config.norm_eps)
-            x = x + (jax.nn.silu(h @ w["gate_proj"]) * (h @ w["up_proj"])) @ w["down_proj"]
+            gate, up = contract("btd,df->btf", h, w["gate_proj"]), contract("btd,df->btf", h, w["up_proj"])
+            x = x + contract("btf,fd->btd", jax.nn.silu(gate) * up, w["down_proj"])
         return x, (q, k, v)
 
     return lax.scan(layer, params["embed"][batch.token_ids], (params["layers"], jnp.arange(config.num_layers)))
 
 
 def project_qkv(h: Array, w: Params, config: ModelConfig) -> tuple[Array, Array, Array]:
-    q = jnp.einsum("btd,dnh->btnh", h, w["q_proj"])
-    k = jnp.einsum("btd,dkh->btkh", h, w["k_proj"])
-    v = jnp.einsum("btd,dkh->btkh", h, w["v_proj"])
+    q = contract("btd,dnh->btnh", h, w["q_proj"])
+    k = contract("btd,dkh->btkh", h, w["k_proj"])
+    v = contract("btd,dkh->btkh", h, w["v_proj"])
     if config.qkv_bias:
         q, k, v = q + w["q_bias"], k + w["k_bias"], v + w["v_bias"]
     if config.qk_norm:

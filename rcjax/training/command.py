@@ -56,6 +56,8 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
 def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSource, ExampleSource]:
     """Where training and validation examples come from: different users, by a hash of their ids."""
     if settings.catalogue.format == "embedded":
+        if train.recall_share:
+            raise ValueError(f"{train.recall_share=}: the embedded shop's users choose for themselves; set it to 0")
         world = EmbeddedWorld(settings.catalogue.seed)
         own = EmbeddedExamples(
             world,
@@ -66,10 +68,6 @@ def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSo
             pool=train.negative_pool,
         )
         return own, EmbeddedExamples(world, "validation", train.num_candidates)
-    if train.choices_per_request > 1:
-        raise ValueError(
-            f"{train.choices_per_request=}: only users of the embedded shop can be asked again; set it to 1"
-        )
     catalogue = read_catalogue(settings.catalogue)
     splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
     sampler = NegativeSampler(splits["train"], train.negatives)
@@ -81,6 +79,8 @@ def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSo
             num_candidates=train.num_candidates,
             max_events=train.max_events,
             requests_per_user=train.requests_per_user if name == "train" else 1,
+            choices_per_request=train.choices_per_request if name == "train" else 1,
+            recall_share=train.recall_share if name == "train" else 0.0,
             pool=train.negative_pool if name == "train" else None,
         )
         for name in ("train", "validation")

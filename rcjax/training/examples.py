@@ -70,8 +70,9 @@ class EmbeddedExamples:
 
 
 class PairExamples:
-    """A user's events up to a random point, and a random later item among negatives.
+    """A user's events up to a random point, and up to `choices_per_request` random later items among negatives.
 
+    A `recall_share` of the examples asks for one of the history's own items instead, which is easier to learn.
     `pool` draws so many negatives at once, from which all examples of one `draw` take theirs.
     """
 
@@ -84,8 +85,12 @@ class PairExamples:
         num_candidates: int,
         max_events: int,
         requests_per_user: int = 1,
+        choices_per_request: int = 1,
+        recall_share: float = 0.0,
         pool: int | None = None,
     ):
+        if choices_per_request >= num_candidates:
+            raise ValueError(f"{choices_per_request=} leaves no negative among {num_candidates=}; lower it")
         self._items = catalogue.items
         self._users = [user for user in users if len(_known(user.events, catalogue.items)) >= 2]
         if not self._users:
@@ -94,6 +99,8 @@ class PairExamples:
         self._num_candidates = num_candidates
         self._max_events = max_events
         self._requests_per_user = requests_per_user
+        self._choices_per_request = choices_per_request
+        self._recall_share = recall_share
         self._pool = pool
 
     def draw(self, rng: np.random.Generator, num_examples: int) -> list[Example]:
@@ -102,10 +109,13 @@ class PairExamples:
         while len(examples) < num_examples:
             events = _known(self._users[int(rng.integers(len(self._users)))].events, self._items)
             cut = int(rng.integers(1, len(events)))
-            later = rng.permutation(np.arange(cut, len(events)))[: self._requests_per_user]
-            for at in later[: num_examples - len(examples)]:
-                history = events[max(0, cut - self._max_events) : cut]
-                examples.append(self._example(rng, history, events, events[at].item_id, pool))
+            history = events[max(0, cut - self._max_events) : cut]
+            later = [events[i].item_id for i in rng.permutation(np.arange(cut, len(events)))]
+            chosen = [later[i : i + self._choices_per_request] for i in range(0, len(later), self._choices_per_request)]
+            for targets in chosen[: min(self._requests_per_user, num_examples - len(examples))]:
+                if rng.random() < self._recall_share:
+                    targets = [history[int(rng.integers(len(history)))].item_id]
+                examples.append(self._example(rng, history, events, targets, pool))
         return examples
 
     def _example(
@@ -113,18 +123,19 @@ class PairExamples:
         rng: np.random.Generator,
         history: tuple[Event, ...],
         events: tuple[Event, ...],
-        target: str,
+        targets: Sequence[str],
         pool: Sequence[str] | None,
     ) -> Example:
         own = {event.item_id for event in events}
-        num_negatives = self._num_candidates - 1
+        num_negatives = self._num_candidates - len(targets)
         if pool is None:
             negatives = tuple(self._sampler.draw(rng, num_negatives, own))
         else:
             negatives = _from_pool(rng, pool, own, num_negatives)
-        ids = [target, *negatives]
+        ids = [*targets, *negatives]
         order = rng.permutation(len(ids))
-        return Example(history, tuple(self._items[ids[i]] for i in order), (int(np.argmin(order)),))
+        places = np.argsort(order)[: len(targets)]
+        return Example(history, tuple(self._items[ids[i]] for i in order), tuple(int(i) for i in places))
 
 
 def example_of(request: Request, history: tuple[Event, ...], items: Mapping[str, Item]) -> Example:

@@ -36,7 +36,9 @@ class TrainSettings(_Strict):
     `negative_pool` draws so many items for four passes, from which their requests take their negatives (of the embedded
     shop, their candidates), so that a pass computes their KV once for all; without it every request draws its own.
     `requests_per_user` shares a history likewise. `negatives` and `max_events` are for catalogues with events.
-    `choices_per_request` asks each request so often, which only the embedded shop's users can be.
+    `choices_per_request` asks the embedded shop's users each request so often; elsewhere so many of a user's later
+    items, or as many as are left, are among the candidates and all of them chosen. `recall_share` of the requests ask
+    for an item of the history itself: a model that finds it has learnt to compare candidates with the history.
     """
 
     layout: Layout = Layout.PARALLEL
@@ -48,6 +50,7 @@ class TrainSettings(_Strict):
     num_candidates: int = Field(20, ge=2)
     requests_per_user: int = Field(1, ge=1)
     choices_per_request: int = Field(1, ge=1)
+    recall_share: float = Field(0.0, ge=0, le=1)
     negatives: Negatives = Negatives.POPULARITY
     negative_pool: int | None = None
     max_events: int = Field(15, ge=1)

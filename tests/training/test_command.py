@@ -122,10 +122,16 @@ def test_the_embedded_shop_is_a_source(files, tmp_path):
     assert [len(e.choices) for e in validation.draw(np.random.default_rng(0), 2)] == [1, 1]
 
 
+def test_the_embedded_shop_recalls_nothing(files, tmp_path):
+    settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, recall_share=0.5))
+    with pytest.raises(ValueError, match="the embedded shop"):
+        example_sources(settings, settings.train)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"choices_per_request": 2}, "only users of the embedded shop"),
+        ({"choices_per_request": 20}, "leaves no negative among num_candidates="),
         ({"num_layers": 9}, "exceeds the checkpoint's num_layers=3"),
         ({"new_model": {**NEW_MODEL, "d_model": 15}}, "d_model=15 must be a multiple"),
     ],

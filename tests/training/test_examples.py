@@ -37,6 +37,41 @@ def test_a_pair_is_a_user_s_past_and_what_came_later(options):
         assert ids & set(own) == {target}
 
 
+def test_a_list_has_several_later_items_where_there_are():
+    own = ["i0", "i1", "i2", "i3", "i4"]
+    counts = set()
+    for example in pairs(choices_per_request=3, requests_per_user=2).draw(np.random.default_rng(0), 200):
+        chosen = [example.candidates[i].item_id for i in example.choices]
+        if chosen[0] not in own:
+            continue
+        last = own.index(example.history[-1].item_id)
+        assert len(set(chosen)) == len(chosen)
+        assert min(own.index(item_id) for item_id in chosen) > last
+        assert {c.item_id for c in example.candidates} & set(own) == set(chosen)
+        assert len({c.item_id for c in example.candidates}) == 6
+        counts.add(len(chosen))
+    assert counts == {1, 2, 3}
+
+
+@pytest.mark.parametrize("pool", [None, 30])
+def test_recall_asks_for_an_item_of_the_history(pool):
+    examples = pairs(recall_share=1.0, choices_per_request=2, pool=pool).draw(np.random.default_rng(0), 50)
+    for example in examples:
+        history = {event.item_id for event in example.history}
+        ids = [item.item_id for item in example.candidates]
+        assert history & set(ids) == {ids[example.choices[0]]}
+        assert len(example.choices) == 1
+        assert len(set(ids)) == 6
+    drawn = pairs(recall_share=0.3).draw(np.random.default_rng(0), 500)
+    recalled = [e.candidates[e.choices[0]].item_id in {h.item_id for h in e.history} for e in drawn]
+    assert 0.2 < np.mean(recalled) < 0.4
+
+
+def test_a_list_of_choices_alone_is_refused():
+    with pytest.raises(ValueError, match="choices_per_request=6"):
+        pairs(choices_per_request=6)
+
+
 def test_draws_depend_on_the_generator_alone():
     assert pairs().draw(np.random.default_rng(3), 20) == pairs().draw(np.random.default_rng(3), 20)
     assert pairs().draw(np.random.default_rng(3), 20) != pairs().draw(np.random.default_rng(4), 20)
