@@ -1,5 +1,6 @@
 """Accuracy against the share of the prompt that is computed, and the arms that nobody beats in both."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
@@ -51,7 +52,7 @@ def write_plot(path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, f
     figure, (above, below) = pyplot.subplots(
         2, 1, sharex=True, figsize=(10, 7.5), height_ratios=(3, 2), layout="constrained"
     )
-    above.set_title(title, fontsize=10, loc="left")
+    above.set_title(textwrap.fill(title, 80), fontsize=10, loc="left")
     _draw_quality(above, arms, lines)
     _draw_differences(below, arms)
     figure.savefig(path, dpi=150)
