@@ -37,19 +37,14 @@ def selective_attention(
     window: int | None,
 ) -> Float[Array, "B T N H"]:
     """Same contract as `rcjax.kernels.selective_attention.selective_attention`."""
-    batch, num_fresh, num_heads, head_dim = q.shape
-    num_kv_heads = k_new.shape[2]
+    batch, num_fresh, _, head_dim = q.shape
     query_block = _query_block(num_fresh)
     chunk = _chunk(num_fresh + pages.table.shape[1] * k_pages.shape[1])
 
     keys = key_layout(tokens, pages, chunk)
     k, v = gather(k_new, v_new, tokens, k_pages, v_pages, pages, keys, rope)
-    q = rotate(q, tokens.pos, rope) * head_dim**-0.5
+    q = split_queries(rotate(q, tokens.pos, rope) * head_dim**-0.5, k_new.shape[2], query_block)
     tokens = pad_tokens(tokens, query_block)
-    q = jnp.pad(q, ((0, 0), (0, tokens.pos.shape[1] - num_fresh), (0, 0), (0, 0)))
-    # [I, B, K, G * query_block, H]: the G query heads of a kv head become rows of one matmul
-    q = q.reshape(batch, -1, query_block, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    q = q.transpose(1, 0, 3, 4, 2, 5).reshape(q.shape[1], batch, num_kv_heads, -1, head_dim)
 
     seen = visible(tokens, keys, window)  # [B, T, S]; integers only, one head's worth
     seen = seen.reshape(batch, -1, query_block, seen.shape[2] // chunk, chunk)
@@ -61,9 +56,7 @@ def selective_attention(
     def block(args: tuple[Array, Array, Array, Array]) -> Array:
         return _attend_block(*args, k, v, chunk)
 
-    out = lax.map(block, (q, seen, order, count))  # [I, B, K, G * query_block, H]
-    out = out.reshape(-1, batch, num_kv_heads, num_heads // num_kv_heads, query_block, head_dim)
-    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, -1, num_heads, head_dim)
+    out = join_queries(lax.map(block, (q, seen, order, count)), query_block)
     return out[:, :num_fresh].astype(k_new.dtype)
 
 
@@ -123,6 +116,21 @@ def pad_tokens(tokens: TokenLayout, query_block: int) -> TokenLayout:
         jnp.pad(tokens.segment, padding),
         jnp.pad(tokens.horizon, padding),
     )
+
+
+def split_queries(q: Float[Array, "B T N H"], num_kv_heads: int, query_block: int) -> Float[Array, "I B K R H"]:
+    """Blocks of queries, the last padded; the G query heads of a kv head make R = G * query_block rows of a matmul."""
+    batch, num_fresh, num_heads, head_dim = q.shape
+    q = jnp.pad(q, ((0, 0), (0, -num_fresh % query_block), (0, 0), (0, 0)))
+    q = q.reshape(batch, -1, query_block, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    return q.transpose(1, 0, 3, 4, 2, 5).reshape(q.shape[1], batch, num_kv_heads, -1, head_dim)
+
+
+def join_queries(out: Float[Array, "I B K R H"], query_block: int) -> Float[Array, "B T N H"]:
+    """The inverse of `split_queries`, padding included."""
+    num_blocks, batch, num_kv_heads, rows, head_dim = out.shape
+    out = out.reshape(num_blocks, batch, num_kv_heads, rows // query_block, query_block, head_dim)
+    return out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, num_blocks * query_block, -1, head_dim)
 
 
 def visible(tokens: TokenLayout, keys: _Keys, window: int | None) -> Bool[AnyArray, "B T S"]:
