@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -26,10 +26,14 @@ def _backward(subscripts: str, operands: tuple[Array, Array], cotangent: Array) 
     x, w = operands
     of_operands, of_result = subscripts.split("->")
     of_x, of_w = of_operands.split(",")
-    return (
-        _accumulated(f"{of_result},{of_w}->{of_x}", cotangent, w),
-        _accumulated(f"{of_x},{of_result}->{of_w}", x, cotangent),
-    )
+    d_x = _accumulated(f"{of_result},{of_w}->{of_x}", cotangent, w)
+    if x.size <= cotangent.size:
+        return d_x, _accumulated(f"{of_x},{of_result}->{of_w}", x, cotangent)
+    # The first operand is the one that gets transposed (120 ms for 15,360 tokens of d_ff 1,536): the smaller one, then.
+    # The barrier keeps the compiler from swapping them back.
+    transposed = "".join(sorted(of_w, key=of_x.__contains__))
+    d_w = lax.optimization_barrier(_accumulated(f"{of_result},{of_x}->{transposed}", cotangent, x))
+    return d_x, jnp.einsum(f"{transposed}->{of_w}", d_w)
 
 
 def _accumulated(subscripts: str, x: Array, y: Array) -> Array:

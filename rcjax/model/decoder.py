@@ -7,6 +7,7 @@ with a module (30 layers, CPU).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -168,7 +169,7 @@ def run_layers(
         with jax.named_scope("mlp"):
             h = rms_norm(x, w["mlp_norm"], config.norm_eps)
             gate, up = contract("btd,df->btf", h, w["gate_proj"]), contract("btd,df->btf", h, w["up_proj"])
-            x = x + contract("btf,fd->btd", jax.nn.silu(gate) * up, w["down_proj"])
+            x = x + contract("btf,fd->btd", _swiglu(gate, up), w["down_proj"])
         return x, (q, k, v)
 
     return lax.scan(layer, params["embed"][batch.token_ids], (params["layers"], jnp.arange(config.num_layers)))
@@ -185,6 +186,12 @@ def project_qkv(h: Array, w: Params, config: ModelConfig) -> tuple[Array, Array,
     return q, k, v
 
 
+@jax.checkpoint
+def _swiglu(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate) * up
+
+
+@partial(jax.checkpoint, static_argnums=2)
 def rms_norm(x: Float[Array, "*any D"], weight: Float[Array, "D"], eps: float) -> Float[Array, "*any D"]:
     """Root-mean-square norm over the last axis, in float32."""
     x32 = x.astype(jnp.float32)
