@@ -56,16 +56,16 @@ class Trainee:
         self._vocab_ids = Scorer.of(builder).vocab_ids
         self._frozen = self._place(params)
         self._optimizer = _optimizer(settings)
-        self._step = jax.jit(self._take_step, donate_argnames="state")
+        replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._placement = self._state_placement(replicated)
+        # Without it the compiler places the new state as it likes, and the next step is compiled again for that.
+        placements = (self._placement, replicated)
+        self._step = jax.jit(self._take_step, donate_argnames="state", out_shardings=placements)
         self._scores = jax.jit(self._score)
 
     def initial_state(self) -> TrainState:
-        settings = self._settings
-        if settings.lora is None:
-            trained = jax.tree.map(jnp.copy, self._frozen)
-        else:
-            trained = init_lora(self._frozen, settings.lora.rank, jax.random.key(settings.seed))
-        return TrainState(trained, jax.jit(self._optimizer.init)(trained))
+        trained = jax.device_put(self._initial_parameters(), self._placement.trained)
+        return TrainState(trained, jax.jit(self._optimizer.init, out_shardings=self._placement.optimizer)(trained))
 
     def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Float[Array, ""]]:
         """The state after one pass, and the loss before it; donates `state`."""
@@ -77,6 +77,28 @@ class Trainee:
     def params(self, state: TrainState) -> Params:
         """The whole model's weights as trained so far, adapters merged."""
         return self._merged(state.trained, self._frozen)
+
+    def _initial_parameters(self) -> Params:
+        lora = self._settings.lora
+        if lora is None:
+            return jax.tree.map(jnp.copy, self._frozen)
+        return init_lora(self._frozen, lora.rank, jax.random.key(self._settings.seed))
+
+    def _state_placement(self, replicated: NamedSharding) -> TrainState:
+        """The state's shardings: weights and their moments as the frozen weights, all else on every device."""
+        shapes = jax.eval_shape(self._initial_parameters)
+        if self._settings.lora is None:
+            trained = jax.tree.map(lambda x: x.sharding, self._frozen)
+        else:
+            trained = jax.tree.map(lambda _: replicated, shapes)
+        optimizer = optax.tree_utils.tree_map_params(
+            self._optimizer,
+            lambda _, sharding: sharding,
+            jax.eval_shape(self._optimizer.init, shapes),
+            trained,
+            transform_non_params=lambda _: replicated,
+        )
+        return TrainState(trained, optimizer)
 
     def _merged(self, trained: Params, frozen: Params) -> Params:
         lora = self._settings.lora

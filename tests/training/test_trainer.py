@@ -166,6 +166,23 @@ def test_sharded_over_eight_devices_equals_one(builder, tensor_parallel):
     assert len({str(shard.index) for shard in layers["gate_proj"].addressable_shards}) == tensor_parallel
 
 
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_a_step_leaves_the_state_where_it_was(builder, lora):
+    """Each weight's moments are split as it is; a step that moved them would be compiled once more."""
+    model, examples = tiny_model(), Task().draw(np.random.default_rng(0), 8)
+    batch = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(examples)
+    settings = SETTINGS.model_copy(update={"tensor_parallel": 2, "lora": lora})
+    trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
+    state = trainee.initial_state()
+    placed = [x.sharding for x in jax.tree.leaves(state)]
+    num_split = sum(not sharding.is_fully_replicated for sharding in placed)
+    num_split_weights = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.trained))
+    assert (num_split_weights > 0) == (lora is None)
+    assert num_split >= 3 * num_split_weights  # and both moments
+    state, _ = trainee.step(state, batch)
+    assert [x.sharding for x in jax.tree.leaves(state)] == placed
+
+
 def test_another_run_s_folder_is_refused(builder, tmp_path):
     trainer(builder, tmp_path, identity="one")
     with pytest.raises(ValueError, match="run of other settings"):
