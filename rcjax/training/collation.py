@@ -63,7 +63,6 @@ class Collator:
         blocks = {self._key(b): b for prompt in prompts for b in prompt.blocks if self._is_built(prompt, b)}
         rows, places = self._pack(list(blocks.values()))
         width = _row_tokens(blocks.values())
-        num_rows = _rounded(max(len(rows), 1))
         first = 1 + len(self._instruction_pages)
         sources = {
             key: Source(
@@ -74,11 +73,11 @@ class Collator:
             for key, (row, at) in places.items()
         }
         requests = [self._row(prompt, sources) for prompt in prompts]
-        shape = Shape(
-            _rounded(max(row.num_fresh for row in requests)),
-            _rounded(max(row.num_pages for row in requests)),
-            len(requests),
-        )
+        num_fresh = _rounded(max(row.num_fresh for row in requests))
+        num_rows, num_pages = max(len(rows), 1), max(row.num_pages for row in requests)
+        num_rows = _padded(num_rows, (len(requests) * num_fresh + num_rows * width) // width)
+        num_pages = _padded(num_pages, num_fresh // PAGE_TOKENS + num_pages)
+        shape = Shape(num_fresh, num_pages, len(requests))
         num_reads = max(len(prompt.readouts) for prompt in prompts)
         return TrainBatch(
             self._instruction_batch(),
@@ -178,6 +177,12 @@ def _pages(num_tokens: int) -> int:
 def _row_tokens(blocks: Collection[Block]) -> int:
     longest = max((len(block) for block in blocks), default=0)
     return max(_MIN_ROW_TOKENS, _rounded(_pages(longest)) * PAGE_TOKENS)
+
+
+def _padded(size: int, of_total: int) -> int:
+    """The next multiple of a power of two that is at most an eighth of the total that `size` is part of."""
+    step = 2 ** (max(of_total // 8, 1).bit_length() - 1)
+    return -(-size // step) * step
 
 
 def _rounded(size: int) -> int:

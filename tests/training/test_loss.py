@@ -8,7 +8,7 @@ from tiny_engine import event, item, recommend, scores, tiny_model
 from rcjax.catalog.types import User
 from rcjax.model.scoring import Scorer
 from rcjax.prompt import Layout, Scoring
-from rcjax.training.collation import Collator
+from rcjax.training.collation import PAGE_TOKENS, Collator
 from rcjax.training.examples import Example
 from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
 
@@ -44,6 +44,26 @@ def test_blocks_that_requests_share_are_computed_once(compiled_engine):
     once, thrice = collate(EXAMPLES[:1]), collate(EXAMPLES[:1] * 3)
     assert (once.build.tokens.pos >= 0).sum() == (thrice.build.tokens.pos >= 0).sum()
     assert thrice.rank.pages.table.shape[0] == 3
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_passes_have_few_shapes_and_little_padding(compiled_engine, layout):
+    """Each shape is a program to compile: 15 s for six layers of SmolLM2."""
+    collate = Collator(compiled_engine.builder, layout, Scoring.ANCHOR)
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(60):
+        histories = [tuple(event(int(i)) for i in rng.permutation(30)[: rng.integers(1, 12)]) for _ in range(6)]
+        candidates = tuple(item(int(i)) for i in rng.permutation(30)[:6])
+        batch = collate([Example(history, candidates, (0,)) for history in histories for _ in range(2)])
+        build, rank = batch.build.tokens.pos, batch.rank.tokens.pos
+        shapes.add((build.shape, rank.shape, batch.rank.pages.table.shape))
+        unused_rows = int((build < 0).all(axis=1).sum()) * build.shape[1]
+        assert unused_rows <= (build.size + rank.size) / 8
+        num_keys = batch.rank.pages.drop[0].size + rank.shape[1]
+        most_used = int((batch.rank.pages.len > 0).sum(axis=1).max())
+        assert (batch.rank.pages.len.shape[1] - most_used) * PAGE_TOKENS <= num_keys / 8
+    assert len(shapes) <= 8, len(shapes)
 
 
 def test_the_loss_counts_every_choice(compiled_engine):
