@@ -36,7 +36,7 @@ from rcjax.training.trainer import CURVE
 CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"
 TEMPLATES = {"embedded": "compact", "beauty": str(CONFIGS / "short-titles.yaml")}
 PARALLEL, FULL_PARALLEL, FULL_CAUSAL = "parallel", "full/parallel/anchor", "full/sequential/anchor"
-CLAIMED_POLICY = "query(r=0.15)"  # the best at this budget
+CLAIMED_POLICY = "query(r=0.15)"  # none tried is clearly better at this budget
 RCLLM = "heavy_hitter(r_item=0.3)"  # the paper's policy at its budget
 POLICIES = (
     "none",
