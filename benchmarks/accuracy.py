@@ -5,7 +5,7 @@
 MODELS has a folder for each config of configs/accuracy, as `rcjax train` left it (docs/accuracy.md says how to make
 them). Two test beds: the embedded shop, whose best possible ranking is known, and Amazon Beauty. For each, a model that
 is trained and served in the `parallel` layout, and one trained and served with full causal attention, on the same
-requests; the causal one is also served from cached blocks, under every selection policy; `semantic` arms rank users
+requests; the causal one is also served from cached blocks, under selection policies; `semantic` arms rank users
 whose history is not in cache. All in one run, float32. Without a causal model in MODELS nothing is claimed of it.
 """
 

@@ -24,7 +24,7 @@ from rcjax.kernels.selective_attention.reference import (
 )
 
 # A block's scores are written and read several times, so they should stay in cache: all 640 queries of 24 rows at once
-# (9 heads, 800 keys: 442 MB) take 1.8 s with the derivative on two cores, blocks of 32 to 64 0.4 to 0.6.
+# (9 heads, 800 keys: 442 MB) take 1.8 s with the derivative on two cores, blocks of 32 to 64 some 0.6.
 _MAX_QUERY_BLOCK = 64
 
 
