@@ -26,11 +26,10 @@ from rcjax.evaluation.bootstrap import interval, resampled_means
 from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
 from rcjax.evaluation.gate import METRIC
 from rcjax.evaluation.plot import write_plot
+from rcjax.evaluation.ranking import METRICS, Rank, metric_values
 from rcjax.evaluation.report import report
 from rcjax.evaluation.summary import ArmSummary, Estimate
-from rcjax.prompt import Layout, Scoring
-from rcjax.ranking import METRICS, Rank, metric_values
-from rcjax.serving.arm import History
+from rcjax.prompt import History, Layout, Scoring
 from rcjax.training.trainer import CURVE
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "accuracy"

@@ -27,8 +27,8 @@ from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.readers import CataloguePaths, load_catalogue
 from rcjax.catalog.types import User
 from rcjax.config import CacheSettings, Settings, ShapeSettings
+from rcjax.engine.engine import RecommendEngine
 from rcjax.model.spec import load_model
-from rcjax.serving.engine import RecommendEngine
 from rcjax.serving.startup import start_engine
 
 MAX_PROTOTYPES = 100_000

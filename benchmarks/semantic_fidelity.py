@@ -13,14 +13,13 @@ from semantic_lookup import EMBEDDINGS, embedding_of
 from rcjax.cache.semantic import InstanceFields, Match, SemanticPool
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
+from rcjax.engine.assembly import Row, Source, assemble
+from rcjax.engine.engine import RecommendEngine
+from rcjax.engine.semantic_history import exact_kv
 from rcjax.evaluation.bootstrap import interval, resampled_means
 from rcjax.evaluation.fidelity import fidelity, kl_divergence
 from rcjax.model.scoring import Scorer
-from rcjax.prompt import BlockKind, Layout, Prompt, Scoring
-from rcjax.serving.arm import Reuse
-from rcjax.serving.assembly import Row, Source, assemble
-from rcjax.serving.engine import RecommendEngine
-from rcjax.serving.semantic_history import exact_kv
+from rcjax.prompt import BlockKind, Layout, Prompt, Reuse, Scoring
 
 MIN_SIMILARITY = 0.9
 BOUNDARY_TOKENS = 4  # of each item computed again, as the default arm does

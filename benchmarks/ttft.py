@@ -27,11 +27,10 @@ from rich.table import Table
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
 from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings
+from rcjax.engine.engine import RecommendEngine
 from rcjax.model.config import ModelConfig
-from rcjax.prompt import Layout, Scoring
-from rcjax.serving.arm import Reuse
-from rcjax.serving.engine import RecommendEngine
-from rcjax.serving.request import RecommendRequest, RecommendResult
+from rcjax.prompt import Layout, Reuse, Scoring
+from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.startup import start_engine
 
 ARMS = {

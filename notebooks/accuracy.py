@@ -34,13 +34,12 @@ from pathlib import Path
 from pydantic import ByteSize
 from rich.console import Console
 
-from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
+from rcjax.config import ArmSettings, CacheSettings, Limits, NewModel, Settings, ShapeSettings, TrainSettings
 from rcjax.evaluation.evaluation import EvalOptions, evaluate
 from rcjax.evaluation.gate import METRIC, gate_violations
 from rcjax.evaluation.plot import write_plot
 from rcjax.prompt import Layout, Scoring
 from rcjax.training.command import run_training
-from rcjax.training.settings import NewModel, TrainSettings
 
 folder = Path(tempfile.mkdtemp())
 console = Console(width=110, force_jupyter=False, force_interactive=False, no_color=True)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ResourceExhaustedError,
         UnavailableError,
     )
+    from rcjax.request import RecommendRequest, RecommendResult
     from rcjax.serving.client import RecommenderClient
-    from rcjax.serving.request import RecommendRequest, RecommendResult
     from rcjax.serving.startup import start_engine
 
 __all__ = [
@@ -54,7 +54,7 @@ _MODULES = {
     "rcjax.catalog": ("Catalogue", "Event", "Item", "User", "embedded_catalogue", "load_catalogue"),
     "rcjax.config": ("Settings", "load_settings"),
     "rcjax.serving.client": ("RecommenderClient",),
-    "rcjax.serving.request": ("RecommendRequest", "RecommendResult"),
+    "rcjax.request": ("RecommendRequest", "RecommendResult"),
     "rcjax.serving.startup": ("start_engine",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

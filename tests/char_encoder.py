@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rcjax.template import Template
+from rcjax.prompt.template import Template
 
 BOS = 1
 FIRST_WORD = 0x110000  # beyond every character

@@ -1,13 +1,11 @@
 """Items, users and events: their types, the readers of their files, and the embedded shop."""
 
-from rcjax.catalog.bayes import BayesReport, bayes_optimal
 from rcjax.catalog.embedded import EmbeddedWorld, embedded_catalogue
 from rcjax.catalog.readers import CataloguePaths, Format, ReadReport, load_catalogue
 from rcjax.catalog.source import CatalogueError
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
 __all__ = [
-    "BayesReport",
     "Catalogue",
     "CatalogueError",
     "CataloguePaths",
@@ -18,7 +16,6 @@ __all__ = [
     "ReadReport",
     "Request",
     "User",
-    "bayes_optimal",
     "embedded_catalogue",
     "load_catalogue",
 ]

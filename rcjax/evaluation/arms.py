@@ -3,10 +3,19 @@
 from collections.abc import Sequence
 
 from rcjax.config import ArmSettings, Settings
-from rcjax.report import arm_order
-from rcjax.serving.arm import Reuse
+from rcjax.prompt import Reuse
 
 References = dict[str, str | None]  # by arm; None for a full recompute, which is compared with nothing
+
+
+def arm_order(settings: Settings) -> list[str]:
+    """The arms, those that reuse the least first."""
+    return sorted(settings.arms, key=lambda name: list(Reuse).index(settings.arms[name].reuse))
+
+
+def baselines(settings: Settings) -> list[str]:
+    """The arms that others are compared with: full recompute and prefix caching."""
+    return [name for name in arm_order(settings) if settings.arms[name].reuse in (Reuse.NONE, Reuse.PREFIX)]
 
 
 def compared_arms(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[str, ArmSettings], References]:

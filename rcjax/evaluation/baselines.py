@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from rcjax.catalog.bayes import bayes_optimal
 from rcjax.catalog.types import Catalogue, Event, Request
+from rcjax.evaluation.bayes import bayes_optimal
 from rcjax.evaluation.dataset import Dataset
-from rcjax.ranking import Rank, ranking_quality
+from rcjax.evaluation.ranking import Rank, ranking_quality
 
 
 @runtime_checkable

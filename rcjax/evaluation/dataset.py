@@ -8,8 +8,7 @@ import numpy as np
 from rcjax.catalog import Catalogue, EmbeddedWorld, Item
 from rcjax.catalog.holdout import DEFAULT_SHARES, NextItem, hold_out, split_users
 from rcjax.catalog.negatives import NegativeSampler
-from rcjax.config import Settings
-from rcjax.deployment import read_catalogue
+from rcjax.config import Settings, read_catalogue
 
 DEFAULT_NUM_REQUESTS = 100
 EVERYBODY = "all"

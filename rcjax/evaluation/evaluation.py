@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rcjax.catalog.holdout import NextItem
 from rcjax.config import ArmSettings, Settings
-from rcjax.deployment import announced
+from rcjax.engine.engine import RecommendEngine
 from rcjax.errors import InvalidRequestError
 from rcjax.evaluation.arms import compared_arms
 from rcjax.evaluation.baselines import Baseline, Popularity, WordOverlap, bounds
@@ -25,10 +25,11 @@ from rcjax.evaluation.tables import (
     position_table,
     quality_table,
 )
+from rcjax.model.selection import parse_policy
 from rcjax.model.spec import Model, load_model
-from rcjax.serving.arm import History
-from rcjax.serving.engine import RecommendEngine
-from rcjax.serving.request import EngineInfo
+from rcjax.prompt import History
+from rcjax.request import EngineInfo
+from rcjax.serving.deployment import announced
 from rcjax.serving.startup import start_engine
 
 MAX_REFERENCE_SHAPES = 8
@@ -134,7 +135,7 @@ def _eval_settings(settings: Settings, arms: dict[str, ArmSettings], prompts: Se
 def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, model: Model) -> RecommendEngine:
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)
-        measures = [measure for arm in settings.arms.values() for measure in arm.arm().selection.measures]
+        measures = [measure for arm in settings.arms.values() for measure in parse_policy(arm.selection).measures]
         is_offline = any(not measure.is_probe for measure in measures)
         num_sampled = settings.semantic.num_sampled_users if settings.semantic_arms else 0
         num_prototypes = 0

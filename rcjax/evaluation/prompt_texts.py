@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from rcjax.catalog import Item, Request
 from rcjax.config import ArmSettings, Settings
+from rcjax.engine.library import Library
 from rcjax.errors import InvalidRequestError
 from rcjax.evaluation.dataset import Dataset
 from rcjax.model.spec import Model
 from rcjax.prompt import PromptBuilder
-from rcjax.serving.library import Library
-from rcjax.template import load_template
+from rcjax.prompt.template import load_template
 
 
 class PromptTexts:

@@ -12,8 +12,8 @@ from typing import Any
 
 from rcjax.evaluation.evaluation import Evaluation
 from rcjax.evaluation.gate import Violation
+from rcjax.evaluation.ranking import Rank
 from rcjax.evaluation.summary import ArmSummary, BaselineSummary
-from rcjax.ranking import Rank
 
 _PACKAGES = ("rcjax", "jax", "jaxlib", "numpy", "scipy")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from rcjax.catalog.types import Catalogue, Request
 from rcjax.errors import InvalidRequestError, RcjaxError
-from rcjax.serving.request import Engine, RecommendRequest, RecommendResult, TokenCounts
+from rcjax.request import Engine, RecommendRequest, RecommendResult, TokenCounts
 
 _ALL_FAILED_AFTER = 5  # requests: an arm that no shape holds should not take hours to say so
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rcjax.evaluation.arms import References
 from rcjax.evaluation.dataset import Dataset
 from rcjax.evaluation.gate import METRIC, Violation
+from rcjax.evaluation.ranking import METRICS
 from rcjax.evaluation.summary import ArmSummary, BaselineSummary, Estimate, means
-from rcjax.ranking import METRICS
 
 HEADINGS = {
     "hit_at_1": "HR@1",

@@ -9,8 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import UnavailableError
+from rcjax.request import EngineInfo, EngineStats, RecommendRequest, RecommendResult
 from rcjax.serving import codec
-from rcjax.serving.request import EngineInfo, EngineStats, RecommendRequest, RecommendResult
 from rcjax.serving.status import from_rpc_error
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 

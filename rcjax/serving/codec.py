@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError
-from rcjax.serving.request import (
+from rcjax.request import (
     EngineInfo,
     EngineStats,
     RankedItem,

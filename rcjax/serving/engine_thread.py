@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from rcjax.errors import DeadlineExceededError, RcjaxError, ResourceExhaustedError, UnavailableError
-from rcjax.serving.request import Engine, EngineInfo, RecommendRequest, RecommendResult
+from rcjax.request import Engine, EngineInfo, RecommendRequest, RecommendResult
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,9 +13,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from rcjax.request import Engine, EngineInfo
 from rcjax.serving.engine_thread import EngineThread
 from rcjax.serving.interceptor import StatusInterceptor
-from rcjax.serving.request import Engine, EngineInfo
 from rcjax.serving.service import AdminService, CatalogService, RecommenderService
 from rcjax.serving.v1 import rcjax_pb2_grpc
 from rcjax.serving.validation import ServiceLimits

@@ -3,27 +3,30 @@
 import importlib.metadata
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from rcjax.cache import BlockDirectory, GreedyDual, PagePool, PoolIdentity, num_pages_for_budget
-from rcjax.config import Settings
+from rcjax.config import ArmSettings, Settings, ShapeSettings
+from rcjax.engine.arm import Arm
+from rcjax.engine.assembly import assemble
+from rcjax.engine.block_cache import BlockCache
+from rcjax.engine.compilation import CompilationCounter, use_compilation_cache
+from rcjax.engine.engine import RecommendEngine
+from rcjax.engine.executor import Slice
+from rcjax.engine.generation import Generator
+from rcjax.engine.library import Library
+from rcjax.engine.offline import DEVIATION
+from rcjax.engine.semantic_history import SemanticHistories
+from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.model.scoring import Scorer
+from rcjax.model.selection import parse_policy
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
-from rcjax.serving.assembly import assemble
-from rcjax.serving.block_cache import BlockCache
-from rcjax.serving.compilation import CompilationCounter, use_compilation_cache
-from rcjax.serving.engine import RecommendEngine
-from rcjax.serving.generation import Generator
-from rcjax.serving.library import Library
-from rcjax.serving.offline import DEVIATION
-from rcjax.serving.request import EngineInfo
-from rcjax.serving.semantic_history import SemanticHistories
-from rcjax.serving.shape import ShapeSet
-from rcjax.serving.slice import Slice
-from rcjax.template import load_template
+from rcjax.prompt.template import load_template
+from rcjax.request import EngineInfo
 
 Progress = Callable[[str], None]
 
@@ -57,7 +60,7 @@ def start_engine(
 
 def _compile_probes(engine: RecommendEngine, settings: Settings, progress: Progress) -> None:
     for name, arm in settings.arms.items():
-        measures = arm.arm().selection.measures
+        measures = arm_of(arm).selection.measures
         try:
             engine.selector.compile([measure if measure.is_probe else DEVIATION for measure in measures], progress)
         except ValueError as error:
@@ -87,7 +90,7 @@ def _engine(
         page_tokens=page_tokens,
     )
     directory = BlockDirectory(PagePool(num_pages, page_tokens), GreedyDual())
-    build_shapes = ShapeSet("build", settings.shapes.of("build"))
+    build_shapes = shapes_of("build", settings.shapes)
     progress("computing the instruction")
     cache = BlockCache(slice_, directory, identity, build_shapes, builder.instruction_block())
     for shape in build_shapes:
@@ -95,7 +98,7 @@ def _engine(
         slice_.build(assemble([], shape, page_tokens, 1), *cache.no_writes(shape))
     generator = None
     if settings.shapes.generate:
-        shapes = ShapeSet("generate", settings.shapes.of("generate"))
+        shapes = shapes_of("generate", settings.shapes)
         generator = Generator(slice_, directory, shapes, model.tokenizer.eos_ids)
         for shape in shapes:
             progress(f"compiling generate {shape}")
@@ -106,9 +109,9 @@ def _engine(
         cache,
         builder,
         library,
-        ShapeSet("rank", settings.shapes.of("rank")),
+        shapes_of("rank", settings.shapes),
         generator,
-        {name: arm.arm() for name, arm in settings.arms.items()},
+        {name: arm_of(arm) for name, arm in settings.arms.items()},
         EngineInfo(
             model=model.name,
             fingerprint=model.fingerprint,
@@ -141,6 +144,14 @@ def semantic_histories(
         max_history_tokens=settings.limits.max_history_tokens,
         **settings.semantic.model_dump(),
     )
+
+
+def arm_of(settings: ArmSettings) -> Arm:
+    return Arm(settings.layout, settings.scoring, settings.reuse, parse_policy(settings.selection), settings.history)
+
+
+def shapes_of(purpose: Literal["rank", "build", "generate"], settings: ShapeSettings) -> ShapeSet:
+    return ShapeSet(purpose, [Shape(*sizes) for sizes in getattr(settings, purpose)])
 
 
 def _device() -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError
-from rcjax.serving.request import EngineInfo, RecommendRequest
+from rcjax.request import EngineInfo, RecommendRequest
 
 
 @dataclass(frozen=True, slots=True)

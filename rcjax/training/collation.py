@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from rcjax.engine.assembly import Row, Source, assemble
+from rcjax.engine.shape import Shape
 from rcjax.kernels.selective_attention import AnyArray, PageLayout, TokenLayout
 from rcjax.model.decoder import Batch
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
-from rcjax.serving.assembly import Row, Source, assemble
-from rcjax.serving.shape import Shape
 from rcjax.training.examples import Example
 
 PAGE_TOKENS = 8  # a short title has 10-20 tokens, and what a block leaves of its last page is computed as padding

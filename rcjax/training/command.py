@@ -13,17 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rcjax.catalog import EmbeddedWorld
 from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
 from rcjax.catalog.negatives import NegativeSampler
-from rcjax.config import Settings
-from rcjax.deployment import read_catalogue
+from rcjax.config import NewModel, Settings, TrainSettings, read_catalogue
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
-from rcjax.template import load_template
+from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
 from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
-from rcjax.training.settings import NewModel, TrainSettings
 from rcjax.training.step import Trainee
 from rcjax.training.trainer import CURVE, Trainer
 

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from rcjax.config import TrainSettings
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, logical_axes
 from rcjax.model.scoring import Scorer
@@ -19,7 +20,6 @@ from rcjax.prompt import PromptBuilder
 from rcjax.training.collation import TrainBatch
 from rcjax.training.lora import init_lora, merge_lora
 from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
-from rcjax.training.settings import TrainSettings
 
 # Logical axes that may be split over the mesh's `tensor` axis, where their size allows it.
 _TENSOR_AXES = ("heads", "kv_heads", "mlp", "vocab")

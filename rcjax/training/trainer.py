@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from rcjax.ranking import ndcg_at, rank_of
+from rcjax.config import TrainSettings
+from rcjax.evaluation.ranking import ndcg_at, rank_of
 from rcjax.training.collation import Collator
 from rcjax.training.examples import Example, ExampleSource
-from rcjax.training.settings import TrainSettings
 from rcjax.training.step import Trainee, TrainState
 
 CURVE = "curve.jsonl"

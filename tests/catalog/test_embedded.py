@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rcjax.catalog import Catalogue, EmbeddedWorld, Request, bayes_optimal, embedded_catalogue, shop, shop_words
+from rcjax.catalog import Catalogue, EmbeddedWorld, Request, embedded_catalogue, shop, shop_words
 from rcjax.catalog.draws import Draws
 from rcjax.catalog.shop_departments import DEPARTMENTS
+from rcjax.evaluation.bayes import bayes_optimal
 
 PINNED_SHA256 = "d4d95990eb2ccfd6c826f5af0f6f59582bf5ba62814f85f4e1d5fb2b232a3593"
 TOKENS_PER_WORD = 1.4  # SmolLM2's tokenizer on these texts

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rcjax.catalog import Catalogue, Event, Item, Request, User
 from rcjax.errors import InvalidRequestError, RcjaxError
-from rcjax.serving.request import (
+from rcjax.request import (
     EngineInfo,
     EngineStats,
     RankedItem,

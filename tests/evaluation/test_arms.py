@@ -4,8 +4,7 @@ import pytest
 
 from rcjax.config import ArmSettings, Settings
 from rcjax.evaluation.arms import compared_arms
-from rcjax.prompt import Layout, Scoring
-from rcjax.serving.arm import Reuse
+from rcjax.prompt import Layout, Reuse, Scoring
 
 PARALLEL = ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)
 

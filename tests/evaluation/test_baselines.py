@@ -14,14 +14,14 @@ from rcjax.catalog import (
     Item,
     Request,
     User,
-    bayes_optimal,
     load_catalogue,
 )
 from rcjax.catalog.holdout import NextItem, hold_out
 from rcjax.config import Settings
 from rcjax.evaluation.baselines import Popularity, WordOverlap, bounds
+from rcjax.evaluation.bayes import bayes_optimal
 from rcjax.evaluation.dataset import eval_dataset
-from rcjax.ranking import Rank, rank_of, ranking_quality
+from rcjax.evaluation.ranking import Rank, rank_of, ranking_quality
 
 BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "beauty"
 

@@ -9,8 +9,7 @@ import pytest
 from rcjax.catalog import EmbeddedWorld
 from rcjax.catalog.holdout import NextItem, split_users
 from rcjax.catalog.jsonl import write_catalogue
-from rcjax.config import CatalogueSettings, Settings
-from rcjax.deployment import read_catalogue
+from rcjax.config import CatalogueSettings, Settings, read_catalogue
 from rcjax.evaluation.dataset import eval_dataset
 
 TASK = NextItem(history_len=3, num_candidates=5)

@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 import rcjax.evaluation
 from rcjax.catalog.holdout import NextItem
 from rcjax.catalog.negatives import Negatives
-from rcjax.cli import app
+from rcjax.commands.app import app
 from rcjax.config import Settings
-from rcjax.evaluation import EvalOptions
+from rcjax.evaluation.evaluation import EvalOptions
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from tiny_engine import event, item, tiny_model, tiny_settings
 from rcjax.catalog import Catalogue, User
 from rcjax.catalog.holdout import NextItem
 from rcjax.catalog.jsonl import write_catalogue
-from rcjax.config import ArmSettings, CatalogueSettings, Limits, Settings, ShapeSettings
-from rcjax.deployment import read_catalogue
-from rcjax.evaluation import EvalOptions, Evaluation, evaluate, run_eval, write_report
+from rcjax.config import ArmSettings, CatalogueSettings, Limits, Settings, ShapeSettings, read_catalogue
+from rcjax.evaluation.command import run_eval
 from rcjax.evaluation.dataset import eval_dataset
-from rcjax.prompt import Layout, Scoring
-from rcjax.serving.arm import Reuse
+from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
+from rcjax.evaluation.report import write_report
+from rcjax.prompt import Layout, Reuse, Scoring
 
 NUM_REQUESTS = 8
 ARMS = {

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from rcjax.evaluation.plot import check_plot, pareto_front, write_plot
+from rcjax.evaluation.ranking import METRICS, Rank
 from rcjax.evaluation.summary import ArmSummary, Estimate, TokenShares
-from rcjax.ranking import METRICS, Rank
 
 
 def arm(fresh: float, ndcg: float, reference: str | None = "full") -> ArmSummary:

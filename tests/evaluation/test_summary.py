@@ -8,9 +8,9 @@ import pytest
 from scripted_engine import ScriptedEngine, number, numbered
 
 from rcjax.evaluation.gate import gate_violations
+from rcjax.evaluation.ranking import METRICS, Rank
 from rcjax.evaluation.runner import ArmRun, run_arms
 from rcjax.evaluation.summary import Estimate, baseline_summary, summarise
-from rcjax.ranking import METRICS, Rank
 
 CATALOGUE = numbered(num_users=40, num_items=50)
 REQUESTS = CATALOGUE.requests

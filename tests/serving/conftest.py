@@ -1,38 +1,8 @@
-"""One tiny engine is compiled per test run; every test gets a fresh one on its programs."""
+"""Lets tests here use the tiny engine of the engine's tests, and its fixtures."""
 
-import pytest
-from dense_oracle import Oracle
-from probing import probing_settings
-from tiny_engine import restarted, tiny_engine, tiny_model, tiny_settings
+import sys
+from pathlib import Path
 
-from rcjax.config import Settings
-from rcjax.serving.engine import RecommendEngine
-from rcjax.serving.startup import start_engine
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
-
-@pytest.fixture(scope="session")
-def settings(tmp_path_factory) -> Settings:
-    return tiny_settings(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
-def compiled(settings) -> RecommendEngine:
-    """Lends its programs; give it no items and users."""
-    return tiny_engine(settings.compilation_cache_dir().parent)
-
-
-@pytest.fixture(scope="session")
-def probing(tmp_path_factory) -> tuple[RecommendEngine, Settings]:
-    """An engine whose arms probe, to lend its programs, and its settings."""
-    settings = probing_settings(tmp_path_factory.mktemp("probing"))
-    return start_engine(settings, model=tiny_model()), settings
-
-
-@pytest.fixture(scope="session")
-def oracle() -> Oracle:
-    return Oracle(tiny_model())
-
-
-@pytest.fixture
-def engine(compiled, settings) -> RecommendEngine:
-    return restarted(compiled, settings)
+from engine_fixtures import compiled, engine, oracle, probing, settings  # noqa: F401

@@ -6,7 +6,7 @@ from typing import Any
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import NotFoundError, RcjaxError
-from rcjax.serving.request import (
+from rcjax.request import (
     EngineInfo,
     EngineStats,
     RankedItem,

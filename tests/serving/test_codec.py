@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.serving import codec
-from rcjax.serving.request import (
+from rcjax.request import (
     EngineInfo,
     EngineStats,
     RankedItem,
@@ -18,6 +17,7 @@ from rcjax.serving.request import (
     StageTimes,
     TokenCounts,
 )
+from rcjax.serving import codec
 from rcjax.serving.v1 import rcjax_pb2
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)

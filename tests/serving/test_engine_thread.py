@@ -16,8 +16,8 @@ from rcjax.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.engine_thread import EngineThread
-from rcjax.serving.request import RecommendRequest, RecommendResult
 
 T = TypeVar("T")
 

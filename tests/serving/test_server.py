@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from rcjax.errors import UnavailableError
+from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
-from rcjax.serving.request import RecommendRequest
 from rcjax.serving.server import Addresses, Server, running_server, serve
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 

@@ -21,8 +21,8 @@ from rcjax.errors import (
     RcjaxError,
     ResourceExhaustedError,
 )
+from rcjax.request import EngineStats, RankedItem, RecommendRequest, TokenCounts
 from rcjax.serving.client import RecommenderClient
-from rcjax.serving.request import EngineStats, RankedItem, RecommendRequest, TokenCounts
 from rcjax.serving.server import Server, running_server
 from rcjax.serving.v1 import rcjax_pb2
 from rcjax.serving.validation import ServiceLimits

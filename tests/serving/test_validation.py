@@ -8,7 +8,7 @@ from fake_engine import INFO
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError
-from rcjax.serving.request import RecommendRequest
+from rcjax.request import RecommendRequest
 from rcjax.serving.validation import (
     ServiceLimits,
     validate_item_ids,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rcjax.catalog import Event, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.catalog.types import Catalogue, Item
-from rcjax.cli import app
+from rcjax.commands.app import app
 from rcjax.config import load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model

@@ -9,11 +9,11 @@ import pytest
 from tiny_engine import TEMPLATE, tiny_model
 
 from rcjax.catalog.types import Event, Item
+from rcjax.config import Lora, TrainSettings
 from rcjax.prompt import Layout, PromptBuilder, Scoring
-from rcjax.template import load_template
+from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
 from rcjax.training.examples import Example
-from rcjax.training.settings import Lora, TrainSettings
 from rcjax.training.step import Trainee
 from rcjax.training.trainer import CURVE, Trainer
 

@@ -66,7 +66,7 @@ class OfflineSelection(SelectionPolicy):
     """Selects `k` positions of each block, chosen when it was built: where its KV depends most on the context.
 
     "CacheTune", arXiv 2605.24022: those of the largest mean KV deviation over sampled contexts, which are prompts of
-    other items and some user's history (`rcjax.serving.offline`). A block that has none stored, as it came inline or
+    other items and some user's history (`rcjax.engine.offline`). A block that has none stored, as it came inline or
     missed, gives its first `k`.
     """
 

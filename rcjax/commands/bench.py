@@ -1,0 +1,164 @@
+"""Quick measurements: arms side by side in this process, and a load test of a running server."""
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from rcjax.catalog import Catalogue, Request
+from rcjax.commands.report import Answer, arm_table, asked, percentiles, stage_table
+from rcjax.config import Settings, read_catalogue
+from rcjax.engine.engine import RecommendEngine
+from rcjax.errors import RcjaxError
+from rcjax.evaluation.arms import arm_order, baselines
+from rcjax.model.spec import Model
+from rcjax.request import RecommendRequest
+from rcjax.serving.client import RecommenderClient
+from rcjax.serving.deployment import announced, fill
+from rcjax.serving.startup import start_engine
+
+Clock = Callable[[], float]
+
+# arm: how many times below prefix caching its P50 TTFT is to be
+TARGETS = {"rcjax": 5.0, "parallel": 10.0}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What callers saw: answers, failures by type, and the seconds from the first call to the last answer."""
+
+    answers: tuple[Answer, ...]
+    failures: Mapping[str, int]
+    wall_s: float
+    concurrency: int
+
+    @property
+    def requests_per_s(self) -> float:
+        return len(self.answers) / self.wall_s
+
+
+def bench_requests(catalogue: Catalogue, num_requests: int) -> list[Request]:
+    """The catalogue's requests, over and over where it has too few."""
+    if not catalogue.requests:
+        raise ValueError("the catalogue has no requests to send; name a `requests` file in catalogue.paths")
+    return list(itertools.islice(itertools.cycle(catalogue.requests), num_requests))
+
+
+def compare_arms(
+    console: Console,
+    settings: Settings,
+    num_requests: int,
+    *,
+    model: Model | None = None,
+    clock: Clock = time.perf_counter,
+) -> dict[str, list[Answer]]:
+    """Every arm ranks every request, interleaved and first in turn, with all blocks in cache; prints the tables."""
+    catalogue = read_catalogue(settings.catalogue)
+    requests = bench_requests(catalogue, num_requests)
+    with announced(console) as announce:
+        engine = start_engine(settings, model=model, progress=announce)
+    fill(engine, _needed(catalogue, requests), settings, console)
+    arms = arm_order(settings)
+    answers: dict[str, list[Answer]] = {arm: [] for arm in arms}
+    for number, request in enumerate(track([requests[0], *requests], "ranking", console=console)):
+        shift = number % len(arms)
+        for arm in (*arms[shift:], *arms[:shift]):
+            answer = _rank(engine, request, arm, clock)
+            if number:  # the first request only warms up
+                answers[arm].append(answer)
+    title = f"{engine.info().model} {settings.dtype} on {engine.info().device}, {num_requests} requests an arm"
+    console.print(arm_table(answers, baselines(settings), title=title, tails=True))
+    console.print(stage_table(answers, title="where the time went"))
+    return answers
+
+
+def load_test(
+    client: RecommenderClient,
+    requests: Sequence[Request],
+    arm: str,
+    concurrency: int,
+    *,
+    clock: Clock = time.perf_counter,
+) -> LoadReport:
+    """Sends the requests with `concurrency` of them under way at any time; RcjaxError if none succeeds."""
+
+    def ask(request: Request) -> Answer | RcjaxError:
+        try:
+            return asked(client, RecommendRequest(request.candidates, request.user_id, arm=arm), clock)
+        except RcjaxError as error:
+            return error
+
+    start_s = clock()
+    with ThreadPoolExecutor(concurrency) as callers:
+        outcomes = list(callers.map(ask, requests))
+    wall_s = clock() - start_s
+    errors = [outcome for outcome in outcomes if isinstance(outcome, RcjaxError)]
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    failures = Counter(type(error).__name__ for error in errors)
+    return LoadReport(tuple(o for o in outcomes if isinstance(o, Answer)), dict(failures), wall_s, concurrency)
+
+
+def show_load(console: Console, report: LoadReport) -> None:
+    by_arm: dict[str, list[Answer]] = {}
+    for answer in report.answers:
+        by_arm.setdefault(answer.result.arm, []).append(answer)
+    console.print(arm_table(by_arm, [], title="at the server: from arrival to the first ranked item", tails=True))
+    console.print(stage_table(by_arm, title="where the time went"))
+    seen = percentiles([answer.caller_ms for answer in report.answers])
+    console.print(
+        f"{len(report.answers)} answers in {report.wall_s:.1f} s, {report.concurrency} at a time: "
+        f"{report.requests_per_s:.2f} requests/s; callers waited "
+        + ", ".join(f"{name.upper()} {ms:,.0f} ms" for name, ms in seen.items()),
+        highlight=False,
+    )
+    for name, count in report.failures.items():
+        console.print(f"{count} failed: {name}", style="red")
+
+
+def claims(answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
+    """The speed-ups that the project promises, where the arms are there to measure them."""
+    if "prefix" not in answers:
+        return []
+    p50 = {arm: percentiles([a.result.times.ttft_ms for a in of_arm])["p50"] for arm, of_arm in answers.items()}
+    found = []
+    for arm, target in TARGETS.items():
+        if arm in p50:
+            value = p50["prefix"] / p50[arm]
+            name = f"{arm}: P50 TTFT, times below prefix"
+            found.append({"name": name, "value": value, "target": target, "holds": value >= target})
+    return found
+
+
+def write_json(path: Path, answers: Mapping[str, Sequence[Answer]], **more: Any) -> None:
+    """Raw samples by arm, `claims`, and whatever else a caller adds."""
+    samples = {arm: [_sample(answer) for answer in of_arm] for arm, of_arm in answers.items()}
+    report = {"benchmark": "rcjax bench", "samples": samples, **more}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _sample(answer: Answer) -> dict[str, Any]:
+    return {"caller_ms": answer.caller_ms, "times": asdict(answer.result.times), "tokens": asdict(answer.result.tokens)}
+
+
+def _needed(catalogue: Catalogue, requests: Sequence[Request]) -> Catalogue:
+    """The part of a catalogue that requests name."""
+    item_ids = dict.fromkeys(item_id for request in requests for item_id in request.candidates)
+    user_ids = dict.fromkeys(request.user_id for request in requests)
+    return Catalogue({i: catalogue.items[i] for i in item_ids}, {u: catalogue.users[u] for u in user_ids})
+
+
+def _rank(engine: RecommendEngine, request: Request, arm: str, clock: Clock) -> Answer:
+    start_s = clock()
+    (result,) = engine.recommend([RecommendRequest(request.candidates, request.user_id, arm=arm)])
+    if isinstance(result, RcjaxError):
+        raise result
+    return Answer(result, (clock() - start_s) * 1e3)

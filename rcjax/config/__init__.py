@@ -1,0 +1,15 @@
+"""What a deployment can choose, as plain pydantic models; start-up turns them into arms, shapes and parts."""
+
+from rcjax.config.arms import ArmSettings as ArmSettings
+from rcjax.config.cache import CacheSettings as CacheSettings
+from rcjax.config.cache import SemanticSettings as SemanticSettings
+from rcjax.config.catalogue import CatalogueSettings as CatalogueSettings
+from rcjax.config.catalogue import read_catalogue as read_catalogue
+from rcjax.config.limits import Limits as Limits
+from rcjax.config.server import ServerSettings as ServerSettings
+from rcjax.config.settings import Settings as Settings
+from rcjax.config.settings import load_settings as load_settings
+from rcjax.config.shapes import ShapeSettings as ShapeSettings
+from rcjax.config.train import Lora as Lora
+from rcjax.config.train import NewModel as NewModel
+from rcjax.config.train import TrainSettings as TrainSettings

@@ -1,0 +1,40 @@
+"""Settings of the arms: the ways to serve the same request."""
+
+from pydantic import field_validator, model_validator
+
+from rcjax.config.strict import StrictModel
+from rcjax.model.selection import parse_policy
+from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
+
+
+class ArmSettings(StrictModel):
+    """How an arm lays out, scores, reuses and corrects; see `rcjax.engine.arm`."""
+
+    layout: Layout = Layout.SEQUENTIAL
+    scoring: Scoring = Scoring.LABEL
+    reuse: Reuse = Reuse.BLOCKS
+    selection: str = "none"
+    history: History = History.EXACT
+
+    @field_validator("selection")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        parse_policy(text)
+        return text
+
+    @model_validator(mode="after")
+    def _reuses_history(self) -> "ArmSettings":
+        if self.history is History.SEMANTIC and BlockKind.HISTORY not in self.reuse.kinds:
+            raise ValueError(
+                f"history={self.history.value!r} needs a reuse that takes the history from the cache (prefix, blocks), "
+                f"not reuse={self.reuse.value!r}"
+            )
+        return self
+
+
+EMBEDDED_ARMS = {
+    "rcjax": ArmSettings(selection="boundary(first=4)"),
+    "parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR),
+    "prefix": ArmSettings(reuse=Reuse.PREFIX),
+    "full": ArmSettings(reuse=Reuse.NONE),
+}

@@ -1,0 +1,20 @@
+"""Settings of what is cached: the KV pool and the semantic pool."""
+
+from pydantic import ByteSize, Field
+
+from rcjax.config.strict import StrictModel
+
+
+class CacheSettings(StrictModel):
+    """The KV pool: tokens per page, and the bytes that its pages may take on a slice."""
+
+    page_tokens: int = Field(16, ge=1)
+    pool_bytes: ByteSize = ByteSize(2**30)
+
+
+class SemanticSettings(StrictModel):
+    """The semantic pool of arms with `history: semantic`; docs/semantic-history.md says what its size costs."""
+
+    num_sampled_users: int = Field(200, ge=1)
+    max_prototypes: int = Field(100_000, ge=1)
+    min_similarity: float = Field(0.9, ge=0, le=1)

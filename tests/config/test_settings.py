@@ -1,0 +1,125 @@
+"""Settings: what a file may say, and errors that name the file and the field."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rcjax.config import Settings, load_settings
+from rcjax.engine.arm import Arm
+from rcjax.engine.shape import Shape
+from rcjax.model.selection import BoundarySelection
+from rcjax.prompt import Layout, Reuse, Scoring
+from rcjax.serving.startup import arm_of, shapes_of
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "deployment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_and_with_an_empty_one_the_defaults_hold(tmp_path):
+    assert load_settings() == load_settings(write(tmp_path, "")) == load_settings(write(tmp_path, "# all default\n"))
+    assert load_settings() == Settings()
+
+
+def test_every_setting_survives_a_round_trip(tmp_path):
+    text = """
+model: ../models/mine
+dtype: bfloat16
+template: shop.yaml
+catalogue: {format: amazon, paths: {reviews: reviews.json.gz}, seed: 3}
+cache: {page_tokens: 8, pool_bytes: 3 GiB}
+limits: {max_candidates: 20, max_item_tokens: 100, max_history_tokens: 200}
+arms:
+  fast: {layout: parallel, scoring: anchor, reuse: blocks, selection: none}
+  fixed: {selection: "boundary(first=4, last=1)"}
+  lent: {reuse: prefix, history: semantic}
+default_arm: fast
+semantic: {num_sampled_users: 7, max_prototypes: 1000, min_similarity: 0.8}
+shapes: {rank: [[64, 32], [128, 32, 4]], build: [[256, 16]], generate: [[1, 64]]}
+server: {host: 0.0.0.0, port: 1, admin_port: 2, max_queue: 3, grace_s: 0.5}
+compilation_cache: xla
+"""
+    settings = load_settings(write(tmp_path, text))
+    assert settings.cache.pool_bytes == 3 * 2**30
+    assert arm_of(settings.arms["fast"]).layout is Layout.PARALLEL
+    assert arm_of(settings.arms["fixed"]) == Arm(
+        Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1)
+    )
+    assert list(shapes_of("rank", settings.shapes)) == [Shape(64, 32), Shape(128, 32, 4)]
+    assert settings.semantic_arms == ["lent"]
+    assert settings.compilation_cache_dir() == Path("xla")
+    again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
+    assert load_settings(again) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("modle: x", "modle"),
+        ("dtype: float16", "dtype"),
+        ("cache: {page_tokens: 0}", "cache.page_tokens"),
+        ("cache: {pool_bytes: plenty}", "cache.pool_bytes"),
+        ("limits: {max_candidates: 0}", "limits.max_candidates"),
+        ("server: {port: 70000}", "server.port"),
+        ("arms: {a: {reuse: everything}}", "arms.a.reuse"),
+        ("arms: {a: {selection: boundary}}", "arms.a.selection"),
+        ("arms: {a: {layout: zigzag}}", "arms.a.layout"),
+        ("arms: {a: {history: none}}", "arms.a.history"),
+        ("arms: {a: {history: semantic, reuse: none}}", "arms.a\n.*'semantic'.*prefix.*reuse='none'"),
+        ("arms: {a: {history: semantic, reuse: instruction}}", "arms.a\n.*'semantic'.*prefix.*reuse='instruction'"),
+        ("semantic: {num_sampled_users: 0}", "semantic.num_sampled_users"),
+        ("semantic: {max_prototypes: 0}", "semantic.max_prototypes"),
+        ("semantic: {min_similarity: 2}", "semantic.min_similarity"),
+        ("default_arm: nobody", "default_arm"),
+        ("arms: {}", "default_arm"),
+        ("shapes: {rank: [[64]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[0, 1]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[64, -1]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[64, 1, 0]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[64, 1]], build: []}", "shapes.build"),
+        ("shapes: {rank: [[64, 1]]}", "shapes.build"),
+        ("limits: {max_item_tokens: 600}", "512 fresh tokens"),
+        ("limits: {max_history_tokens: 600}", "512 fresh tokens"),
+        ("- a list", "dictionary"),
+        ("a: [unclosed", "line 1"),
+    ],
+)
+def test_errors_name_the_file_and_the_field(tmp_path, text, field):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=field) as caught:
+        load_settings(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    missing, binary = tmp_path / "missing.yaml", tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00model")
+    for path in (missing, binary, tmp_path):
+        with pytest.raises(ValueError, match=path.name):
+            load_settings(path)
+
+
+def test_the_compilation_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Settings().compilation_cache_dir() == tmp_path / "rcjax" / "xla"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Settings().compilation_cache_dir() == tmp_path / "home" / ".cache" / "rcjax" / "xla"
+
+
+def test_reuse_takes_the_prefix_first():
+    assert [sorted(reuse.kinds) for reuse in Reuse] == [
+        [],
+        ["instruction"],
+        ["history", "instruction"],
+        ["history", "instruction", "item"],
+    ]
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().model = "other"
