@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
-AnyArray = Array | np.ndarray  # NumPy on the host, JAX once a pass takes it
+from rcjax.kernels.arrays import AnyArray
 
 
 @jax.tree_util.register_dataclass
