@@ -1,12 +1,9 @@
-"""What goes into an engine and what comes out: the vocabulary between the gRPC service and the engine."""
+"""What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
-import operator
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.errors import RcjaxError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,14 @@ class TokenCounts:
     semantic: int = 0
 
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
-        return TokenCounts(*map(operator.add, astuple(self), astuple(other)))
+        return TokenCounts(  # spelled out, as every answer is added to the totals
+            self.cached + other.cached,
+            self.selected + other.selected,
+            self.fresh + other.fresh,
+            self.built + other.built,
+            self.probed + other.probed,
+            self.semantic + other.semantic,
+        )
 
     @property
     def prompt_len(self) -> int:
@@ -113,37 +117,79 @@ class EngineStats:
     tokens: TokenCounts = field(default_factory=TokenCounts)
 
 
-@runtime_checkable
-class Engine(Protocol):
-    """Synchronous and single-threaded: one thread makes every call, and no call blocks on the network.
+@dataclass(frozen=True, slots=True)
+class PutItems:
+    """Adds or replaces items and builds their KV; an item whose text did not change costs nothing."""
 
-    A call that changes items or users raises an `RcjaxError` and changes nothing when any part of it is bad.
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteItems:
+    """Forgets items and frees their KV; ids that are unknown are passed over."""
+
+    item_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PutUser:
+    """Adds or replaces a user with their whole history and builds its KV."""
+
+    user: User
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEvents:
+    """Appends events, oldest first, to a known user's history, extending its cached KV."""
+
+    user_id: str
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteUser:
+    """Forgets a user and frees the KV of their history."""
+
+    user_id: str
+
+
+Write = PutItems | DeleteItems | PutUser | AppendEvents | DeleteUser
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write did.
+
+    `num_built` blocks had to be computed, summed over slices; `num_tokens` are those of the blocks that it made ready,
+    computed or not; `num_deleted` of the items or users that it deletes existed.
     """
 
-    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
-        """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
+    num_built: int = 0
+    num_deleted: int = 0
+    num_tokens: int = 0
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Ranks, changes what it ranks from, and tells about itself; called on an event loop, which it never blocks.
+
+    Times are seconds on the engine's clock. A call that is cancelled, or whose deadline passes, is dropped before its
+    next step; a write that has started runs to its end. Failures are `RcjaxError`s; a write that fails changes nothing.
+    """
+
+    async def recommend(
+        self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
+    ) -> RecommendResult:
+        """Ranks the candidates; `arrival_s` is when the request came, from which its times count."""
         ...
 
-    def put_items(self, items: Sequence[Item]) -> int:
-        """Adds or replaces items and builds their KV; returns how many blocks had to be computed."""
+    async def apply(self, write: Write, *, deadline_s: float | None = None) -> WriteResult:
+        """Applies a write; requests that are sent after the answer see it."""
         ...
 
-    def delete_items(self, item_ids: Sequence[str]) -> int:
-        """Forgets items and frees their KV; returns how many existed."""
+    @property
+    def info(self) -> EngineInfo:
+        """What is served; `UnavailableError` while the engine is starting."""
         ...
 
-    def put_user(self, user: User) -> None:
-        """Adds or replaces a user and builds the KV of their history."""
-        ...
-
-    def append_events(self, user_id: str, events: Sequence[Event]) -> None:
-        """Appends to a known user's history, extending its cached KV; `NotFoundError` for another."""
-        ...
-
-    def delete_user(self, user_id: str) -> bool:
-        """Forgets a user and frees their KV; whether the user existed."""
-        ...
-
-    def info(self) -> EngineInfo: ...
-
-    def stats(self) -> EngineStats: ...
+    async def stats(self) -> EngineStats: ...

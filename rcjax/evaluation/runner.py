@@ -2,14 +2,28 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rcjax.catalog.types import Catalogue, Request
+from rcjax.catalog.types import Catalogue, Item, Request, User
 from rcjax.errors import InvalidRequestError, RcjaxError
-from rcjax.request import Engine, RecommendRequest, RecommendResult, TokenCounts
+from rcjax.request import RecommendRequest, RecommendResult, TokenCounts
 
 _ALL_FAILED_AFTER = 5  # requests: an arm that no shape holds should not take hours to say so
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """What an evaluation needs of an engine (`rcjax.serving.local.LocalEngine`)."""
+
+    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]: ...
+
+    def put_items(self, items: Sequence[Item]) -> Any: ...
+
+    def put_user(self, user: User) -> Any: ...
+
+    def delete_user(self, user_id: str) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +56,7 @@ class ArmRun:
 
 
 def run_arms(
-    engine: Engine,
+    engine: Ranker,
     catalogue: Catalogue,
     arms: Sequence[str],
     *,
