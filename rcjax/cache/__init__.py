@@ -9,6 +9,7 @@ from rcjax.cache.errors import BlockBusyError as BlockBusyError
 from rcjax.cache.errors import IntegrityError as IntegrityError
 from rcjax.cache.eviction import EvictionPolicy as EvictionPolicy
 from rcjax.cache.eviction import GreedyDual as GreedyDual
+from rcjax.cache.keys import BlockKeys as BlockKeys
 from rcjax.cache.keys import PoolIdentity as PoolIdentity
 from rcjax.cache.keys import as_token_ids as as_token_ids
 from rcjax.cache.keys import block_key as block_key

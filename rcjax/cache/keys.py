@@ -10,16 +10,20 @@ other item has it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int32, Integer
 
+from rcjax.prompt import BlockKind
+
 TokenIds: TypeAlias = Sequence[int] | Integer[np.ndarray, "S"]
 
-_FORMAT = b"rcjax.block.1"  # change it with the framing: keys outlive a process in snapshots
+KEY_BYTES = 32
+
+_FORMAT = b"rcjax.block.2"  # change it with the framing: keys outlive a process in snapshots
 _INT32 = np.iinfo(np.int32)
 
 
@@ -50,20 +54,35 @@ def as_token_ids(token_ids: TokenIds) -> Int32[np.ndarray, "S"]:
     return ids
 
 
-def block_key(
-    identity: PoolIdentity,
-    kind: str,
-    owner: str,
-    parent: bytes,
-    token_ids: TokenIds,
-) -> bytes:
-    """The SHA-256 over all that a block's KV depends on, and over its owner.
+class BlockKeys:
+    """Makes the keys of one pool's blocks. Any thread may use it.
 
-    `owner` is an item's or a user's id (`""` for the instruction); `parent` is the key of the block that the
-    KV was computed after: the instruction's, or `b""` for the instruction itself. Every field is preceded by
-    its length in bytes (8, little-endian), so the framing is injective and fields cannot run into each other.
-    Token ids are hashed as little-endian int32.
+    What all blocks have in common (the identity and the instruction) is hashed once, so a key costs the hash of its
+    owner and tokens. `instruction` is the key of the instruction itself, after which all other blocks are computed.
     """
+
+    def __init__(self, identity: PoolIdentity, instruction_ids: TokenIds):
+        self.identity = identity
+        self._hashed = {BlockKind.INSTRUCTION.value: _hashed_prefix(identity, b"", BlockKind.INSTRUCTION)}
+        self.instruction = self.key(BlockKind.INSTRUCTION, "", as_token_ids(instruction_ids))
+
+    def key(self, kind: str, owner: str, token_ids: Int32[np.ndarray, "S"]) -> bytes:
+        """The SHA-256 over all that a block's KV depends on, and over its owner.
+
+        `owner` is an item's or a user's id, `""` for the instruction.
+        """
+        prefix = self._hashed.get(kind)
+        if prefix is None:
+            prefix = self._hashed[kind] = _hashed_prefix(self.identity, self.instruction, kind)
+        return _finished(prefix, owner, token_ids)
+
+
+# The framing: every field is preceded by its length in bytes (8, little-endian), so fields cannot run into each other
+# and two inputs have the same bytes only if they are the same. The order puts first what most blocks share. Token ids
+# are hashed as little-endian int32. The parent is the key of the instruction, empty for the instruction itself.
+
+
+def _hashed_prefix(identity: PoolIdentity, parent: bytes, kind: str) -> "hashlib._Hash":
     fields = (
         _FORMAT,
         identity.model_fingerprint.encode(),
@@ -71,13 +90,22 @@ def block_key(
         identity.template_version.encode(),
         identity.kv_dtype.encode(),
         identity.page_tokens.to_bytes(8, "little"),
-        kind.encode(),
-        owner.encode(),
         parent,
-        as_token_ids(token_ids).astype("<i4").tobytes(),
+        kind.encode(),
     )
-    digest = hashlib.sha256()
-    for field in fields:
-        digest.update(len(field).to_bytes(8, "little"))
-        digest.update(field)
+    return hashlib.sha256(_framed(fields))
+
+
+def _finished(prefix: "hashlib._Hash", owner: str, token_ids: Int32[np.ndarray, "S"]) -> bytes:
+    digest = prefix.copy()
+    digest.update(_framed((owner.encode(), token_ids.astype("<i4", copy=False).tobytes())))
     return digest.digest()
+
+
+def _framed(fields: Iterable[bytes]) -> bytes:
+    return b"".join(part for field in fields for part in (len(field).to_bytes(8, "little"), field))
+
+
+def block_key(identity: PoolIdentity, kind: str, owner: str, parent: bytes, token_ids: TokenIds) -> bytes:
+    """The same key for a parent given by name; goes with its last caller, engine/block_cache.py."""
+    return _finished(_hashed_prefix(identity, parent, kind), owner, as_token_ids(token_ids))

@@ -1,5 +1,6 @@
 import hashlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import numpy as np
@@ -7,49 +8,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rcjax.cache import PoolIdentity, as_token_ids, block_key
+from rcjax.cache import BlockKeys, PoolIdentity, as_token_ids
 
 IDENTITY = PoolIdentity("model", "tokenizer", "template", "float32", 16)
 
 
+def key(identity=IDENTITY, instruction=(1, 2), kind="item", owner="a", token_ids=(7,)):
+    return BlockKeys(identity, instruction).key(kind, owner, as_token_ids(token_ids))
+
+
+def framed(*values):
+    return b"".join(struct.pack("<q", len(value)) + value for value in values)
+
+
 def test_a_key_is_the_sha256_of_length_prefixed_fields():
     # Written out: snapshots hold keys, so another framing needs another format tag.
-    expected = hashlib.sha256(
-        b"\x0d" + b"\0" * 7 + b"rcjax.block.1"
+    common = (
+        b"\x0d" + b"\0" * 7 + b"rcjax.block.2"
         b"\x05" + b"\0" * 7 + b"model"
         b"\x09" + b"\0" * 7 + b"tokenizer"
         b"\x08" + b"\0" * 7 + b"template"
         b"\x07" + b"\0" * 7 + b"float32"
-        b"\x08" + b"\0" * 7 + b"\x10" + b"\0" * 7 + b"\x04" + b"\0" * 7 + b"item"
-        b"\x02" + b"\0" * 7 + b"\xc3\xa9"
-        b"\x03" + b"\0" * 7 + b"abc"
-        b"\x08" + b"\0" * 7 + struct.pack("<ii", 1, 300)
-    ).digest()
-    assert block_key(IDENTITY, "item", "é", b"abc", [1, 300]) == expected
+        b"\x08" + b"\0" * 7 + b"\x10" + b"\0" * 7
+    )
+    instruction = hashlib.sha256(common + framed(b"", b"instruction", b"", struct.pack("<i", 5))).digest()
+    keys = BlockKeys(IDENTITY, [5])
+    assert keys.instruction == keys.key("instruction", "", as_token_ids([5])) == instruction
+    expected = hashlib.sha256(common + framed(instruction, b"item", b"\xc3\xa9", struct.pack("<ii", 1, 300))).digest()
+    assert keys.key("item", "é", as_token_ids([1, 300])) == expected
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(PoolIdentity)])
 def test_every_part_of_the_identity_counts(field):
     other = 32 if field == "page_tokens" else "other"
-    assert block_key(replace(IDENTITY, **{field: other}), "item", "a", b"", [1]) != block_key(
-        IDENTITY, "item", "a", b"", [1]
-    )
+    assert key(replace(IDENTITY, **{field: other})) != key()
 
 
 # Few characters, so that moving one from a field to the next is tried often.
 texts = st.text("ab\0", max_size=3)
-inputs = st.tuples(
-    st.builds(PoolIdentity, texts, texts, texts, texts, st.integers(1, 2)),
-    texts,
-    texts,
-    st.binary(max_size=3),
-    st.lists(st.integers(0, 2), max_size=3),
-)
+tokens = st.lists(st.integers(0, 2), max_size=3)
+inputs = st.tuples(st.builds(PoolIdentity, texts, texts, texts, texts, st.integers(1, 2)), tokens, texts, texts, tokens)
 
 
 @given(inputs, inputs)
 def test_keys_are_equal_only_for_equal_inputs(one, other):
-    assert (block_key(*one) == block_key(*other)) == (one == other)
+    assert (key(*one) == key(*other)) == (one == other)
 
 
 @given(st.lists(texts, min_size=2, max_size=2), st.integers(1, 6))
@@ -58,23 +61,31 @@ def test_text_moved_between_neighbouring_fields_changes_the_key(pair, at):
     moved = (joined[:at], joined[at:])
     same = tuple(pair) == moved
     for build in (
-        lambda a, b: block_key(replace(IDENTITY, model_fingerprint=a, tokenizer_fingerprint=b), "", "", b"", []),
-        lambda a, b: block_key(replace(IDENTITY, template_version=a, kv_dtype=b), "", "", b"", []),
-        lambda a, b: block_key(IDENTITY, a, b, b"", []),
-        lambda a, b: block_key(IDENTITY, "", a, b.encode(), []),
+        lambda a, b: key(replace(IDENTITY, model_fingerprint=a, tokenizer_fingerprint=b)),
+        lambda a, b: key(replace(IDENTITY, template_version=a, kv_dtype=b)),
+        lambda a, b: key(kind=a, owner=b),
     ):
         assert (build(*pair) == build(*moved)) == same
 
 
-def test_a_parents_bytes_are_not_token_ids():
-    assert block_key(IDENTITY, "item", "a", struct.pack("<i", 7), []) != block_key(IDENTITY, "item", "a", b"", [7])
+def test_an_owners_bytes_are_not_token_ids():
+    assert key(owner=struct.pack("<i", 7).decode(), token_ids=[]) != key(owner="", token_ids=[7])
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, ">i4"])
-def test_the_dtype_that_tokens_come_in_does_not_matter(dtype):
-    assert block_key(IDENTITY, "item", "a", b"", np.array([1, 2], dtype)) == block_key(
-        IDENTITY, "item", "a", b"", [1, 2]
-    )
+def test_a_key_does_not_depend_on_the_keys_made_before():
+    keys = BlockKeys(IDENTITY, [1, 2])
+    calls = [(kind, owner) for kind in ("item", "history") for owner in "abc"]
+    for _ in range(2):
+        for kind, owner in calls:
+            assert keys.key(kind, owner, as_token_ids([7])) == key(kind=kind, owner=owner)
+
+
+def test_threads_may_share_the_keys():
+    keys = BlockKeys(IDENTITY, [1, 2])
+    owners = [str(i) for i in range(500)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda owner: keys.key("item", owner, as_token_ids([7])), owners))
+    assert found == [key(owner=owner) for owner in owners]
 
 
 def test_token_ids_are_a_read_only_copy():
@@ -85,6 +96,11 @@ def test_token_ids_are_a_read_only_copy():
     assert ids.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         ids[0] = 3
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, ">i4"])
+def test_token_ids_of_any_integer_dtype_become_the_same(dtype):
+    assert as_token_ids(np.array([1, 2], dtype)).tobytes() == as_token_ids([1, 2]).tobytes()
 
 
 @pytest.mark.parametrize("bad", [[2**31], [-(2**31) - 1], np.array([2**40])])
