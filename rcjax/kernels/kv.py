@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.arrays import AnyArray, register_arrays
 
 KV_DTYPES = ("float32", "bfloat16")
 
 
-@jax.tree_util.register_dataclass
+@register_arrays
 @dataclass(frozen=True, slots=True)
 class KVPages:
     """K (unrotated, after QK-norm) and V of P pages of C tokens, on a device (JAX) or on the host (NumPy).
@@ -73,6 +73,11 @@ class KVFormat:
     def shape(self, num_pages: int) -> tuple[int, int, int, int, int]:
         """The shape of K, and of V: [L, P, C, K, H]."""
         return self.num_layers, num_pages, self.page_tokens, self.num_kv_heads, self.head_dim
+
+    def abstract(self, num_pages: int) -> KVPages:
+        """Shapes and dtypes in the arrays' place, to compile programs for without making the pages."""
+        array = jax.ShapeDtypeStruct(self.shape(num_pages), self.numpy_dtype)
+        return jax.tree.unflatten(jax.tree.structure(self.host_empty(0)), [array, array])
 
     def host_empty(self, num_pages: int) -> KVPages:
         """Pages of zeros on the host, each array of its own and writable."""

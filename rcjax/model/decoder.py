@@ -5,7 +5,6 @@ plain dict of arrays that the modules split into, because dispatching costs 0.5 
 with a module (30 layers, CPU).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +17,12 @@ from jax.nn.initializers import Initializer, normal, ones, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from rcjax.kernels.selective_attention import AnyArray, PageLayout, TokenLayout, selective_attention
+from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import REFERENCE, Attention, PageLayout, TokenLayout
 from rcjax.model.config import ModelConfig
 from rcjax.model.contraction import contract
-from rcjax.model.kv import FreshKV, KVPages, empty_pages
+from rcjax.model.kv import FreshKV, empty_pages, kv_format
 from rcjax.model.rope import rope_of
 
 Params = dict[str, Any]  # nested dict of arrays, as `Decoder` declares them
@@ -103,7 +104,7 @@ def _pure(module: Decoder) -> Params:
     return dict(nnx.to_pure_dict(nnx.state(module)))
 
 
-@jax.tree_util.register_dataclass
+@register_arrays
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Everything one forward pass needs to know: the fresh tokens, and the pages they attend to.
@@ -118,31 +119,20 @@ class Batch:
 
 
 def extend(
-    params: Params,
-    config: ModelConfig,
-    batch: Batch,
-    pages: KVPages,
-    *,
-    attention: Callable[..., Array] = selective_attention,
+    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, attention: Attention
 ) -> tuple[Float[Array, "B R D"], FreshKV]:
     """Runs the fresh tokens through the model, attending to cached pages and to one another.
 
-    `attention` implements the operator: training passes the form that has a derivative.
     Returns the final hidden state (normed) of the tokens to read, and the KV of all fresh tokens; when the caller
     does not use the latter, the compiler drops it.
     """
-    x, (_, k, v) = run_layers(params, config, batch, pages, attention=attention)
+    x, (_, k, v) = run_layers(params, config, batch, pages, attention)
     x = jnp.take_along_axis(x, batch.read[..., None], axis=1)
     return rms_norm(x, params["final_norm"], config.norm_eps), FreshKV(k, v)
 
 
 def run_layers(
-    params: Params,
-    config: ModelConfig,
-    batch: Batch,
-    pages: KVPages,
-    *,
-    attention: Callable[..., Array] = selective_attention,
+    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, attention: Attention
 ) -> tuple[
     Float[Array, "B T D"], tuple[Float[Array, "L B T N H"], Float[Array, "L B T K H"], Float[Array, "L B T K H"]]
 ]:
@@ -213,10 +203,12 @@ def unembed(
     return jnp.einsum("brd,wd->brw", hidden, rows, preferred_element_type=jnp.float32)
 
 
-def forward(params: Params, config: ModelConfig, token_ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
+def forward(
+    params: Params, config: ModelConfig, token_ids: Int[Array, "B T"], attention: Attention = REFERENCE
+) -> Float[Array, "B T V"]:
     """Logits of a plain causal pass: every token fresh, no cached page."""
-    batch = causal_batch(token_ids)
-    hidden, _ = extend(params, config, batch, empty_pages(config, 1, 1, params["embed"].dtype))
+    pages = empty_pages(kv_format(config, params["embed"].dtype.name, page_tokens=1), 1)
+    hidden, _ = extend(params, config, causal_batch(token_ids), pages, attention)
     return unembed(params, hidden)
 
 

@@ -12,39 +12,51 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from rcjax.kernels.selective_attention import AnyArray, attention_mass
+from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import Attention
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, project_qkv, rms_norm, run_layers
-from rcjax.model.kv import KVPages
 from rcjax.model.rope import rope_of
 from rcjax.model.selection import Measure, Quantity
 
 
 def kv_deviation(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, slots: Int[AnyArray, "B T"], layer: int
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    slots: Int[AnyArray, "B T"],
+    layer: int,
+    attention: Attention,
 ) -> Float[Array, "B T"]:
     """||KV_new - KV_cached||_2 of each fresh token in `layer`, over K (unrotated) and V together.
 
     `slots[b, t]` is the index (page * C + offset) of the token's cached KV in a layer of the pool; a token with -1 has
     none and deviates by 0. Yao et al., "CacheBlend", arXiv 2405.16444.
     """
-    _, k, v = _project(params, config, batch, pages, layer)
+    _, k, v = _project(params, config, batch, pages, layer, attention)
     cached_k, cached_v = _cached(pages, slots, layer)
     return jnp.where(slots >= 0, jnp.sqrt(_square(k - cached_k) + _square(v - cached_v)), 0)
 
 
 def first_layer(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, slots: Int[AnyArray, "B T"]
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    slots: Int[AnyArray, "B T"],
+    attention: Attention,
 ) -> Float[Array, "2 B T"]:
     """Of each fresh token in the first layer: ||A||_1 and the sum of ||M_new - M_cached||_1 over M in {K, V}.
 
     The terms of RcLLM's eq. 3 (arXiv 2605.07443). A is the attention that the token receives from all fresh tokens
     and heads.
     """
-    q, k, v = _project(params, config, batch, pages, 0)
+    q, k, v = _project(params, config, batch, pages, 0, attention)
     layer_k = pages.k.reshape(-1, *pages.k.shape[2:])
     everyone = batch.tokens.pos >= 0
-    _, received = attention_mass(
+    _, received = attention.mass(
         q, k, batch.tokens, everyone, layer_k, batch.pages, rope=rope_of(config), window=config.sliding_window
     )
     cached_k, cached_v = _cached(pages, slots, 0)
@@ -53,21 +65,27 @@ def first_layer(
 
 
 def query_attention(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, asks: Bool[AnyArray, "B T"], num_layers: int
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    asks: Bool[AnyArray, "B T"],
+    num_layers: int,
+    attention: Attention,
 ) -> Float[Array, "B M C"]:
     """Attention that each cached token receives from the fresh tokens in `asks`, over heads and the first layers.
 
     "ProphetKV", arXiv 2602.02579; the queries that count are those of glue and task.
     """
     params, config = _truncated(params, config, num_layers)
-    _, (q, k, _) = run_layers(params, config, batch, pages)
+    _, (q, k, _) = run_layers(params, config, batch, pages, attention)
     num_pages = pages.k.shape[1]
     k_pages = pages.k.reshape(-1, *pages.k.shape[2:])
 
     def add(mass: Array, layer: tuple[Array, Array, Array]) -> tuple[Array, None]:
         q, k, index = layer
         here = replace(batch.pages, table=batch.pages.table + index * num_pages)
-        received, _ = attention_mass(
+        received, _ = attention.mass(
             q, k, batch.tokens, asks, k_pages, here, rope=rope_of(config), window=config.sliding_window
         )
         return mass + received, None
@@ -77,10 +95,15 @@ def query_attention(
 
 
 def mean_deviation(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, slots: Int[AnyArray, "B T"]
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    pages: KVPages,
+    slots: Int[AnyArray, "B T"],
+    attention: Attention,
 ) -> Float[Array, "B T"]:
     """`kv_deviation`, averaged over all layers: what `offline` chooses positions by."""
-    _, (_, k, v) = run_layers(params, config, batch, pages)
+    _, (_, k, v) = run_layers(params, config, batch, pages, attention)
 
     def add(total: Array, layer: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, v, index = layer
@@ -100,26 +123,28 @@ def probe(
     slots: Int[AnyArray, "B T"],
     asks: Bool[AnyArray, "B T"],
     measure: Measure,
+    attention: Attention,
 ) -> Float[Array, "..."]:
     """The quantity that `measure` names, for each fresh token or (`QUERY_ATTENTION`) each cached one."""
     if measure.layer >= config.num_layers + (measure.quantity is Quantity.QUERY_ATTENTION):
         raise ValueError(f"{measure} is beyond the model's {config.num_layers} layers; choose fewer `layers`")
     if measure.quantity is Quantity.DEVIATION:
-        return kv_deviation(params, config, batch, pages, slots, measure.layer)
+        return kv_deviation(params, config, batch, pages, slots, measure.layer, attention)
     if measure.quantity is Quantity.MEAN_DEVIATION:
-        return mean_deviation(params, config, batch, pages, slots)
+        return mean_deviation(params, config, batch, pages, slots, attention)
     if measure.quantity is Quantity.FIRST_LAYER:
-        return first_layer(params, config, batch, pages, slots)
+        return first_layer(params, config, batch, pages, slots, attention)
     if measure.quantity is Quantity.QUERY_ATTENTION:
-        return query_attention(params, config, batch, pages, asks, measure.layer or config.num_layers)
+        num_layers = measure.layer or config.num_layers
+        return query_attention(params, config, batch, pages, asks, num_layers, attention)
     raise ValueError(f"{measure} is not for a pass to measure")
 
 
 def _project(
-    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, layer: int
+    params: Params, config: ModelConfig, batch: Batch, pages: KVPages, layer: int, attention: Attention
 ) -> tuple[Array, Array, Array]:
     """q, k (unrotated) and v of `layer`, which itself is not run."""
-    x, _ = run_layers(*_truncated(params, config, layer), batch, pages)
+    x, _ = run_layers(*_truncated(params, config, layer), batch, pages, attention)
     w: dict[str, Any] = jax.tree.map(lambda stacked: stacked[layer], params["layers"])
     return project_qkv(rms_norm(x, w["attn_norm"], config.norm_eps), w, config)
 
@@ -130,7 +155,7 @@ def _truncated(params: Params, config: ModelConfig, num_layers: int) -> tuple[Pa
 
 
 def _cached(pages: KVPages, slots: Int[AnyArray, "B T"], layer: int | Array) -> tuple[Array, Array]:
-    """Cached K and V at `slots`, [B, T, K, H] float32 or wider."""
+    """Cached K and V at `slots`, [B, T, K, H] float32 whatever the pages' dtype."""
     per_layer = pages.k.shape[1] * pages.k.shape[2]
     index = layer * per_layer + jnp.maximum(slots, 0)
     k, v = (x.reshape(-1, *x.shape[3:])[index] for x in (pages.k, pages.v))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, SupportsInt
 import jinja2
 import numpy as np
 import tokenizers
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rcjax.model.load_error import ModelLoadError
@@ -19,6 +21,9 @@ _USER_TEXT = "\N{WHITE SQUARE}user-text\N{WHITE SQUARE}"  # stands for the user'
 # Templates of Llama 3 print a date and those of Qwen3 open a chain of thought unless told otherwise. A prompt must
 # not change overnight (its cached blocks would not be found), and a ranking is read from the first token.
 _TEMPLATE_ARGUMENTS: dict[str, Any] = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
+_COMPOSING = ("NFC", "NFKC")  # normalizers that may write several characters as one
+_MAX_COMPOSED = 4  # characters that become one: U+1F82 is an alpha and three marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,16 @@ class Tokenizer:
         """Token ids of a fragment, int32 `[num_tokens]`; control tokens only with `allow_special`."""
         backend = self._with_control if allow_special else self._text_only
         return np.asarray(backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+    @cached_property
+    def max_token_chars(self) -> int:
+        """No token stands for more characters of a text than this; `sys.maxsize` where there is no such bound."""
+        spec = json.loads(self._text_only.to_str())
+        if not _keeps_every_character(spec):
+            return sys.maxsize
+        longest = max(map(len, [*spec["model"]["vocab"], *(token["content"] for token in spec["added_tokens"])]))
+        composes = any(step["type"] in _COMPOSING for step in _flat(spec["normalizer"]))
+        return longest * _MAX_COMPOSED if composes else longest
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text that ids spell, control tokens left out."""
@@ -153,6 +168,27 @@ def _flat(step: dict[str, Any] | None) -> list[dict[str, Any]]:
 def _sequence(name: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
     keys = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
     return {"type": "Sequence", keys[name]: parts} if parts else None
+
+
+def _keeps_every_character(spec: dict[str, Any]) -> bool:
+    """Whether every character of a text ends up in a token, and no token swallows a run of any length."""
+    steps = [*_flat(spec["normalizer"]), *_flat(spec["pre_tokenizer"])]
+    if any(token["lstrip"] or token["rstrip"] for token in spec["added_tokens"]):
+        return False
+    if not all(map(_is_length_keeping, steps)):
+        return False
+    is_byte_level = any(step["type"] == "ByteLevel" for step in steps)
+    single = pre_tokenizers.ByteLevel.alphabet() if is_byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+    return (is_byte_level or spec["model"]["byte_fallback"]) and spec["model"]["vocab"].keys() >= set(single)
+
+
+def _is_length_keeping(step: dict[str, Any]) -> bool:
+    """Whether a normalizer or pre-tokenizer lets no character go, composing a few at most."""
+    if step["type"] == "Replace":
+        return len(step["pattern"].get("String", "")) == len(step["content"]) == 1
+    if step["type"] == "Split":
+        return bool(step["behavior"] == "Isolated")
+    return step["type"] in ("Metaspace", "Digits", "ByteLevel", *_COMPOSING)
 
 
 def _control_tokens(spec: dict[str, Any], chat_template: str) -> set[str]:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.shape import Shape
-from rcjax.kernels.selective_attention import AnyArray, PageLayout, TokenLayout
+from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.selective_attention import PageLayout, TokenLayout
 from rcjax.model.decoder import Batch
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 from rcjax.training.examples import Example

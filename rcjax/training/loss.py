@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rcjax.kernels.selective_attention import dense
+from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import DENSE
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, extend, unembed
-from rcjax.model.kv import FreshKV, KVPages, empty_pages
+from rcjax.model.kv import FreshKV, empty_pages, kv_format
 from rcjax.prompt import Scoring
 from rcjax.training.collation import PAGE_TOKENS, TrainBatch
 
@@ -19,11 +21,11 @@ def candidate_scores(
 
     Works for up to W - 2 candidates a request; `label` returns a column for every label.
     """
-    pages = empty_pages(config, 1, PAGE_TOKENS, params["embed"].dtype)
+    pages = empty_pages(kv_format(config, params["embed"].dtype.name, PAGE_TOKENS), 1)
     for blocks in (batch.instruction, batch.build):
-        _, fresh = extend(params, config, blocks, pages, attention=dense.selective_attention)
+        _, fresh = extend(params, config, blocks, pages, DENSE)
         pages = _with_pages(pages, fresh)
-    hidden, _ = extend(params, config, batch.rank, pages, attention=dense.selective_attention)
+    hidden, _ = extend(params, config, batch.rank, pages, DENSE)
     logits = unembed(params, hidden, vocab_ids)  # [B, R, W]
     return logits[..., -2] - logits[..., -1] if scoring is Scoring.ANCHOR else logits[:, 0, :-2]
 
@@ -31,7 +33,7 @@ def candidate_scores(
 def _with_pages(pages: KVPages, fresh: FreshKV) -> KVPages:
     """The pool with a pass's rows appended; a row is a whole number of pages."""
 
-    def append(pool: Array, rows: Array) -> Array:
+    def append(pool: AnyArray, rows: Array) -> Array:
         return jnp.concatenate([pool, rows.reshape(rows.shape[0], -1, *pool.shape[2:])], axis=1)
 
     return KVPages(append(pages.k, fresh.k), append(pages.v, fresh.v))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from rcjax.cache.semantic import InstanceFields, SemanticPool, TokenEmbedding
-from rcjax.kernels.selective_attention import PageLayout, TokenLayout
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import REFERENCE, PageLayout, TokenLayout
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, abstract_params, causal_batch, extend, forward, unembed
-from rcjax.model.kv import KVPages, empty_pages
+from rcjax.model.kv import empty_pages, kv_format
 
 CONFIG = ModelConfig(
     num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24, vocab_size=20, rope_theta=1e4,
@@ -32,7 +33,7 @@ def params():
 def pool_of(params, history: np.ndarray) -> SemanticPool:
     def exact_kv(ids):
         batch = causal_batch(jnp.asarray(np.concatenate([INSTRUCTION, ids])[None]))
-        _, fresh = extend(params, CONFIG, batch, empty_pages(CONFIG, 1, 1, jnp.float32))
+        _, fresh = extend(params, CONFIG, batch, empty_pages(kv_format(CONFIG, "float32", 1), 1), REFERENCE)
         return tuple(np.asarray(kv[:, 0, len(INSTRUCTION) :]) for kv in (fresh.k, fresh.v))
 
     embedding = TokenEmbedding.of(np.asarray(params["embed"]), max_position=CONFIG.max_len, num_dims=16)
@@ -61,7 +62,7 @@ def logits_from_pool(params, pool: SemanticPool, history: np.ndarray) -> np.ndar
     pos = np.flatnonzero(is_fresh)[None].astype(np.int32)
     read = np.arange(pos.shape[1] - len(TASK), pos.shape[1])[None].astype(np.int32)
     batch = Batch(prompt[pos], TokenLayout(pos, np.zeros_like(pos), np.zeros_like(pos)), layout, read)
-    hidden, _ = extend(params, CONFIG, jax.tree.map(jnp.asarray, batch), pages)
+    hidden, _ = extend(params, CONFIG, jax.tree.map(jnp.asarray, batch), pages, REFERENCE)
     return np.asarray(unembed(params, hidden))[0]
 
 

@@ -1,6 +1,7 @@
-"""Selective attention as its docstring tells it: one query at a time, one key at a time, in float64."""
+"""Selective attention as its docstring tells it, in float64: one query at a time, over the keys that it sees."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,21 +9,25 @@ from rcjax.kernels.selective_attention import Rope
 from rcjax.kernels.selective_attention.cases import Inputs
 
 
+class Keys(NamedTuple):
+    """One row's keys that are not dropped or padding, rotated."""
+
+    pos: np.ndarray
+    segment: np.ndarray
+    key: np.ndarray  # [S, K, H]
+    value: np.ndarray  # [S, K, H]
+
+
 def oracle(inputs: Inputs, rope: Rope, window: int | None = None) -> np.ndarray:
     """The expected output, float64 [B, T, N, H]; never looks at a key that the rule hides."""
     out = np.zeros(inputs.q.shape)
     for b in range(len(out)):
-        keys = [
-            (pos, segment, turn(key.astype(np.float64), pos, rope), value.astype(np.float64))
-            for pos, segment, key, value in keys_of(inputs, b)
-        ]
-        for t in range(out.shape[1]):
-            pos, segment, horizon = (
-                int(x[b, t]) for x in (inputs.tokens.pos, inputs.tokens.segment, inputs.tokens.horizon)
-            )
-            seen = [key for key in keys if pos >= 0 and sees(pos, segment, horizon, key[0], key[1], window)]
-            if seen:
-                out[b, t] = attend_one(turn(inputs.q[b, t].astype(np.float64), pos, rope), seen)
+        keys = keys_of(inputs, b, rope)
+        for t in np.flatnonzero(inputs.tokens.pos[b] >= 0):
+            seen = sees(inputs, b, t, keys, window)
+            query = turn(inputs.q[b, t][None].astype(np.float64), inputs.tokens.pos[b, t][None], rope)[0]
+            for n, weights in enumerate(weights_of(query, keys.key[seen])):
+                out[b, t, n] = weights @ keys.value[seen, n * keys.value.shape[1] // len(query)]
     return out
 
 
@@ -32,67 +37,57 @@ def mass_oracle(
     """The attention that each slot [B, M, C] and each fresh token [B, T] receives from the queries in `counts`."""
     slots, fresh = np.zeros(inputs.pages.drop.shape), np.zeros(inputs.tokens.pos.shape)
     for b in range(len(fresh)):
-        keys = [(pos, segment, turn(key.astype(np.float64), pos, rope)) for pos, segment, key, _ in keys_of(inputs, b)]
-        mass = np.zeros(len(keys))
+        keys = keys_of(inputs, b, rope)
+        mass = np.zeros(len(keys.pos))
         for t in np.flatnonzero(counts[b] & (inputs.tokens.pos[b] >= 0)):
-            pos, segment, horizon = (
-                int(x[b, t]) for x in (inputs.tokens.pos, inputs.tokens.segment, inputs.tokens.horizon)
-            )
-            seen = [i for i, key in enumerate(keys) if sees(pos, segment, horizon, key[0], key[1], window)]
-            query = turn(inputs.q[b, t].astype(np.float64), pos, rope)
-            for n in range(len(query) if seen else 0):
-                of_head = np.array([keys[i][2][n * keys[i][2].shape[0] // len(query)] for i in seen])
-                scores = of_head @ query[n] / math.sqrt(query.shape[1])
-                weights = np.exp(scores - scores.max())
-                mass[seen] += weights / weights.sum()
-        valid = [
-            (m, c)
-            for m in range(slots.shape[1])
-            for c in range(int(inputs.pages.len[b, m]))
-            if not inputs.pages.drop[b, m, c]
-        ]
-        for (m, c), value in zip(valid, mass, strict=False):
-            slots[b, m, c] = value
-        fresh[b, inputs.tokens.pos[b] >= 0] = mass[len(valid) :]
+            seen = sees(inputs, b, t, keys, window)
+            query = turn(inputs.q[b, t][None].astype(np.float64), inputs.tokens.pos[b, t][None], rope)[0]
+            mass[seen] += sum(weights_of(query, keys.key[seen]))
+        held = held_slots(inputs, b)
+        slots[b][held] = mass[: held.sum()]
+        fresh[b, inputs.tokens.pos[b] >= 0] = mass[held.sum() :]
     return slots, fresh
 
 
-def attend_one(query: np.ndarray, seen: list) -> np.ndarray:
-    """Softmax attention of one token's heads, query [N, H]."""
-    out = np.zeros_like(query)
-    keys, values = np.array([key for _, _, key, _ in seen]), np.array([value for _, _, _, value in seen])
-    group = len(query) // keys.shape[1]
-    for n in range(len(query)):
-        scores = keys[:, n // group] @ query[n] / math.sqrt(query.shape[1])
+def weights_of(query: np.ndarray, keys: np.ndarray):
+    """The softmax weights of each head of one query [N, H] over the keys [S, K, H] that it sees, at least itself."""
+    for n, head in enumerate(query):
+        scores = keys[:, n * keys.shape[1] // len(query)] @ head / math.sqrt(len(head))
         weights = np.exp(scores - scores.max())
-        out[n] = weights @ values[:, n // group] / weights.sum()
-    return out
+        yield weights / weights.sum()
 
 
-def sees(query_pos, query_segment, query_horizon, key_pos, key_segment, window) -> bool:
-    if key_pos > query_pos:
-        return False
-    if window is not None and query_pos - key_pos >= window:
-        return False
-    return bool(key_segment < query_horizon or key_segment == query_segment)
+def sees(inputs: Inputs, b: int, t: int, keys: Keys, window: int | None) -> np.ndarray:
+    """Which of the row's keys its t-th query sees."""
+    pos, segment, horizon = (x[b, t] for x in (inputs.tokens.pos, inputs.tokens.segment, inputs.tokens.horizon))
+    seen = (keys.pos <= pos) & ((keys.segment < horizon) | (keys.segment == segment))
+    return seen if window is None else seen & (pos - keys.pos < window)
 
 
-def keys_of(inputs: Inputs, b: int):
-    """(position, segment, key [K, H], value [K, H]) of row b's cached and fresh tokens."""
+def held_slots(inputs: Inputs, b: int) -> np.ndarray:
+    """Which slots of the row's pages [M, C] hold a key."""
+    slot = np.arange(inputs.pages.drop.shape[2])
+    return (slot < inputs.pages.len[b][:, None]) & ~inputs.pages.drop[b]
+
+
+def keys_of(inputs: Inputs, b: int, rope: Rope) -> Keys:
+    """Cached keys page by page, then fresh ones."""
     pages, tokens = inputs.pages, inputs.tokens
-    for m in range(pages.table.shape[1]):
-        for c in range(int(pages.len[b, m])):
-            if not pages.drop[b, m, c]:
-                page = int(pages.table[b, m])
-                yield int(pages.pos[b, m]) + c, pages.segment[b, m], inputs.k_pages[page, c], inputs.v_pages[page, c]
-    for t in range(tokens.pos.shape[1]):
-        if tokens.pos[b, t] >= 0:
-            yield int(tokens.pos[b, t]), tokens.segment[b, t], inputs.k_new[b, t], inputs.v_new[b, t]
+    page, slot = np.nonzero(held_slots(inputs, b))
+    fresh = np.flatnonzero(tokens.pos[b] >= 0)
+    number = pages.table[b, page]
+    pos = np.concatenate([pages.pos[b, page] + slot, tokens.pos[b, fresh]])
+    segment = np.concatenate([pages.segment[b, page], tokens.segment[b, fresh]])
+    key, value = (
+        np.concatenate([cached[number, slot].astype(np.float64), new[b, fresh].astype(np.float64)])
+        for cached, new in ((inputs.k_pages, inputs.k_new), (inputs.v_pages, inputs.v_new))
+    )
+    return Keys(pos, segment, turn(key, pos, rope), value)
 
 
-def turn(x: np.ndarray, pos: int, rope: Rope) -> np.ndarray:
-    """Rotates x [K, H] as complex numbers; the angle is float32, as the operator promises."""
-    half = x.shape[1] // 2
-    angle = (np.float32(pos) * rope.inv_freq).astype(np.float64)
-    turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle) * rope.factor
-    return np.concatenate([turned.real, turned.imag], axis=1)
+def turn(x: np.ndarray, pos: np.ndarray, rope: Rope) -> np.ndarray:
+    """Rotates x [S, K, H] as complex numbers; the angle is float32, as the operator promises."""
+    half = x.shape[2] // 2
+    angle = (pos.astype(np.float32)[:, None, None] * rope.inv_freq).astype(np.float64)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle) * rope.factor
+    return np.concatenate([turned.real, turned.imag], axis=-1)

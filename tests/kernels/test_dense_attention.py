@@ -1,6 +1,4 @@
-"""The differentiable form: the same outputs as the operator, and the right derivatives."""
-
-from functools import partial
+"""The derivatives of the implementation that training runs."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +6,10 @@ import numpy as np
 import pytest
 from attention_oracle import oracle
 
-from rcjax.kernels.selective_attention import dense
+from rcjax.kernels.selective_attention import DENSE
 from rcjax.kernels.selective_attention.cases import CASES
 
 VARIABLES = ("q", "k_new", "v_new", "k_pages", "v_pages")
-FLOAT32 = [name for name, case in CASES.items() if case.dtype == "float32"]
-
-
-@pytest.mark.parametrize("name", FLOAT32)
-def test_agrees_with_the_oracle(name):
-    case = CASES[name]
-    inputs = case.inputs(0)
-    attend = jax.jit(partial(dense.selective_attention, rope=case.rope, window=case.window))
-    expected = oracle(inputs, case.rope, case.window)
-    np.testing.assert_allclose(np.asarray(attend(*inputs), np.float64), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +26,7 @@ def test_derivatives_are_finite_differences_of_the_oracle(name):
 
     @jax.jit
     def projected(variables):
-        out = dense.selective_attention(*clean._replace(**variables), rope=case.rope, window=case.window)
+        out = DENSE(*clean._replace(**variables), rope=case.rope, window=case.window)
         return (out * weights).sum()
 
     gradients = jax.grad(projected)({of: jnp.asarray(getattr(clean, of)) for of in VARIABLES})

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcjax.kernels.selective_attention import PageLayout, TokenLayout
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import DENSE, REFERENCE, PageLayout, TokenLayout
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import (
     Batch,
@@ -21,7 +22,7 @@ from rcjax.model.decoder import (
     rms_norm,
     unembed,
 )
-from rcjax.model.kv import KVPages, empty_pages, write_pages
+from rcjax.model.kv import empty_pages, kv_format, write_pages
 
 BASE = ModelConfig(
     num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24, vocab_size=40, rope_theta=1e4,
@@ -44,7 +45,7 @@ CONVERTS_BFLOAT16 = pytest.mark.xfail(
 
 
 jit_forward = jax.jit(forward, static_argnums=1)
-jit_extend = jax.jit(extend, static_argnums=1)
+jit_extend = jax.jit(extend, static_argnums=(1, 4))
 jit_write_pages = jax.jit(write_pages)
 
 
@@ -68,16 +69,16 @@ def random_ids(length, batch=2):
     return jnp.asarray(ids, jnp.int32)
 
 
-def poisoned_pages(config, num_pages):
+def poisoned_pages(config, num_pages, dtype):
     """All NaN but the null page."""
-    pages = empty_pages(config, num_pages, C, jnp.float32)
+    pages = empty_pages(kv_format(config, dtype, C), num_pages)
     return KVPages(pages.k.at[:, 1:].set(jnp.nan), pages.v.at[:, 1:].set(jnp.nan))
 
 
-def logits_in_steps(params, config, ids, steps):
+def logits_in_steps(params, config, ids, steps, kv_dtype="float32", attention=REFERENCE):
     """Runs the steps' tokens one pass after another; each leaves its KV in pages of its own."""
     batch, num_pages = ids.shape[0], sum(-(-step // C) for step in steps)
-    pages = poisoned_pages(config, 2 + batch * num_pages)
+    pages = poisoned_pages(config, 2 + batch * num_pages, kv_dtype)
     table, pos, length = (np.zeros((batch, 0), np.int32) for _ in range(3))
     logits, start, free = [], 0, 2
     for step in steps:
@@ -87,7 +88,7 @@ def logits_in_steps(params, config, ids, steps):
         layout = PageLayout(table, pos, length, np.zeros_like(table), np.zeros((*table.shape, C), bool))
         read = np.broadcast_to(np.arange(step, dtype=np.int32), (batch, step))
         step_batch = Batch(ids[:, start : start + step], TokenLayout(at, zeros, zeros), layout, read)
-        hidden, fresh = jit_extend(params, config, step_batch, pages)
+        hidden, fresh = jit_extend(params, config, step_batch, pages, attention)
         logits.append(unembed(params, hidden))
 
         first = np.arange(0, step, C)
@@ -122,6 +123,22 @@ def test_cached_equals_fresh_however_the_prompt_is_cut(steps):
     np.testing.assert_allclose(in_steps, jit_forward(params, BASE, ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("attention", [REFERENCE, DENSE], ids=lambda attention: attention.name)
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype", "tolerance"),
+    [("float32", "bfloat16", 0.02), ("bfloat16", "float32", 0.06), ("bfloat16", "bfloat16", 0.06)],
+)
+def test_pages_may_have_another_dtype_than_the_weights(attention, dtype, kv_dtype, tolerance):
+    """Against a float32 pass without a page, of weights that bfloat16 holds exactly; error over the logits' spread."""
+    params, ids = random_params(BASE, jnp.bfloat16), random_ids(14)
+    whole = np.asarray(jit_forward(jax.tree.map(lambda x: x.astype(jnp.float32), params), BASE, ids))
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    in_steps, pages = logits_in_steps(params, BASE, ids, (9, 5), kv_dtype, attention)
+    assert pages.k.dtype == pages.v.dtype == kv_dtype
+    assert np.abs(in_steps - whole).max() < tolerance * np.std(whole)
+    assert np.abs(in_steps - whole)[:, 9:].max() > 1e-4 * np.std(whole), "nothing was rounded"
+
+
 def test_later_tokens_change_nothing_and_earlier_ones_do():
     params, ids = random_params(BASE), random_ids(12)
     whole = np.asarray(jit_forward(params, BASE, ids))
@@ -153,8 +170,10 @@ def test_keys_come_out_unrotated(name):
     params = random_params(config)
     batch = causal_batch(random_ids(9))
     moved = replace(batch, tokens=replace(batch.tokens, pos=batch.tokens.pos + 40))
-    pages = empty_pages(config, 1, 1, jnp.float32)
-    (hidden, fresh), (hidden_moved, fresh_moved) = (jit_extend(params, config, b, pages) for b in (batch, moved))
+    pages = empty_pages(kv_format(config, "float32", 1), 1)
+    (hidden, fresh), (hidden_moved, fresh_moved) = (
+        jit_extend(params, config, b, pages, REFERENCE) for b in (batch, moved)
+    )
     np.testing.assert_allclose(hidden_moved, hidden, rtol=0, atol=2e-3)
     np.testing.assert_array_equal(fresh_moved.k[0], fresh.k[0])  # the first layer sees no position at all
     np.testing.assert_allclose(fresh_moved.k, fresh.k, rtol=0, atol=2e-3)
@@ -163,10 +182,10 @@ def test_keys_come_out_unrotated(name):
 def test_read_gathers_the_tokens_asked_for():
     params = random_params(BASE)
     batch = causal_batch(random_ids(9))
-    pages = empty_pages(BASE, 1, 1, jnp.float32)
-    everything, _ = jit_extend(params, BASE, batch, pages)
+    pages = empty_pages(kv_format(BASE, "float32", 1), 1)
+    everything, _ = jit_extend(params, BASE, batch, pages, REFERENCE)
     read = jnp.array([[8, 0, 3], [2, 2, 7]])
-    some, _ = jit_extend(params, BASE, replace(batch, read=read), pages)
+    some, _ = jit_extend(params, BASE, replace(batch, read=read), pages, REFERENCE)
     expected = np.stack([np.asarray(everything)[b, read[b]] for b in range(2)])
     np.testing.assert_allclose(some, expected, rtol=1e-5, atol=1e-5)
 
@@ -231,28 +250,23 @@ def test_the_program_does_not_grow_with_depth():
     assert num_operations(2) == num_operations(20) > 50
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=CONVERTS_BFLOAT16)])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=CONVERTS_BFLOAT16)])
 def test_a_pass_does_not_copy_the_pool(dtype):
     """A pool may fill most of the memory; a pass over a few of its pages must not touch the rest."""
-    pages = empty_pages(BASE, 8192, C, dtype)
+    pool = kv_format(BASE, dtype, C)
     layout = PageLayout(*(jnp.ones((1, 3), jnp.int32) for _ in range(4)), jnp.zeros((1, 3, C), bool))
     batch = replace(causal_batch(random_ids(9, batch=1)), pages=layout)
-    leaves, tree = jax.tree.flatten((random_params(BASE, dtype), batch, pages))  # lower() wants no typed dataclass
-
-    def run(*leaves):
-        params, batch, pages = jax.tree.unflatten(tree, leaves)
-        return extend(params, BASE, batch, pages)
-
-    memory = jax.jit(run).lower(*leaves).compile().memory_analysis()
-    assert memory.argument_size_in_bytes > pages.num_bytes
-    assert memory.temp_size_in_bytes < pages.num_bytes / 10
+    lowered = jit_extend.lower(random_params(BASE, jnp.dtype(dtype)), BASE, batch, pool.abstract(8192), REFERENCE)
+    memory = lowered.compile().memory_analysis()
+    assert memory.argument_size_in_bytes > 8192 * pool.page_bytes
+    assert memory.temp_size_in_bytes < 8192 * pool.page_bytes / 10
 
 
 def test_bfloat16_stays_bfloat16_and_close():
     ids = random_ids(9)
     low = random_params(BASE, jnp.bfloat16)
     exact = jit_forward(jax.tree.map(lambda x: x.astype(jnp.float32), low), BASE, ids)
-    hidden, fresh = jit_extend(low, BASE, causal_batch(ids), empty_pages(BASE, 1, 1, jnp.bfloat16))
+    hidden, fresh = jit_extend(low, BASE, causal_batch(ids), empty_pages(kv_format(BASE, "bfloat16", 1), 1), REFERENCE)
     assert hidden.dtype == fresh.k.dtype == fresh.v.dtype == jnp.bfloat16
     error = np.abs(unembed(low, hidden) - exact)
     assert error.mean() < 0.03 * np.std(exact)

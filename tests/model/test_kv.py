@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rcjax.kernels.kv import KVPages
 from rcjax.model.config import ModelConfig
-from rcjax.model.kv import FreshKV, KVPages, empty_pages, write_pages
+from rcjax.model.kv import FreshKV, empty_pages, kv_format, write_pages
 
 L, P, C, K, H = 2, 6, 4, 2, 4
 B, T = 2, 5
@@ -71,15 +72,15 @@ def test_a_partly_filled_page_keeps_what_it_holds():
 
 
 def test_values_are_stored_in_the_pages_dtype():
-    pages = empty_pages(CONFIG, P, C, jnp.bfloat16)
+    pages = empty_pages(kv_format(CONFIG, "bfloat16", C), P)
     after = write(pages, fresh(), np.array([[0, 1, 2, 3]], np.int32), np.array([1], np.int32))
     assert after.k.dtype == jnp.bfloat16
     np.testing.assert_array_equal(after.k[:, 1], fresh().k[:, 0, :4].astype(jnp.bfloat16))
 
 
-@pytest.mark.parametrize(("dtype", "width"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
 def test_empty_pages_are_zeros_and_know_their_size(dtype, width):
-    pages = empty_pages(CONFIG, P, C, dtype)
+    pages = empty_pages(kv_format(CONFIG, dtype, C), P)
     assert pages.k.shape == pages.v.shape == (L, P, C, K, H)
     assert (np.asarray(pages.k) == 0).all()
     assert (np.asarray(pages.v) == 0).all()
@@ -87,15 +88,12 @@ def test_empty_pages_are_zeros_and_know_their_size(dtype, width):
     assert pages.num_bytes == P * C * CONFIG.kv_values_per_token * width
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=CONVERTS_BFLOAT16)])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=CONVERTS_BFLOAT16)])
 def test_donated_pages_are_written_in_place(dtype):
     """A pool fills most of a device's memory: a second copy would not fit."""
-    args = empty_pages(CONFIG, 4096, C, dtype), fresh(), jnp.zeros((3, C), jnp.int32), jnp.zeros(3, jnp.int32)
+    args = (kv_format(CONFIG, dtype, C).abstract(4096), fresh(), jnp.zeros((3, C), jnp.int32), jnp.zeros(3, jnp.int32))
 
-    def run(k, v, k_new, v_new, source, destination):  # lower() wants no typed dataclass
-        return write_pages(KVPages(k, v), FreshKV(k_new, v_new), source, destination)
-
-    memory = jax.jit(run, donate_argnums=(0, 1)).lower(*jax.tree.leaves(args)).compile().memory_analysis()
-    pool_bytes = args[0].num_bytes
+    memory = jax.jit(write_pages, donate_argnames="pages").lower(*args).compile().memory_analysis()
+    pool_bytes = 4096 * kv_format(CONFIG, dtype, C).page_bytes
     assert memory.alias_size_in_bytes >= pool_bytes
     assert memory.temp_size_in_bytes < pool_bytes / 10

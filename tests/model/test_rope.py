@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcjax.kernels.selective_attention.reference import rotate
+from rcjax.kernels.selective_attention.rotation import rotate
 from rcjax.model.config import ModelConfig, RopeScaling
 from rcjax.model.rope import inverse_frequencies, rope_of
 

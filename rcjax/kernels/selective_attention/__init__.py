@@ -1,6 +1,5 @@
-from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention.api import selective_attention
+from rcjax.kernels.selective_attention.api import Attention
+from rcjax.kernels.selective_attention.dispatch import DENSE, REFERENCE, choose_attention
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
-from rcjax.kernels.selective_attention.mass import attention_mass
 
-__all__ = ["AnyArray", "PageLayout", "Rope", "TokenLayout", "attention_mass", "selective_attention"]
+__all__ = ["DENSE", "REFERENCE", "Attention", "PageLayout", "Rope", "TokenLayout", "choose_attention"]

@@ -48,7 +48,10 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Prompts and a model's shape; `pad_tokens` and `pad_pages` widen every row by unused entries."""
+    """Prompts and a model's shape; `pad_tokens` and `pad_pages` widen every row by unused entries.
+
+    Fresh tokens are of `dtype`, and so are pages unless `kv_dtype` says otherwise.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -60,6 +63,7 @@ class Case:
     pad_tokens: int = 0
     pad_pages: int = 0
     dtype: str = "float32"
+    kv_dtype: str | None = None
     rope_theta: float = 10_000.0
     rope_factor: float = 1.0
 
@@ -74,13 +78,13 @@ class Case:
         pages, num_pages = self._pages(rng)
         heads, kv_heads = (self.num_heads, self.head_dim), (self.num_kv_heads, self.head_dim)
 
-        def draw(*shape: int) -> np.ndarray:
-            return rng.standard_normal(shape, np.float32).astype(DTYPES[self.dtype])
+        def draw(dtype: str, *shape: int) -> np.ndarray:
+            return rng.standard_normal(shape, np.float32).astype(DTYPES[dtype])
 
-        q, k_new, v_new = (draw(*tokens.pos.shape, *tail) for tail in (heads, kv_heads, kv_heads))
+        q, k_new, v_new = (draw(self.dtype, *tokens.pos.shape, *tail) for tail in (heads, kv_heads, kv_heads))
         for fresh in (q, k_new, v_new):
             fresh[tokens.pos < 0] = np.nan
-        k_pages, v_pages = (draw(num_pages, self.page_tokens, *kv_heads) for _ in range(2))
+        k_pages, v_pages = (draw(self.kv_dtype or self.dtype, num_pages, self.page_tokens, *kv_heads) for _ in range(2))
         held = np.zeros((num_pages, self.page_tokens), bool)
         held[pages.table] |= (np.arange(self.page_tokens) < pages.len[..., None]) & ~pages.drop
         for cached in (k_pages, v_pages):
@@ -191,6 +195,8 @@ CASES = {
         Case("exactly_64_fresh", ((Run(0, 64),),)),
         Case("bfloat16", (_SEQUENTIAL, _PARALLEL), dtype="bfloat16", pad_tokens=1, pad_pages=1),
         Case("bfloat16_long", (_LONG,), dtype="bfloat16", page_tokens=16),
+        Case("bfloat16_pages", (_SEQUENTIAL, _PARALLEL), kv_dtype="bfloat16", pad_tokens=1, pad_pages=1),
+        Case("float32_pages", (_SEQUENTIAL, _PARALLEL), dtype="bfloat16", kv_dtype="float32", pad_pages=1),
     )
 }
 

@@ -11,48 +11,40 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.selective_attention.keys import gather_keys, gather_values
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
-from rcjax.kernels.selective_attention.reference import (
-    MASKED,
-    gather,
-    join_queries,
-    key_layout,
-    pad_tokens,
-    rotate,
-    split_queries,
-    visible,
-)
+from rcjax.kernels.selective_attention.query_blocks import join_queries, pad_tokens, split_queries, split_seen
+from rcjax.kernels.selective_attention.rotation import rotate
+from rcjax.kernels.selective_attention.visibility import MASKED, key_layout, visible
 
 # A block's scores are written and read several times, so they should stay in cache: all 640 queries of 24 rows at once
 # (9 heads, 800 keys: 442 MB) take 1.8 s with the derivative on two cores, blocks of 32 to 64 some 0.6.
 _MAX_QUERY_BLOCK = 64
 
 
-def selective_attention(
+def attend(
     q: Float[Array, "B T N H"],
     k_new: Float[Array, "B T K H"],
     v_new: Float[Array, "B T K H"],
     tokens: TokenLayout,
-    k_pages: Float[Array, "P C K H"],
-    v_pages: Float[Array, "P C K H"],
+    k_pages: Float[AnyArray, "P C K H"],
+    v_pages: Float[AnyArray, "P C K H"],
     pages: PageLayout,
     *,
     rope: Rope,
     window: int | None,
 ) -> Float[Array, "B T N H"]:
-    """Same contract as `rcjax.kernels.selective_attention.selective_attention`.
-
-    Products have operands of `k_new`'s type and accumulate in float32.
-    """
-    batch, num_fresh, _, head_dim = q.shape
+    """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
+    num_fresh, head_dim = q.shape[1], q.shape[3]
     query_block = min(num_fresh, _MAX_QUERY_BLOCK)
-    keys = key_layout(tokens, pages, chunk=1)
-    k, v = gather(k_new, v_new, tokens, k_pages, v_pages, pages, keys, rope)
-    q = split_queries(rotate(q, tokens.pos, rope) * head_dim**-0.5, k_new.shape[2], query_block)
-    seen = visible(pad_tokens(tokens, query_block), keys, window)
-    seen = seen.reshape(batch, -1, query_block, seen.shape[2]).transpose(1, 0, 2, 3)
-    out = _attend(*(x.astype(k_new.dtype) for x in (q, k, v)), seen)
-    return join_queries(out, query_block)[:, :num_fresh]
+    keys = key_layout(tokens, pages)
+    k = gather_keys(k_new, k_pages, pages, keys, rope)
+    v = gather_values(v_new, v_pages, pages, keys)
+    blocks = split_queries(rotate(q, tokens.pos, rope) * head_dim**-0.5, k_new.shape[2], query_block)
+    seen = split_seen(visible(pad_tokens(tokens, query_block), keys, window), query_block)
+    out = _attend(blocks.astype(q.dtype), k.astype(q.dtype), v.astype(q.dtype), seen)
+    return join_queries(out, query_block, num_fresh)
 
 
 @jax.custom_vjp

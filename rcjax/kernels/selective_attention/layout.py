@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.arrays import AnyArray, register_arrays
 
 
-@jax.tree_util.register_dataclass
+@register_arrays
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
     """Where the fresh tokens stand: absolute prompt position (-1: padding), segment and horizon."""
@@ -19,7 +18,7 @@ class TokenLayout:
     horizon: Int[AnyArray, "B T"]
 
 
-@jax.tree_util.register_dataclass
+@register_arrays
 @dataclass(frozen=True, slots=True)
 class PageLayout:
     """Which pages hold the cached tokens, and where these stand.

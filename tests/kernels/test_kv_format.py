@@ -63,3 +63,12 @@ def test_pages_map_as_a_tree_with_and_without_scales():
     scaled = KVPages(pages.k, pages.v, pages.k[..., 0], pages.v[..., 0])
     assert len(jax.tree.leaves(scaled)) == 4
     assert scaled.num_bytes == pages.num_bytes + 2 * 4 * 7 * 2 * 5 * 3
+
+
+def test_a_program_is_compiled_from_shapes_alone():
+    """Without the pages, and although their fields' types are checked in tests."""
+    abstract = FORMAT.abstract(7)
+    assert (abstract.k.shape, abstract.v.dtype) == (FORMAT.shape(7), ml_dtypes.bfloat16)
+    program = jax.jit(lambda pages: jax.tree.map(lambda x: x + 1, pages)).lower(abstract).compile()
+    (found,) = {type(program(FORMAT.host_empty(7)))}
+    assert found is KVPages

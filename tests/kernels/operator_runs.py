@@ -1,0 +1,63 @@
+"""Runs of the operator that tests share: each program is compiled, and each case's truth worked out, once."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+from attention_oracle import oracle
+
+from rcjax.kernels.selective_attention.cases import CASES, SERVING_CASES
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # absolute; outputs are averages of standard normals
+EVERY_CASE = CASES | SERVING_CASES
+
+
+@cache
+def _compiled(attention, model):
+    return jax.jit(lambda *args: attention(*args, rope=model.rope, window=model.window))
+
+
+@cache
+def _compiled_mass(attention, model):
+    return jax.jit(lambda *args: attention.mass(*args, rope=model.rope, window=model.window))
+
+
+def _model(case):
+    return replace(case, name="", rows=(), pad_tokens=0, pad_pages=0)
+
+
+def attend(attention, inputs, case):
+    return np.asarray(_compiled(attention, _model(case))(*inputs))
+
+
+def mass(attention, inputs, counts, case):
+    return _compiled_mass(attention, _model(case))(
+        inputs.q, inputs.k_new, inputs.tokens, counts, inputs.k_pages, inputs.pages
+    )
+
+
+def checked(attention, inputs, case):
+    """What the operator gives, after it was held against the oracle."""
+    return _checked(attention, inputs, case, oracle(inputs, case.rope, case.window))
+
+
+@cache
+def case_of(name):
+    """A named case with its inputs and what is expected of them; not to be written to."""
+    case = EVERY_CASE[name]
+    inputs = case.inputs(0)
+    return case, inputs, oracle(inputs, case.rope, case.window)
+
+
+def checked_case(attention, name):
+    case, inputs, expected = case_of(name)
+    return inputs, _checked(attention, inputs, case, expected)
+
+
+def _checked(attention, inputs, case, expected):
+    assert np.isfinite(expected).all(), "the oracle read poison: the case is wrong"
+    out = attend(attention, inputs, case)
+    assert out.dtype == inputs.q.dtype
+    np.testing.assert_allclose(out.astype(np.float64), expected, rtol=0, atol=TOLERANCE[case.dtype])
+    return out
