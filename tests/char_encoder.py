@@ -22,6 +22,10 @@ class CharEncoder:
     words: tuple[str, ...] = ()
     bos_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
+    @property
+    def max_token_chars(self) -> int:
+        return max(map(len, ("x", *self.words)))
+
     def encode(self, text: str, *, allow_special: bool = False) -> np.ndarray:
         pattern = "|".join([*map(re.escape, self.words), "(?s:.)"])
         pieces = re.findall(pattern, text)

@@ -1,9 +1,10 @@
 """From texts to blocks, for one template and one tokenizer."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int32
 
 from rcjax.catalog.types import Event, Item
 from rcjax.prompt.blocks import Block, BlockKind, Layout, Prompt, Scoring
@@ -11,107 +12,151 @@ from rcjax.prompt.encoder import Encoder
 from rcjax.prompt.labels import single_token_labels
 from rcjax.prompt.template import Glue, Template
 
+TokenIds = Int32[np.ndarray, "_"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GlueIds:
+    """The tokens of one way of laying out and scoring: around the i-th item, and of the task."""
+
+    before_item: Sequence[TokenIds]
+    after_item: Sequence[TokenIds]
+    task: TokenIds
+
 
 class PromptBuilder:
     """Turns items, events and requests into blocks, for one template and one tokenizer.
 
     Each piece of text is tokenised on its own, so that its tokens do not depend on its neighbours. That differs
     from tokenising the whole prompt only where a token would have spanned two pieces (see docs/architecture.md).
+    Only texts of the template are kept. Any thread may call it.
     """
 
     def __init__(self, template: Template, encoder: Encoder, max_candidates: int):
         self.template = template
         self._encoder = encoder
-        instruction, self._answer = _frame(template, encoder)
+        instruction, answer = _frame(template, encoder)
         ids = encoder.encode(instruction, allow_special=True)
-        self.instruction_ids = np.concatenate([encoder.bos_ids, ids]).astype(np.int32)
+        self.instruction_ids = _read_only(np.concatenate([encoder.bos_ids, ids]).astype(np.int32))
+        self._instruction = Block(BlockKind.INSTRUCTION, self.instruction_ids, 0)
         self.labels, self.label_ids = single_token_labels(encoder.encode, max_candidates)
         self.yes_id = _first_token(encoder, template.anchor.positive, "anchor.positive")
         self.no_id = _first_token(encoder, template.anchor.negative, "anchor.negative")
         if self.yes_id == self.no_id:
             raise ValueError(f"template fields anchor.positive and .negative are both {template.anchor.positive!r}")
-        self.item_ids = lru_cache(maxsize=1_000_000)(self._item_ids)
-        self.event_ids = lru_cache(maxsize=1_000_000)(self._event_ids)
-        self._glue_ids = lru_cache(maxsize=100_000)(self._encode_glue)
+        self._open_ids, self._empty_ids = (
+            self._encode_glue(text, [""])[0] for text in (template.history.open, template.history.empty)
+        )
+        self._glue = {
+            (layout, scoring): self._glue_ids(layout, scoring, answer) for layout in Layout for scoring in Scoring
+        }
 
-    def _item_ids(self, item: Item) -> np.ndarray:
-        return _read_only(self._encoder.encode(self.template.render_item(item)))
+    def _glue_ids(self, layout: Layout, scoring: Scoring, answer: str) -> _GlueIds:
+        choice = self.template.label if scoring is Scoring.LABEL else self.template.anchor
+        glue: Glue = choice.sequential if layout is Layout.SEQUENTIAL else choice.parallel
+        return _GlueIds(
+            self._encode_glue(glue.before_item, self.labels),
+            self._encode_glue(glue.after_item, self.labels),
+            self._encode_glue(glue.task + answer, [""])[0],
+        )
 
-    def _event_ids(self, event: Event) -> np.ndarray:
-        return _read_only(self._encoder.encode(self.template.render_event(event)))
+    def _encode_glue(self, text: str, labels: Sequence[str]) -> list[TokenIds]:
+        rendered = self.template.render_glue(text, labels)
+        ids = {one: _read_only(self._encoder.encode(one, allow_special=True)) for one in set(rendered)}
+        return [ids[one] for one in rendered]
 
-    def _encode_glue(self, text: str, label: str) -> np.ndarray:
-        return _read_only(self._encoder.encode(self.template.render_glue(text, label), allow_special=True))
+    @property
+    def max_token_chars(self) -> int:
+        """No token stands for more characters of a text than this."""
+        return self._encoder.max_token_chars
 
-    def history_ids(self, events: Sequence[Event]) -> np.ndarray:
+    def encode(self, text: str) -> TokenIds:
+        """The tokens of a text that an item or an event renders to."""
+        return _read_only(self._encoder.encode(text))
+
+    def item_ids(self, item: Item) -> TokenIds:
+        return self.encode(self.template.render_item(item))
+
+    def event_ids(self, event: Event) -> TokenIds:
+        return self.encode(self.template.render_event(event))
+
+    def history_ids(self, events: Sequence[Event]) -> TokenIds:
         """The history's tokens; appending an event appends tokens, unless the history was empty."""
-        pieces = [self._glue_ids(self.template.history.open, "")]
-        pieces += [self.event_ids(event) for event in events]
-        if not events:
-            pieces.append(self._glue_ids(self.template.history.empty, ""))
-        return np.concatenate(pieces)
+        return self.join_events([self.event_ids(event) for event in events])
+
+    def join_events(self, ids_of_events: Sequence[TokenIds]) -> TokenIds:
+        """The tokens of a history whose events have these tokens."""
+        return _read_only(np.concatenate([self._open_ids, *(ids_of_events or [self._empty_ids])]))
 
     def item_block(self, item: Item, owner: str = "") -> Block:
         """An item as it is cached: right after the instruction."""
-        start = len(self.instruction_ids)
-        return Block(BlockKind.ITEM, self.item_ids(item), start, owner=owner or item.item_id)
+        return self.block(BlockKind.ITEM, self.item_ids(item), owner or item.item_id)
 
-    def history_block(self, token_ids: np.ndarray, owner: str) -> Block:
-        return Block(BlockKind.HISTORY, token_ids, len(self.instruction_ids), owner=owner)
+    def history_block(self, token_ids: TokenIds, owner: str) -> Block:
+        """A history as it is cached: right after the instruction."""
+        return self.block(BlockKind.HISTORY, token_ids, owner)
+
+    def block(self, kind: BlockKind, token_ids: TokenIds, owner: str) -> Block:
+        """An item or a history as it is cached: right after the instruction."""
+        return Block(kind, token_ids, len(self.instruction_ids), owner=owner)
 
     def text_block(self, text: str) -> Block:
         """A plain text from the start of the prompt, without instruction or chat template."""
         return Block(BlockKind.TASK, np.concatenate([self._encoder.bos_ids, self._encoder.encode(text)]), 0)
 
     def instruction_block(self) -> Block:
-        return Block(BlockKind.INSTRUCTION, self.instruction_ids, 0)
+        return self._instruction
 
     def build(self, history: Block, items: Sequence[Block], layout: Layout, scoring: Scoring) -> Prompt:
-        """Places the blocks of one request; the i-th item gets the i-th label."""
+        """Places the blocks of one request; the i-th item gets the i-th label. A history without tokens is left out."""
         if len(items) > len(self.labels):
             raise ValueError(f"{len(items)=} exceeds max_candidates={len(self.labels)}")
-        choice = self.template.label if scoring is Scoring.LABEL else self.template.anchor
-        glue = choice.sequential if layout is Layout.SEQUENTIAL else choice.parallel
+        glue = self._glue[layout, scoring]
         place = self._place_sequential if layout is Layout.SEQUENTIAL else self._place_parallel
-        blocks, closing = place(history, items, glue)
+        blocks, closing, end = place(history, items, glue)
         if scoring is Scoring.ANCHOR:
             return Prompt(tuple(blocks), tuple(closing), layout, scoring)
-        ids = self._glue_ids(glue.task + self._answer, "")
-        end = max(block.end for block in blocks)
         sees_all = 0 if layout is Layout.SEQUENTIAL else 2 + len(items)
-        blocks.append(Block(BlockKind.TASK, ids, end, segment=sees_all, horizon=sees_all))
+        blocks.append(Block(BlockKind.TASK, glue.task, end, sees_all, sees_all))
         return Prompt(tuple(blocks), (len(blocks) - 1,), layout, scoring)
 
-    def _place_sequential(self, history: Block, items: Sequence[Block], glue: Glue) -> tuple[list[Block], list[int]]:
-        blocks, closing = [self.instruction_block()], []
-        end = blocks[0].end
-
-        def append(kind: BlockKind, ids: np.ndarray, owner: str = "") -> None:
-            nonlocal end
-            if len(ids):
-                blocks.append(Block(kind, ids, end, owner=owner))
-                end += len(ids)
-
-        append(BlockKind.HISTORY, history.token_ids, history.owner)
-        for label, item in zip(self.labels, items, strict=False):
-            append(BlockKind.GLUE, self._glue_ids(glue.before_item, label))
-            append(BlockKind.ITEM, item.token_ids, item.owner)
-            append(BlockKind.GLUE, self._glue_ids(glue.after_item, label))
+    def _place_sequential(
+        self, history: Block, items: Sequence[Block], glue: _GlueIds
+    ) -> tuple[list[Block], list[int], int]:
+        blocks, closing = [self._instruction], []
+        end = len(self.instruction_ids)
+        kind = BlockKind.GLUE
+        if len(history.token_ids):
+            blocks.append(Block(BlockKind.HISTORY, history.token_ids, end, 0, 0, history.owner))
+            end += len(history.token_ids)
+        for item, before, after in zip(items, glue.before_item, glue.after_item, strict=False):
+            if len(before):
+                blocks.append(Block(kind, before, end))
+                end += len(before)
+            if len(item.token_ids):
+                blocks.append(Block(BlockKind.ITEM, item.token_ids, end, 0, 0, item.owner))
+                end += len(item.token_ids)
+            if len(after):
+                blocks.append(Block(kind, after, end))
+                end += len(after)
             closing.append(len(blocks) - 1)
-        return blocks, closing
+        return blocks, closing, end
 
-    def _place_parallel(self, history: Block, items: Sequence[Block], glue: Glue) -> tuple[list[Block], list[int]]:
-        instruction = self.instruction_block()
-        start = instruction.end
-        seen = Block(BlockKind.HISTORY, history.token_ids, start, segment=1, horizon=1, owner=history.owner)
-        blocks, closing = [instruction, seen], []
-        for i, (label, item) in enumerate(zip(self.labels, items, strict=False)):
-            own = Block(BlockKind.ITEM, item.token_ids, start, segment=2 + i, horizon=1, owner=item.owner)
-            ids = self._glue_ids(glue.after_item, label)
-            blocks.append(own)
-            blocks.append(Block(BlockKind.GLUE, ids, max(seen.end, own.end), segment=2 + i, horizon=2))
+    def _place_parallel(
+        self, history: Block, items: Sequence[Block], glue: _GlueIds
+    ) -> tuple[list[Block], list[int], int]:
+        blocks, closing = [self._instruction], []
+        start = len(self.instruction_ids)
+        history_end = last_end = start + len(history.token_ids)
+        if len(history.token_ids):
+            blocks.append(Block(BlockKind.HISTORY, history.token_ids, start, 1, 1, history.owner))
+        for segment, (item, ids) in enumerate(zip(items, glue.after_item, strict=False), start=2):
+            blocks.append(Block(BlockKind.ITEM, item.token_ids, start, segment, 1, item.owner))
+            end = max(history_end, start + len(item.token_ids))
+            blocks.append(Block(BlockKind.GLUE, ids, end, segment, 2))
+            last_end = max(last_end, end + len(ids))
             closing.append(len(blocks) - 1)
-        return blocks, closing
+        return blocks, closing, last_end
 
 
 def _frame(template: Template, encoder: Encoder) -> tuple[str, str]:
@@ -128,6 +173,6 @@ def _first_token(encoder: Encoder, text: str, field: str) -> int:
     return int(ids[0])
 
 
-def _read_only(ids: np.ndarray) -> np.ndarray:
+def _read_only(ids: TokenIds) -> TokenIds:
     ids.setflags(write=False)
     return ids

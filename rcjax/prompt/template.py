@@ -1,5 +1,6 @@
 """A template says, in YAML, how a request becomes text."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,14 @@ class _Strict(BaseModel):
 
 
 class HistoryText(_Strict):
-    """The history block: `open`, then `event` for each event, or `empty`."""
+    """The history block: `open`, then `event` for each event, or `empty`.
 
-    open: str
+    Without `open` and `empty`, an empty history is no block at all.
+    """
+
     event: str
-    empty: str
+    open: str = ""
+    empty: str = ""
 
 
 class Glue(_Strict):
@@ -105,8 +109,10 @@ class Template(_Strict):
         return self._event.render(item_id=event.item_id, title=event.title, text=event.text, rating=event.rating)
 
     @staticmethod
-    def render_glue(text: str, label: str) -> str:
-        return _JINJA.from_string(text).render(label=label)
+    def render_glue(text: str, labels: Sequence[str]) -> list[str]:
+        """A text of `Glue` beside an item, for each label."""
+        glue = _JINJA.from_string(text)
+        return [glue.render(label=label) for label in labels]
 
 
 def _compiled(field: str, text: str, known: frozenset[str] = frozenset()) -> jinja2.Template:

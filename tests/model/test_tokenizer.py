@@ -1,3 +1,5 @@
+import json
+import sys
 from pathlib import Path
 
 import checkpoints
@@ -6,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 from transformers import PreTrainedTokenizerFast
 
@@ -265,3 +267,33 @@ def test_gguf_tokenizer_that_is_not_known_is_refused(tmp_path: Path, model: str,
     checkpoints.finish(writer)
     with pytest.raises(ModelLoadError, match=named):
         tokenizer_from_gguf(GgufFile(path))
+
+
+@given(st.lists(st.sampled_from([*SPM_MERGED, "the", " ", "\n", "é", "e\u0301", "α\u0313\u0300\u0345", "😀", "x"])))
+def test_no_token_stands_for_more_characters_than_it_says(parts: list[str]) -> None:
+    text = "".join(parts)
+    composing = sentencepiece_hf(legacy=False)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    for tokenizer in (*SPM.values(), Tokenizer(composing)):
+        assert len(tokenizer.encode(text)) * tokenizer.max_token_chars >= len(text)
+
+
+def test_the_longest_token_bounds_the_characters_that_one_stands_for(chatml: Tokenizer) -> None:
+    assert SPM[True].max_token_chars == SPM[False].max_token_chars == len("<0x00>")
+    longest = max(map(len, json.loads(chatml._text_only.to_str())["model"]["vocab"]))
+    assert chatml.max_token_chars >= longest
+    composing = sentencepiece_hf(legacy=False)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()
+    assert Tokenizer(composing).max_token_chars == 4 * len("<0x00>"), "four characters may become one"
+
+
+def test_where_a_token_can_swallow_any_number_of_characters_there_is_no_bound() -> None:
+    greedy = sentencepiece_hf(legacy=False)
+    greedy.add_tokens([AddedToken("<item>", rstrip=True)])
+    dropping = sentencepiece_hf(legacy=False)
+    dropping.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    for hf in (greedy, dropping):
+        tokenizer = Tokenizer(hf)
+        assert tokenizer.max_token_chars == sys.maxsize
+        text = "<item>" + " " * 50 if hf is greedy else " " * 50
+        assert len(tokenizer.encode(text)) <= 1

@@ -1,5 +1,7 @@
 """Placement of blocks, against positions and masks written by hand."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -274,6 +276,47 @@ def test_the_shop_template_reads_as_one_text():
     }
     for (layout, scoring), text in expected.items():
         assert flat_text(build.build(history, blocks, layout, scoring), encoder) == text
+
+
+SILENT = {"history": {"event": "{{ title }};"}}  # `open` and `empty` are nothing unless given
+
+
+@pytest.mark.parametrize("scoring", Scoring)
+def test_a_history_without_tokens_is_no_block_and_moves_nothing(scoring):
+    sequential = prompt_of(builder(**SILENT), [], ["xy", "pqr"], SEQUENTIAL, scoring)
+    parallel = prompt_of(builder(**SILENT), [], ["xy", "pqr"], PARALLEL, scoring)
+    expected = {
+        LABEL: [
+            [("glue", "A=", 3, 0, 0), ("item", "xy", 5, 0, 0), ("glue", "B=", 7, 0, 0), ("item", "pqr", 9, 0, 0)],
+            [("item", "xy", 3, 2, 1), ("glue", "#A", 5, 2, 2), ("item", "pqr", 3, 3, 1), ("glue", "#B", 6, 3, 2)],
+        ],
+        ANCHOR: [
+            [("item", "xy", 3, 0, 0), ("glue", "~A", 5, 0, 0), ("item", "pqr", 7, 0, 0), ("glue", "~B", 10, 0, 0)],
+            [("item", "xy", 3, 2, 1), ("glue", "~", 5, 2, 2), ("item", "pqr", 3, 3, 1), ("glue", "~", 6, 3, 2)],
+        ],
+    }[scoring]
+    for prompt, blocks in zip((sequential, parallel), expected, strict=True):
+        assert placed(prompt)[0] == ("instruction", "INS", 0, 0, 0)
+        assert placed(prompt)[1:5] == blocks
+        assert [b.kind for b in prompt.blocks[5:]] == ([BlockKind.TASK] if scoring is LABEL else [])
+    if scoring is LABEL:
+        assert (sequential.blocks[-1].start, parallel.blocks[-1].start) == (12, 8)
+    else:
+        assert (sequential.readouts, parallel.readouts) == ((2, 4), (2, 4))
+
+
+def test_a_history_of_events_follows_the_instruction_where_there_is_no_opening():
+    prompt = prompt_of(builder(**SILENT), ["a"], ["xy"], PARALLEL, ANCHOR)
+    assert placed(prompt)[1] == ("history", "a;", 3, 1, 1)
+
+
+def test_nothing_of_items_and_events_is_kept():
+    build = builder()
+    ids = [build.item_ids(Item("i", "mug")), build.history_ids([Event("e", "cup")]), build.event_ids(Event("e", "cup"))]
+    gone = [weakref.ref(one) for one in ids]
+    ids.clear()
+    gc.collect()
+    assert [one() for one in gone] == [None] * 3
 
 
 def test_more_items_than_labels_are_refused():

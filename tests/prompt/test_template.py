@@ -28,7 +28,7 @@ def changed(path, value):
     [
         ("item", None, "item"),
         ("version", "two", "version"),
-        ("history.empty", None, "history.empty"),
+        ("history.event", None, "history.event"),
         ("history.opening", "x", "history.opening"),
         ("label.sequential.befor_item", "x", "label.sequential.befor_item"),
         ("label.parallel.before_item", "{{ label }}", "label.parallel.before_item"),
