@@ -1,11 +1,12 @@
-"""Messages of rcjax.v1 to and from the engine's types; only shapes are looked at here, not values.
+"""Messages of rcjax.v1 to and from the engine's values; only shapes are looked at here, not values.
 
-Messages and dataclasses have the same field names, so most of them map by name.
+What a ranking carries is spelled out field by field: `dataclasses.asdict` would take six times as long, 0.1 ms for 20
+candidates on the thread that serves all calls.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -22,11 +23,16 @@ from rcjax.request import (
 )
 from rcjax.serving.v1 import rcjax_pb2
 
-_Flat = TypeVar("_Flat", RankedItem, TokenCounts, StageTimes)
-
 
 def item_to_message(item: Item) -> rcjax_pb2.Item:
-    return rcjax_pb2.Item(**asdict(item))
+    return rcjax_pb2.Item(
+        item_id=item.item_id,
+        title=item.title,
+        description=item.description,
+        brand=item.brand,
+        categories=item.categories,
+        price=item.price,
+    )
 
 
 def item_from_message(message: rcjax_pb2.Item) -> Item:
@@ -41,7 +47,13 @@ def item_from_message(message: rcjax_pb2.Item) -> Item:
 
 
 def event_to_message(event: Event) -> rcjax_pb2.Event:
-    return rcjax_pb2.Event(**asdict(event))
+    return rcjax_pb2.Event(
+        item_id=event.item_id,
+        title=event.title,
+        text=event.text,
+        rating=event.rating,
+        timestamp_s=event.timestamp_s,
+    )
 
 
 def events_from_messages(messages: Iterable[rcjax_pb2.Event]) -> tuple[Event, ...]:
@@ -58,7 +70,7 @@ def events_from_messages(messages: Iterable[rcjax_pb2.Event]) -> tuple[Event, ..
 
 
 def user_to_message(user: User) -> rcjax_pb2.User:
-    return rcjax_pb2.User(**asdict(user))
+    return rcjax_pb2.User(user_id=user.user_id, events=map(event_to_message, user.events))
 
 
 def user_from_message(message: rcjax_pb2.User) -> User:
@@ -97,15 +109,63 @@ def request_from_message(message: rcjax_pb2.RecommendRequest) -> RecommendReques
 
 
 def result_to_message(result: RecommendResult) -> rcjax_pb2.RecommendResponse:
-    return rcjax_pb2.RecommendResponse(**asdict(result))
+    times = result.times
+    return rcjax_pb2.RecommendResponse(
+        ranking=[
+            rcjax_pb2.RankedItem(item_id=ranked.item_id, score=ranked.score, rank=ranked.rank)
+            for ranked in result.ranking
+        ],
+        tokens=_tokens_to_message(result.tokens),
+        times=rcjax_pb2.StageTimes(
+            queue_ms=times.queue_ms,
+            plan_ms=times.plan_ms,
+            build_ms=times.build_ms,
+            probe_ms=times.probe_ms,
+            extend_ms=times.extend_ms,
+            readout_ms=times.readout_ms,
+            ttft_ms=times.ttft_ms,
+        ),
+        arm=result.arm,
+    )
 
 
 def result_from_message(message: rcjax_pb2.RecommendResponse) -> RecommendResult:
+    times = message.times
     return RecommendResult(
-        ranking=tuple(_flat(RankedItem, ranked) for ranked in message.ranking),
-        tokens=_flat(TokenCounts, message.tokens),
-        times=_flat(StageTimes, message.times),
+        ranking=tuple(RankedItem(ranked.item_id, ranked.score, ranked.rank) for ranked in message.ranking),
+        tokens=_tokens_from_message(message.tokens),
+        times=StageTimes(
+            queue_ms=times.queue_ms,
+            plan_ms=times.plan_ms,
+            build_ms=times.build_ms,
+            probe_ms=times.probe_ms,
+            extend_ms=times.extend_ms,
+            readout_ms=times.readout_ms,
+            ttft_ms=times.ttft_ms,
+        ),
         arm=message.arm,
+    )
+
+
+def _tokens_to_message(tokens: TokenCounts) -> rcjax_pb2.TokenCounts:
+    return rcjax_pb2.TokenCounts(
+        cached=tokens.cached,
+        selected=tokens.selected,
+        fresh=tokens.fresh,
+        built=tokens.built,
+        probed=tokens.probed,
+        semantic=tokens.semantic,
+    )
+
+
+def _tokens_from_message(message: rcjax_pb2.TokenCounts) -> TokenCounts:
+    return TokenCounts(
+        cached=message.cached,
+        selected=message.selected,
+        fresh=message.fresh,
+        built=message.built,
+        probed=message.probed,
+        semantic=message.semantic,
     )
 
 
@@ -114,7 +174,7 @@ def info_to_message(info: EngineInfo) -> rcjax_pb2.InfoResponse:
 
 
 def info_from_message(message: rcjax_pb2.InfoResponse) -> EngineInfo:
-    return EngineInfo(**_values(EngineInfo, message) | {"arms": tuple(message.arms)})
+    return EngineInfo(**_by_name(EngineInfo, message) | {"arms": tuple(message.arms)})
 
 
 def stats_to_message(stats: EngineStats) -> rcjax_pb2.StatsResponse:
@@ -122,12 +182,9 @@ def stats_to_message(stats: EngineStats) -> rcjax_pb2.StatsResponse:
 
 
 def stats_from_message(message: rcjax_pb2.StatsResponse) -> EngineStats:
-    return EngineStats(**_values(EngineStats, message) | {"tokens": _flat(TokenCounts, message.tokens)})
+    return EngineStats(**_by_name(EngineStats, message) | {"tokens": _tokens_from_message(message.tokens)})
 
 
-def _flat(to: type[_Flat], message: Message) -> _Flat:
-    return to(**_values(to, message))
-
-
-def _values(to: Any, message: Message) -> dict[str, Any]:
+def _by_name(to: Any, message: Message) -> dict[str, Any]:
+    """The fields of a dataclass, which have the same names in the message."""
     return {field.name: getattr(message, field.name) for field in fields(to)}

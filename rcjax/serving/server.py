@@ -13,16 +13,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rcjax.request import Engine, EngineInfo
-from rcjax.serving.engine_thread import EngineThread
+from rcjax.errors import UnavailableError
+from rcjax.request import EngineInfo
 from rcjax.serving.interceptor import StatusInterceptor
 from rcjax.serving.service import AdminService, CatalogService, RecommenderService
+from rcjax.serving.starting import OwnedEngine, StartingEngine
 from rcjax.serving.v1 import rcjax_pb2_grpc
-from rcjax.serving.validation import ServiceLimits
 
 T = TypeVar("T")
 
-DEFAULT_LIMITS = ServiceLimits()
 MAX_MESSAGE_BYTES = 32 * 2**20
 MAIN_SERVICES = ("rcjax.v1.Recommender", "rcjax.v1.Catalog")
 ADMIN_SERVICES = ("rcjax.v1.Admin",)
@@ -40,65 +39,76 @@ class Addresses:
 
 
 class Server:
-    """Serves the engine that `factory` makes, on the engine's own thread, while the server is up already.
+    """Serves the engine that `factory` makes, on a thread of its own, while the server is up already.
 
-    Until it is made, health says NOT_SERVING and calls are answered UNAVAILABLE. Port 0 takes a free one.
-    `max_queue` calls may wait, `max_batch` requests are ranked together, `grace_s` is what calls that are
-    there get to finish when the server stops. Life: `start`, `wait_ready`, `stop`, on one event loop.
+    Until it is made, health says NOT_SERVING and calls are answered UNAVAILABLE. Health says NOT_SERVING again when the
+    engine is lost, which `lost` tells. Port 0 takes a free one. `grace_s` is what calls that are there get to finish
+    when the server stops. `clock` is the engine's. Life: `start`, `wait_ready`, `stop`, on one event loop.
     """
 
     def __init__(
         self,
-        factory: Callable[[], Engine],
+        factory: Callable[[], OwnedEngine],
         *,
         host: str = "127.0.0.1",
         port: int = 0,
         admin_port: int = 0,
-        max_queue: int = 256,
-        max_batch: int = 8,
         grace_s: float = 10.0,
-        limits: ServiceLimits = DEFAULT_LIMITS,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._admin_port = admin_port
         self._grace_s = grace_s
-        self._limits = limits
         self._clock = clock
-        self.engine_thread = EngineThread(factory, max_queue=max_queue, max_batch=max_batch, clock=clock)
+        self._starting = StartingEngine(factory)
         self._health = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> Addresses:
         """Listens and starts making the engine; `OSError` where an address cannot be had."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         main, admin = self._new_server(MAIN_SERVICES), self._new_server(ADMIN_SERVICES)
-        rcjax_pb2_grpc.add_RecommenderServicer_to_server(
-            RecommenderService(self.engine_thread, self._limits, self._clock), main
-        )
-        rcjax_pb2_grpc.add_CatalogServicer_to_server(
-            CatalogService(self.engine_thread, self._limits, self._clock), main
-        )
-        rcjax_pb2_grpc.add_AdminServicer_to_server(AdminService(self.engine_thread, self._clock), admin)
+        engine = self._starting.get
+        rcjax_pb2_grpc.add_RecommenderServicer_to_server(RecommenderService(engine, self._clock), main)
+        rcjax_pb2_grpc.add_CatalogServicer_to_server(CatalogService(engine, self._clock), main)
+        rcjax_pb2_grpc.add_AdminServicer_to_server(AdminService(engine), admin)
         addresses = Addresses(main=self._bind(main, self._port), admin=self._bind(admin, self._admin_port))
         for server in (main, admin):
             await server.start()
             self._servers.append(server)
-        self.engine_thread.start()
+        self._starting.start()
         return addresses
 
     async def wait_ready(self) -> EngineInfo:
         """Waits for the engine and says SERVING; raises what the factory raised."""
-        info = await asyncio.wrap_future(self.engine_thread.ready)
+        info = await asyncio.wrap_future(self._starting.ready)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._watch = asyncio.create_task(self._watch_engine())
         return info
+
+    async def lost(self) -> None:
+        """Waits, once the server is ready, for the loss of its engine; raises `UnavailableError` from what ended it."""
+        if self._watch is None:
+            raise RuntimeError("wait until the server is ready")
+        await asyncio.shield(self._watch)
 
     async def stop(self) -> None:
         """Says NOT_SERVING, refuses new calls, finishes those that are there within `grace_s`, and closes."""
         await self._health.enter_graceful_shutdown()
-        await self.engine_thread.stop(self._grace_s)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._starting.stop(self._grace_s)
         await asyncio.gather(*(server.stop(_FLUSH_S) for server in self._servers))
+
+    async def _watch_engine(self) -> None:
+        try:
+            await asyncio.wrap_future(self._starting.lost)
+        except Exception as error:
+            await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+            raise UnavailableError(f"the engine is lost: {type(error).__name__}: {error}") from error
 
     def _new_server(self, services: tuple[str, ...]) -> grpc.aio.Server:
         options = [
@@ -129,9 +139,10 @@ async def serve(
     on_listening: Callable[[Addresses], None] = lambda addresses: None,
     on_ready: Callable[[EngineInfo], None] = lambda info: None,
 ) -> None:
-    """Runs a server until SIGTERM or SIGINT, then lets it finish; raises what its factory raised.
+    """Runs a server until SIGTERM or SIGINT, then lets it finish.
 
-    For the main thread, as only it can handle signals: `asyncio.run(serve(Server(factory)))`.
+    Raises what its factory raised, and `UnavailableError` when its engine is lost. For the main thread, as only it can
+    handle signals: `asyncio.run(serve(Server(factory)))`.
     """
     loop = asyncio.get_running_loop()
     is_asked = asyncio.Event()
@@ -139,24 +150,27 @@ async def serve(
     for number in signals:
         loop.add_signal_handler(number, is_asked.set)
     asked = asyncio.create_task(is_asked.wait())
-    ready = asyncio.create_task(_start(server, on_listening))
+    running = asyncio.create_task(_run(server, on_listening, on_ready))
     try:
-        await asyncio.wait({asked, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            on_ready(ready.result())
-            await asked
+        await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
     finally:
-        asked.cancel()
-        ready.cancel()
-        await asyncio.gather(asked, ready, return_exceptions=True)
+        for task in (asked, running):
+            task.cancel()
+        await asyncio.gather(asked, running, return_exceptions=True)
         await server.stop()
         for number in signals:
             loop.remove_signal_handler(number)
 
 
-async def _start(server: Server, on_listening: Callable[[Addresses], None]) -> EngineInfo:
+async def _run(
+    server: Server, on_listening: Callable[[Addresses], None], on_ready: Callable[[EngineInfo], None]
+) -> None:
+    """Starts a server, and ends only with an exception."""
     on_listening(await server.start())
-    return await server.wait_ready()
+    on_ready(await server.wait_ready())
+    await server.lost()
 
 
 @contextmanager

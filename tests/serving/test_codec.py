@@ -4,6 +4,8 @@ Strategies draw plain tuples and the tests make the types of them: the runtime t
 which hypothesis does not allow inside a strategy.
 """
 
+from dataclasses import fields
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +30,8 @@ floats = st.floats(allow_nan=False)
 items = st.tuples(texts, texts, texts, texts, several_texts, st.none() | floats)
 events = st.tuples(texts, texts, texts, st.none() | floats, st.none() | st.integers(-(2**63), 2**63 - 1))
 histories = st.lists(events, max_size=3)
-token_counts = st.tuples(*[big_counts] * 5)
-stage_times = st.tuples(*[floats] * 7)
+token_counts = st.tuples(*[big_counts] * len(fields(TokenCounts)))
+stage_times = st.tuples(*[floats] * len(fields(StageTimes)))
 
 
 def history_of(drawn: list) -> tuple[Event, ...]:

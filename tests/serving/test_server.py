@@ -3,18 +3,20 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from fake_engine import INFO, FakeEngine, Gate
+from fake_router import INFO, FakeRouter, Gate
+from fake_slice import Slices, until_refused
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from rcjax.errors import UnavailableError
-from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
+from rcjax.serving.router import Router
 from rcjax.serving.server import Addresses, Server, running_server, serve
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 
@@ -59,12 +61,6 @@ async def started(server: Server) -> AsyncIterator[Started]:
         await running.admin.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 async def code_of(call: grpc.aio.UnaryUnaryCall) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError):
         await call
@@ -72,10 +68,10 @@ async def code_of(call: grpc.aio.UnaryUnaryCall) -> grpc.StatusCode:
 
 
 def test_not_serving_while_the_engine_is_made_then_serving_then_not() -> None:
-    gate, engine = Gate(), FakeEngine("item-1")
+    gate, engine = Gate(), FakeRouter("item-1")
 
-    def factory() -> FakeEngine:
-        gate(None)
+    def factory() -> FakeRouter:
+        gate()
         return engine
 
     async def main() -> None:
@@ -102,7 +98,7 @@ def test_not_serving_while_the_engine_is_made_then_serving_then_not() -> None:
 @pytest.mark.parametrize("port", ["main", "admin"])
 def test_reflection_lists_the_services_of_each_port(port: str) -> None:
     with (
-        running_server(Server(FakeEngine)) as addresses,
+        running_server(Server(FakeRouter)) as addresses,
         grpc.insecure_channel(getattr(addresses, port)) as channel,
     ):
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
@@ -119,7 +115,7 @@ def test_reflection_lists_the_services_of_each_port(port: str) -> None:
 
 def test_unknown_service_has_no_health() -> None:
     async def main() -> None:
-        async with started(Server(FakeEngine)) as running:
+        async with started(Server(FakeRouter)) as running:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await running.health(running.main, "rcjax.v1.Nonsense")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -127,47 +123,47 @@ def test_unknown_service_has_no_health() -> None:
     asyncio.run(main())
 
 
-def test_cancelled_call_never_reaches_the_engine() -> None:
-    gate, engine = Gate(), FakeEngine("item-1", "item-2")
+def test_a_cancelled_call_is_cancelled_in_the_engine() -> None:
+    gate, engine = Gate(), FakeRouter("item-1")
+    engine.before = gate
 
     async def main() -> None:
         async with started(Server(lambda: engine)) as running:
             await running.server.wait_ready()
-            thread = running.server.engine_thread
-            held = asyncio.ensure_future(thread.call(gate))
+            call = running.recommend("item-1")
             await asyncio.to_thread(gate.entered.wait, 60)
-            cancelled = running.recommend("item-1")
-            kept = running.recommend("item-2")
-            await until(lambda: thread.num_waiting == 2)
-            cancelled.cancel()
-            await until(lambda: thread.num_waiting == 1)
+            call.cancel()
+            assert await asyncio.to_thread(engine.was_cancelled.wait, 60)
             gate.open.set()
-            await held
-            assert (await kept).ranking[0].score == 2.0
-        assert engine.calls == [("recommend", (RecommendRequest(("item-2",), "ann"),))]
 
     asyncio.run(main())
 
 
-def test_stop_finishes_what_waits_and_refuses_more() -> None:
-    gate, engine = Gate(), FakeEngine("item-1", "item-2")
+def test_stop_finishes_what_is_there_and_refuses_more() -> None:
+    gate, slices = Gate(), Slices(max_queue=10**6)
+    slices.worker.before = lambda name: gate()
+
+    def factory() -> Router:
+        slices.router.start()
+        return slices.router
 
     async def main() -> None:
-        async with started(Server(lambda: engine, grace_s=60.0)) as running:
+        async with started(Server(factory, grace_s=60.0, clock=slices.clock)) as running:
             await running.server.wait_ready()
-            held = asyncio.ensure_future(running.server.engine_thread.call(gate))
-            await asyncio.to_thread(gate.entered.wait, 60)
             waiting = running.recommend("item-1")
-            await until(lambda: running.server.engine_thread.num_waiting == 1)
+            await asyncio.to_thread(gate.entered.wait, 60)
+            request = health_pb2.HealthCheckRequest()
+            watch = health_pb2_grpc.HealthStub(running.main).Watch(request, timeout=60)
+            assert (await watch.read()).status == SERVING
             stopping = asyncio.ensure_future(running.server.stop())
-            await asyncio.sleep(0)
+            assert (await watch.read()).status == NOT_SERVING
+            assert await running.all_health() == {NOT_SERVING}
+            await asyncio.to_thread(until_refused, slices)
             refused = running.recommend("item-2")
             assert await code_of(refused) == grpc.StatusCode.UNAVAILABLE
             assert "stopping" in await refused.details()
-            assert await running.all_health() == {NOT_SERVING}
             gate.open.set()
             assert (await waiting).ranking[0].score == 1.0
-            await held
             await stopping
             assert await code_of(running.recommend("item-1")) == grpc.StatusCode.UNAVAILABLE
 
@@ -175,38 +171,78 @@ def test_stop_finishes_what_waits_and_refuses_more() -> None:
 
 
 def test_what_grace_does_not_cover_is_answered_unavailable() -> None:
-    gate, engine = Gate(), FakeEngine("item-1")
-    engine.before["recommend"] = gate
+    gate, slices = Gate(), Slices()
+    slices.worker.before = lambda name: gate()
+
+    def factory() -> Router:
+        slices.router.start()
+        return slices.router
 
     async def main() -> None:
-        async with started(Server(lambda: engine, grace_s=0.0, max_batch=1)) as running:
+        async with started(Server(factory, grace_s=0.0, clock=slices.clock)) as running:
             await running.server.wait_ready()
-            calls = [running.recommend("item-1")]
+            call = running.recommend("item-1")
             await asyncio.to_thread(gate.entered.wait, 60)
-            calls.append(running.recommend("item-1"))
-            await until(lambda: running.server.engine_thread.num_waiting == 1)
             await running.server.stop()
-            for call in calls:
-                assert await code_of(call) == grpc.StatusCode.UNAVAILABLE
-                assert "stopped before this call was done" in await call.details()
+            assert await code_of(call) == grpc.StatusCode.UNAVAILABLE
+            assert "stopped before this call was done" in await call.details()
             gate.open.set()
 
     asyncio.run(main())
-    assert len(engine.calls) == 1
+
+
+def test_a_lost_engine_takes_the_server_to_not_serving() -> None:
+    slices = Slices()
+
+    def factory() -> Router:
+        slices.router.start()
+        return slices.router
+
+    async def main() -> None:
+        async with started(Server(factory, clock=slices.clock)) as running:
+            await running.server.wait_ready()
+            request = health_pb2.HealthCheckRequest()
+            watch = health_pb2_grpc.HealthStub(running.main).Watch(request, timeout=60)
+            assert (await watch.read()).status == SERVING
+            assert (await running.recommend("item-1")).ranking[0].score == 1.0
+            slices.worker.lost.set_exception(RuntimeError("the device fell off"))
+            assert (await watch.read()).status == NOT_SERVING
+            with pytest.raises(UnavailableError, match="the engine is lost: RuntimeError: the device fell off"):
+                await running.server.lost()
+            assert await running.all_health() == {NOT_SERVING}
+            call = running.recommend("item-1")
+            assert await code_of(call) == grpc.StatusCode.UNAVAILABLE
+            assert "lost its engine" in await call.details()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_lost_before_it_is_ready_is_never_served_for_long() -> None:
+    engine = FakeRouter()
+    engine.lost.set_exception(RuntimeError("early"))
+    with pytest.raises(UnavailableError, match="early"):
+        asyncio.run(serve(Server(lambda: engine)))
+    assert engine.grace_s == [10.0]
+
+
+def test_serve_raises_when_its_engine_is_lost() -> None:
+    engine = FakeRouter()
+    with pytest.raises(UnavailableError, match="the engine is lost: MemoryError: out"):
+        asyncio.run(serve(Server(lambda: engine), on_ready=lambda info: engine.lost.set_exception(MemoryError("out"))))
 
 
 def test_taken_port_is_an_error() -> None:
-    with running_server(Server(FakeEngine)) as addresses:
+    with running_server(Server(FakeRouter)) as addresses:
         port = int(addresses.main.rsplit(":")[1])
         with (
             pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"),
-            running_server(Server(FakeEngine, admin_port=port)),
+            running_server(Server(FakeRouter, admin_port=port)),
         ):
             pass
 
 
 def test_factory_that_fails_stops_the_server_with_its_error() -> None:
-    def factory() -> FakeEngine:
+    def factory() -> FakeRouter:
         raise FileNotFoundError("no weights here")
 
     with pytest.raises(FileNotFoundError, match="no weights"), running_server(Server(factory)):
@@ -223,7 +259,7 @@ def test_serve_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
         said.append(info)
         os.kill(os.getpid(), number)
 
-    asyncio.run(serve(Server(FakeEngine), on_listening=said.append, on_ready=on_ready))
+    asyncio.run(serve(Server(FakeRouter), on_listening=said.append, on_ready=on_ready))
     addresses, info = said
     assert isinstance(addresses, Addresses)
     assert info == INFO
@@ -232,20 +268,27 @@ def test_serve_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_signal_while_the_engine_is_made_ends_the_server() -> None:
-    gate = Gate()
+def test_signal_while_the_engine_is_made_ends_the_server_and_later_the_engine() -> None:
+    gate, engine, said = Gate(), FakeRouter(), []
+    is_stopped = threading.Event()
+    engine.stop = lambda grace_s: is_stopped.set()  # type: ignore[method-assign]
 
-    def factory() -> FakeEngine:
+    def factory() -> FakeRouter:
         os.kill(os.getpid(), signal.SIGTERM)
-        gate(None)
-        return FakeEngine()
+        gate()
+        return engine
 
-    asyncio.run(serve(Server(factory, grace_s=0.0)))
+    asyncio.run(serve(Server(factory, grace_s=0.0), on_listening=said.append, on_ready=said.append))
+    (addresses,) = said  # and it was never ready
+    with RecommenderClient(addresses.main) as client, pytest.raises(UnavailableError):
+        client.delete_user("ann")
+    assert not is_stopped.is_set()
     gate.open.set()
+    assert is_stopped.wait(60)
 
 
 def test_client_waits_for_a_server_that_is_starting() -> None:
-    with running_server(Server(FakeEngine)) as addresses, RecommenderClient(addresses.main) as client:
+    with running_server(Server(FakeRouter)) as addresses, RecommenderClient(addresses.main) as client:
         client.wait_ready(60.0)
         assert client.delete_user("ann")
 
@@ -253,7 +296,7 @@ def test_client_waits_for_a_server_that_is_starting() -> None:
 def test_client_waits_no_longer_than_asked() -> None:
     async def main() -> None:
         gate = Gate()
-        server = Server(lambda: gate(None) or FakeEngine(), grace_s=60.0)
+        server = Server(lambda: gate() or FakeRouter(), grace_s=60.0)
         async with started(server) as running:
             with RecommenderClient(running.addresses.main) as client:
                 with pytest.raises(UnavailableError, match=r"not ready within 0.1 s"):

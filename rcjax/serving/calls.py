@@ -1,0 +1,104 @@
+"""Calls that are under way: each is answered once, whoever comes first, and none is forgotten."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from rcjax.errors import DeadlineExceededError, RcjaxError, ResourceExhaustedError, UnavailableError
+
+logger = logging.getLogger(__name__)
+Body = TypeVar("Body")
+
+
+@dataclass(slots=True, eq=False)
+class Call(Generic[Body]):
+    """What a caller asked for, when, until when they wait, and the future through which they are told."""
+
+    body: Body
+    arrival_s: float
+    deadline_s: float | None
+    future: Future[Any] = field(default_factory=Future)
+
+
+class Calls(Generic[Body]):
+    """The calls that are under way; any thread may use it.
+
+    `clock` gives seconds; arrivals and deadlines are on it. `told` is called with each outcome that a caller is told.
+    """
+
+    def __init__(self, clock: Callable[[], float], told: Callable[[Any], None] = lambda outcome: None):
+        self._clock = clock
+        self._told = told
+        self._changed = threading.Condition(threading.Lock())  # guards all below
+        self._open: set[Call[Body]] = set()
+        self._refusal = ""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, body: Body, arrival_s: float | None, deadline_s: float | None) -> Call[Body]:
+        """A new call; `UnavailableError` once calls are refused."""
+        call = Call(body, self._clock() if arrival_s is None else arrival_s, deadline_s)
+        with self._changed:
+            if self._refusal:
+                raise UnavailableError(self._refusal)
+            self._open.add(call)
+        return call
+
+    def is_wanted(self, call: Call[Body]) -> bool:
+        """Whether its caller still waits; a call that nobody waits for is closed, one past its deadline is told so."""
+        if call.future.cancelled():
+            self.close(call, UnavailableError("the call was cancelled"))
+            return False
+        if call.deadline_s is not None and self._clock() >= call.deadline_s:
+            self.close(call, DeadlineExceededError("the deadline passed while the call waited for the engine"))
+            return False
+        return call in self._open
+
+    def close(self, call: Call[Body], outcome: Any) -> None:
+        """Ends a call with a result, or with an exception for its caller; does nothing to one that has ended."""
+        with self._changed:
+            if call not in self._open:
+                return
+            self._open.discard(call)
+            if not self._open:
+                self._changed.notify_all()
+        if not call.future.set_running_or_notify_cancel():
+            return
+        self._told(outcome)
+        if isinstance(outcome, BaseException):
+            call.future.set_exception(public_error(outcome))
+        else:
+            call.future.set_result(outcome)
+
+    def refuse(self, why: str) -> None:
+        """From now on `open` raises `UnavailableError(why)`; calls that are open go on."""
+        with self._changed:
+            self._refusal = self._refusal or why
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until no call is open, but no longer than `timeout_s`; whether none is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, timeout_s)
+
+    def close_all(self, error: RcjaxError) -> None:
+        with self._changed:
+            left = list(self._open)
+        for call in left:
+            self.close(call, error)
+
+
+def check_room(num_waiting: int, max_waiting: int) -> None:
+    if num_waiting >= max_waiting:
+        raise ResourceExhaustedError(f"{max_waiting} calls wait already, which is the limit; retry later")
+
+
+def public_error(error: BaseException) -> RcjaxError:
+    """What a caller may know of `error`; what they may not is logged."""
+    if isinstance(error, RcjaxError):
+        return error
+    logger.error("the engine failed on a call", exc_info=error)
+    return RcjaxError("internal error; the server's log has the details")

@@ -1,0 +1,143 @@
+"""The one synchronous wrapper: an engine in this process, for scripts, commands and notebooks; no event loop needed."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rcjax.catalog.types import Event, Item, User
+from rcjax.errors import RcjaxError
+from rcjax.prompt import Prompt
+from rcjax.request import (
+    AppendEvents,
+    DeleteItems,
+    DeleteUser,
+    EngineInfo,
+    EngineStats,
+    PutItems,
+    PutUser,
+    RecommendRequest,
+    RecommendResult,
+    Write,
+    WriteResult,
+)
+from rcjax.serving.router import Router
+
+T = TypeVar("T")
+MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens; more would only hold memory
+
+
+class LocalEngine:
+    """A router with calls that block until they are done; `router` is what a server serves.
+
+    Any thread may call it. Failures are `RcjaxError`s; a write that fails changes nothing.
+    """
+
+    def __init__(self, router: Router):
+        self.router = router
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the engine; what is under way is not waited for."""
+        self.router.stop(0.0)
+
+    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
+        """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
+        return [_outcome(future) for future in self.router.submit_planned(requests)]
+
+    def put_items(self, items: Iterable[Item]) -> int:
+        """Adds or replaces items and builds their KV; returns how many blocks had to be computed."""
+        return self._apply(PutItems(tuple(items))).num_built
+
+    def delete_items(self, item_ids: Iterable[str]) -> int:
+        """Forgets items and frees their KV; returns how many existed."""
+        return self._apply(DeleteItems(tuple(item_ids))).num_deleted
+
+    def put_user(self, user: User) -> None:
+        """Adds or replaces a user and builds the KV of their history."""
+        self._apply(PutUser(user))
+
+    def put_users(self, users: Iterable[User]) -> list[WriteResult | RcjaxError]:
+        """Puts many users, whose histories share passes; one that is refused yields its error in its place."""
+        return list(self.apply_each(PutUser(user) for user in users))
+
+    def append_events(self, user_id: str, events: Iterable[Event]) -> None:
+        """Appends to a known user's history, extending its cached KV; `NotFoundError` for another."""
+        self._apply(AppendEvents(user_id, tuple(events)))
+
+    def delete_user(self, user_id: str) -> bool:
+        """Forgets a user and frees their KV; whether the user existed. See `build_semantic_pool`."""
+        return self._apply(DeleteUser(user_id)).num_deleted > 0
+
+    def apply_each(self, writes: Iterable[Write]) -> Iterator[WriteResult | RcjaxError]:
+        """Applies many writes, with so many under way that they share passes; yields what became of each, in order."""
+        limit = min(MAX_WRITES_UNDER_WAY, self.router.max_queue)
+        under_way: deque[Future[WriteResult]] = deque()
+        for write in writes:
+            if len(under_way) == limit:
+                yield _outcome(under_way.popleft())
+            under_way.append(self.router.submit_write(write))
+        while under_way:
+            yield _outcome(under_way.popleft())
+
+    def prompt(self, request: RecommendRequest) -> Prompt:
+        """The prompt that a request becomes, as `recommend` would build it."""
+        with self.router.planned(request) as plan:
+            return plan.prompt
+
+    def generate(self, prompt: str | RecommendRequest, sampling: Any) -> list[int]:
+        """Token ids that continue a text, or the prompt of a request (from cached blocks, as its arm says).
+
+        `sampling` is a `rcjax.engine.generation.Sampling`. Raises `InvalidRequestError` where no `generate` shapes are
+        configured or none holds the prompt.
+        """
+        worker = self.router.workers[0]
+        if isinstance(prompt, str):
+            return worker.generate(self.router.planner.text_block(prompt), sampling).result()
+        with self.router.planned(prompt) as plan:
+            return worker.generate(plan, sampling).result()
+
+    def choose_orders(self, seed: int = 0) -> int:
+        """Works out which tokens of each item the `offline` policy shall select; returns for how many items.
+
+        Nothing happens where no arm has that policy. Call it once items and users are there, as it samples prompts
+        of these; from then on `put_items` does the same for what it puts. Items that have an order keep it.
+        """
+        return sum(self.call_workers(lambda worker: worker.choose_orders(seed)))
+
+    def build_semantic_pool(self, seed: int = 0) -> int:
+        """Builds the pool that arms with `history: semantic` borrow from; returns the number of its prototypes.
+
+        Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after
+        deletions: a deleted user's traces stay in it until then. Until the first call such arms compute histories.
+        """
+        return sum(self.call_workers(lambda worker: worker.build_semantic_pool(seed)))
+
+    def call_workers(self, task: Callable[[Any], T]) -> list[T]:
+        """What `task` returns for the worker of each slice, on its thread, between two passes."""
+        return [future.result() for future in [worker.call(task) for worker in self.router.workers]]
+
+    def info(self) -> EngineInfo:
+        return self.router.info
+
+    def stats(self) -> EngineStats:
+        return self.router.current_stats()
+
+    def _apply(self, write: Write) -> WriteResult:
+        return self.router.submit_write(write).result()
+
+
+def _outcome(future: Future[Any]) -> Any:
+    """What a call gave, or its error; every failure of a router's call is an `RcjaxError`."""
+    try:
+        return future.result()
+    except RcjaxError as error:
+        return error

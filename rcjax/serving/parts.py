@@ -1,0 +1,155 @@
+"""What a router is made of: a planner, a library and a worker for each slice, as far as it knows them."""
+
+from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import Future
+from typing import Any, Protocol, runtime_checkable
+
+from rcjax.prompt import Block, BlockKind, Prompt
+from rcjax.request import RecommendRequest, RecommendResult, Write, WriteResult
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A plan (`rcjax.engine.plan.Plan`)."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    @property
+    def cost_s(self) -> float: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+@runtime_checkable
+class BlockToBuild(Protocol):
+    """A block and its key (`rcjax.engine.plan.PlannedBlock`)."""
+
+    @property
+    def block(self) -> Sized: ...
+
+
+@runtime_checkable
+class WritePlanned(Protocol):
+    """A write, planned (`rcjax.engine.plan.WritePlan`)."""
+
+    @property
+    def write(self) -> Write: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def build(self) -> Sequence[BlockToBuild]: ...
+
+    @property
+    def grow_from(self) -> BlockToBuild | None: ...
+
+    @property
+    def drop(self) -> Sequence[tuple[BlockKind, str]]: ...
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Makes plans on any thread (`rcjax.engine.planner.Planner`); the router ends the versions that they read."""
+
+    def plan(self, request: RecommendRequest) -> Any: ...
+
+    def plan_write(self, write: Write) -> Any: ...
+
+    def text_block(self, text: str) -> Block: ...
+
+
+@runtime_checkable
+class Versions(Protocol):
+    """Which versions of the library are read or written (`rcjax.engine.library`)."""
+
+    @property
+    def oldest(self) -> int: ...
+
+    def end_read(self, version: int) -> None: ...
+
+    def end_write(self, version: int) -> None: ...
+
+
+@runtime_checkable
+class Library(Protocol):
+    """The items and users that plans are made of (`rcjax.engine.library.Library`)."""
+
+    @property
+    def num_items(self) -> int: ...
+
+    @property
+    def num_users(self) -> int: ...
+
+    @property
+    def versions(self) -> Any: ...
+
+    def swap(self, plan: Any) -> WriteResult:
+        """The commit point of a write: plans made from now on see it."""
+        ...
+
+
+@runtime_checkable
+class WorkerStats(Protocol):
+    """Counters and gauges of one slice (`rcjax.engine.worker.WorkerStats`)."""
+
+    @property
+    def num_hits(self) -> int: ...
+
+    @property
+    def num_misses(self) -> int: ...
+
+    @property
+    def num_evictions(self) -> int: ...
+
+    @property
+    def pages_total(self) -> int: ...
+
+    @property
+    def pages_used(self) -> int: ...
+
+    @property
+    def pool_bytes(self) -> int: ...
+
+    @property
+    def num_compilations(self) -> int: ...
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """One slice's worker (`rcjax.engine.worker.SliceWorker`): any thread calls it, and its own does the work.
+
+    Its futures may be cancelled at any time. `lost` gets the exception that ended it, if one did.
+    """
+
+    @property
+    def load_s(self) -> float: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def stats(self) -> Any: ...
+
+    @property
+    def lost(self) -> Any: ...
+
+    def start(self) -> None: ...
+
+    def stop(self, grace_s: float) -> None: ...
+
+    def submit(self, plan: Any, *, arrival_s: float, deadline_s: float | None) -> Future[RecommendResult]: ...
+
+    def fill(self, blocks: Sequence[Any], version: int) -> Future[int]: ...
+
+    def grow(self, former: Any, block: Any, version: int) -> Future[int]: ...
+
+    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]: ...
+
+    def generate(self, plan: Any, sampling: Any) -> Future[list[int]]: ...
+
+    def call(self, task: Callable[[Any], Any]) -> Future[Any]: ...
+
+    def forget_versions(self, before: int) -> None: ...

@@ -1,0 +1,269 @@
+"""A planner, a library and workers whose answers can be computed by hand, for tests of what routes between them."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from fake_router import INFO, ranked
+
+from rcjax.errors import InvalidRequestError, NotFoundError, UnavailableError
+from rcjax.prompt import Block, BlockKind, Layout, Prompt, Scoring
+from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest, Write, WriteResult
+from rcjax.serving.router import Router
+
+PROMPT = Prompt((), (), Layout.SEQUENTIAL, Scoring.LABEL)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    """Costs as many seconds as it has candidates."""
+
+    request: RecommendRequest
+    version: int
+    prompt: Prompt = PROMPT
+
+    @property
+    def cost_s(self) -> float:
+        return float(len(self.request.candidates))
+
+
+@dataclass(frozen=True)
+class FakePlannedBlock:
+    """A block named `owner` whose tokens are the letters of `block`."""
+
+    owner: str
+    block: str
+
+
+@dataclass(frozen=True)
+class FakeWritePlan:
+    write: Write
+    version: int
+    build: tuple[FakePlannedBlock, ...] = ()
+    grow_from: FakePlannedBlock | None = None
+    drop: tuple[tuple[BlockKind, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class FakeWorkerStats:
+    num_hits: int = 1
+    num_misses: int = 2
+    num_evictions: int = 3
+    pages_total: int = 4
+    pages_used: int = 5
+    pool_bytes: int = 6
+    num_compilations: int = 7
+
+
+class FakeVersions:
+    """Counts up with each write that ends; remembers which versions are read and written."""
+
+    def __init__(self) -> None:
+        self.current = 1
+        self.alive: Counter[int] = Counter()
+
+    def begin(self) -> int:
+        self.alive[self.current] += 1
+        return self.current
+
+    def end_read(self, version: int) -> None:
+        self.alive -= Counter([version])
+
+    def end_write(self, version: int) -> None:
+        self.end_read(version)
+        self.current += 1
+
+    @property
+    def oldest(self) -> int:
+        return min(self.alive, default=self.current)
+
+
+class FakeLibrary:
+    """Users' texts and items' texts by id; a swap says in `log` that it happened."""
+
+    def __init__(self, log: list[Any]):
+        self.texts: dict[str, str] = {"ann": "", **{f"item-{n}": f"No. {n}" for n in range(10)}}
+        self.versions = FakeVersions()
+        self._log = log
+
+    @property
+    def num_items(self) -> int:
+        return sum(owner.startswith("item") for owner in self.texts)
+
+    @property
+    def num_users(self) -> int:
+        return len(self.texts) - self.num_items
+
+    def swap(self, plan: FakeWritePlan) -> WriteResult:
+        self._log.append("swap")
+        self.texts |= {planned.owner: planned.block for planned in plan.build}
+        existed = [self.texts.pop(owner, None) is not None for _, owner in plan.drop]
+        return WriteResult(num_deleted=sum(existed))
+
+
+class FakePlanner:
+    """Knows what the library knows; `before` is called with each request or write and may block or raise."""
+
+    def __init__(self, library: FakeLibrary):
+        self._library = library
+        self.before: Callable[[Any], object] = lambda asked: None
+        self.threads: set[str] = set()
+
+    def plan(self, request: RecommendRequest) -> FakePlan:
+        self.threads.add(threading.current_thread().name)
+        self.before(request)
+        for index, candidate in enumerate(request.candidates):
+            if candidate not in self._library.texts:
+                raise NotFoundError(f"unknown item {candidate!r}", field=f"candidates[{index}].item_id")
+        return FakePlan(request, self._library.versions.begin())
+
+    def plan_write(self, write: Write) -> FakeWritePlan:
+        self.before(write)
+        texts = self._library.texts
+        build: tuple[FakePlannedBlock, ...] = ()
+        grow_from, drop = None, ()
+        if isinstance(write, PutItems):
+            if not write.items:
+                raise InvalidRequestError("items is empty", field="items")
+            build = tuple(FakePlannedBlock(item.item_id, item.title) for item in write.items)
+        elif isinstance(write, PutUser):
+            events = write.user.events
+            build = (FakePlannedBlock(write.user.user_id, "".join(event.title for event in events)),)
+        elif isinstance(write, AppendEvents):
+            if write.user_id not in texts:
+                raise NotFoundError(f"unknown user {write.user_id!r}", field="user_id")
+            grow_from = FakePlannedBlock(write.user_id, texts[write.user_id])
+            added = "".join(event.title for event in write.events)
+            build = (FakePlannedBlock(write.user_id, grow_from.block + added),)
+        elif isinstance(write, DeleteItems):
+            drop = tuple((BlockKind.ITEM, item_id) for item_id in write.item_ids)
+        else:
+            drop = ((BlockKind.HISTORY, write.user_id),)
+        return FakeWritePlan(write, self._library.versions.begin(), build, grow_from, drop)
+
+    def text_block(self, text: str) -> Block:
+        raise NotImplementedError
+
+
+class FakeWorker:
+    """Answers on a thread of its own, one thing after the other, after `before(name)`, which may block or raise.
+
+    `seen` has what its thread came to: candidates of requests, owners of blocks. `load_s` is for tests to set.
+    """
+
+    def __init__(self, log: list[Any]):
+        self.seen: list[Any] = []
+        self.load_s = 0.0
+        self.before: Callable[[str], object] = lambda name: None
+        self.stats = FakeWorkerStats()
+        self.lost: Future[None] = Future()
+        self.forgotten: list[int] = []
+        self.stopped: list[float] = []
+        self._log = log
+        self._queue: SimpleQueue[tuple[str, Any, Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def num_waiting(self) -> int:
+        return self._queue.qsize()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        self.stopped.append(grace_s)
+        self._queue.put(None)
+
+    def submit(self, plan: FakePlan, *, arrival_s: float, deadline_s: float | None) -> Future[Any]:
+        return self._put("submit", plan.request.candidates, lambda: ranked(plan.request))
+
+    def fill(self, blocks: Sequence[FakePlannedBlock], version: int) -> Future[int]:
+        return self._put("fill", [planned.owner for planned in blocks], lambda: len(blocks))
+
+    def grow(self, former: FakePlannedBlock, block: FakePlannedBlock, version: int) -> Future[int]:
+        return self._put("grow", (former.block, block.block), lambda: 1)
+
+    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
+        return self._put("drop", [owner for _, owner in names], lambda: len(names))
+
+    def generate(self, plan: Any, sampling: Any) -> Future[list[int]]:
+        raise NotImplementedError
+
+    def call(self, task: Callable[[Any], Any]) -> Future[Any]:
+        return self._put("call", None, lambda: task(self))
+
+    def forget_versions(self, before: int) -> None:
+        self.forgotten.append(before)
+
+    def _put(self, name: str, argument: Any, answer: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._queue.put((name, argument, future, answer))
+        return future
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            name, argument, future, answer = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            self.seen.append(argument)
+            self._log.append(name)
+            try:
+                self.before(name)
+                future.set_result(answer())
+            except Exception as error:
+                future.set_exception(error)
+
+
+class Slices:
+    """A router over fake slices, started; `log` has what swaps and workers did, in order."""
+
+    def __init__(self, num_workers: int = 1, *, max_queue: int = 10, planner_threads: int = 1):
+        self.log: list[Any] = []
+        self.clock = Clock()
+        self.library = FakeLibrary(self.log)
+        self.planner = FakePlanner(self.library)
+        self.workers = [FakeWorker(self.log) for _ in range(num_workers)]
+        self.router = Router(
+            self.planner,
+            self.workers,
+            self.library,
+            INFO,
+            max_queue=max_queue,
+            planner_threads=planner_threads,
+            clock=self.clock,
+        )
+
+    @property
+    def worker(self) -> FakeWorker:
+        return self.workers[0]
+
+    def __enter__(self) -> "Slices":
+        self.router.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.router.stop(0.0)
+
+
+def ask(*numbers: int) -> RecommendRequest:
+    return RecommendRequest(tuple(f"item-{number}" for number in numbers), "ann")
+
+
+def until_refused(slices: Slices) -> None:
+    """Asks until the router takes no more, as it was told to stop on another thread; give it a long queue."""
+    with contextlib.suppress(UnavailableError):
+        while True:
+            slices.router.submit(ask(9))

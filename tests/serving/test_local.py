@@ -1,0 +1,82 @@
+"""The synchronous wrapper: what blocks, in which order answers come, and how many writes are under way."""
+
+import pytest
+from fake_router import INFO, ranked
+from fake_slice import FakeWorker, Slices, ask
+
+from rcjax.catalog.types import Event, Item, User
+from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
+from rcjax.request import PutItems, PutUser, WriteResult
+from rcjax.serving import local
+from rcjax.serving.local import LocalEngine
+
+
+def test_a_bad_request_yields_its_error_in_its_place() -> None:
+    with Slices() as slices:
+        good, bad, other = LocalEngine(slices.router).recommend([ask(1, 2), ask(77), ask(3)])
+        assert (good, other) == (ranked(ask(1, 2)), ranked(ask(3)))
+        assert isinstance(bad, NotFoundError)
+
+
+def test_more_requests_than_may_wait_are_no_matter() -> None:
+    with Slices(max_queue=1) as slices:
+        asks = [ask(n % 10) for n in range(20)]
+        assert LocalEngine(slices.router).recommend(asks) == [ranked(one) for one in asks]
+
+
+def test_writes_say_what_they_did() -> None:
+    with Slices() as slices:
+        engine = LocalEngine(slices.router)
+        assert engine.put_items([Item("item-11", "Eleven"), Item("item-12", "Twelve")]) == 2
+        assert engine.delete_items(["item-11", "item-none"]) == 1
+        engine.put_user(User("bob", (Event("item-1", "a"),)))
+        engine.append_events("bob", [Event("item-1", "b")])
+        assert slices.library.texts["bob"] == "ab"
+        assert (engine.delete_user("bob"), engine.delete_user("bob")) == (True, False)
+        with pytest.raises(NotFoundError, match="bob"):
+            engine.append_events("bob", [])
+        with pytest.raises(InvalidRequestError):
+            engine.put_items([])
+        assert engine.stats().num_items == 11
+        assert engine.info() == INFO
+
+
+def test_many_writes_are_under_way_at_once_and_no_more_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_WRITES_UNDER_WAY", 3)
+    for max_queue, most in ((10, 3), (2, 2)):
+        under_way: list[int] = []
+        with Slices(max_queue=max_queue) as slices:
+            slices.worker.before = lambda name, calls=slices.router._writer.calls, to=under_way: to.append(len(calls))
+            writes = [PutItems((Item(f"item-{n}", "T"),) if n % 4 else ()) for n in range(20)]
+            outcomes = list(LocalEngine(slices.router).apply_each(writes))
+            for n, outcome in enumerate(outcomes):
+                assert outcome == WriteResult(1, num_tokens=1) if n % 4 else isinstance(outcome, InvalidRequestError)
+        assert max(under_way) <= most
+
+
+def test_users_are_put_each_on_its_own() -> None:
+    def refuse_eve(write: object) -> None:
+        if write == PutUser(User("eve")):
+            raise InvalidRequestError("eve's history is too long", field="user.events")
+
+    with Slices() as slices:
+        slices.planner.before = refuse_eve
+        outcomes = LocalEngine(slices.router).put_users(User(name) for name in ("bob", "eve", "joe"))
+        assert [isinstance(outcome, RcjaxError) for outcome in outcomes] == [False, True, False]
+        assert slices.library.num_users == 3
+
+
+def test_workers_are_called_on_their_threads_and_a_plan_is_given_back() -> None:
+    with Slices(2) as slices:
+        engine = LocalEngine(slices.router)
+        assert engine.call_workers(lambda worker: isinstance(worker, FakeWorker)) == [True, True]
+        assert engine.prompt(ask(1)).num_tokens == 0
+        assert slices.library.versions.alive == {}
+
+
+def test_closing_stops_the_router() -> None:
+    slices = Slices()
+    slices.router.start()
+    with LocalEngine(slices.router) as engine:
+        assert engine.recommend([ask(1)]) == [ranked(ask(1))]
+    assert slices.worker.stopped == [0.0]
