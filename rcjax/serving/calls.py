@@ -91,9 +91,9 @@ class Calls(Generic[Body]):
             self.close(call, error)
 
 
-def check_room(num_waiting: int, max_waiting: int) -> None:
-    if num_waiting >= max_waiting:
-        raise ResourceExhaustedError(f"{max_waiting} calls wait already, which is the limit; retry later")
+def check_room(num_calls: int, max_calls: int) -> None:
+    if num_calls >= max_calls:
+        raise ResourceExhaustedError(f"{max_calls} calls are under way, which is the limit; retry later")
 
 
 def public_error(error: BaseException) -> RcjaxError:

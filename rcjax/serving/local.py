@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import RcjaxError
-from rcjax.prompt import Prompt
+from rcjax.prompt import Block, Prompt
 from rcjax.request import (
     AppendEvents,
     DeleteItems,
@@ -31,11 +31,13 @@ MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens;
 class LocalEngine:
     """A router with calls that block until they are done; `router` is what a server serves.
 
-    Any thread may call it. Failures are `RcjaxError`s; a write that fails changes nothing.
+    `text_block` makes the block of a plain text to generate from. Any thread may call this. Failures are
+    `RcjaxError`s; a write that fails changes nothing.
     """
 
-    def __init__(self, router: Router):
+    def __init__(self, router: Router, text_block: Callable[[str], Block]):
         self.router = router
+        self._text_block = text_block
 
     def __enter__(self) -> "LocalEngine":
         return self
@@ -101,7 +103,7 @@ class LocalEngine:
         """
         worker = self.router.workers[0]
         if isinstance(prompt, str):
-            return worker.generate(self.router.planner.text_block(prompt), sampling).result()
+            return worker.generate(self._text_block(prompt), sampling).result()
         with self.router.planned(prompt) as plan:
             return worker.generate(plan, sampling).result()
 
@@ -111,7 +113,7 @@ class LocalEngine:
         Nothing happens where no arm has that policy. Call it once items and users are there, as it samples prompts
         of these; from then on `put_items` does the same for what it puts. Items that have an order keep it.
         """
-        return sum(self.call_workers(lambda worker: worker.choose_orders(seed)))
+        return _sum([worker.choose_orders(seed) for worker in self.router.workers])
 
     def build_semantic_pool(self, seed: int = 0) -> int:
         """Builds the pool that arms with `history: semantic` borrow from; returns the number of its prototypes.
@@ -119,7 +121,7 @@ class LocalEngine:
         Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after
         deletions: a deleted user's traces stay in it until then. Until the first call such arms compute histories.
         """
-        return sum(self.call_workers(lambda worker: worker.build_semantic_pool(seed)))
+        return _sum([worker.build_semantic_pool(seed) for worker in self.router.workers])
 
     def call_workers(self, task: Callable[[Any], T]) -> list[T]:
         """What `task` returns for the worker of each slice, on its thread, between two passes."""
@@ -141,3 +143,7 @@ def _outcome(future: Future[Any]) -> Any:
         return future.result()
     except RcjaxError as error:
         return error
+
+
+def _sum(futures: Sequence[Future[int]]) -> int:
+    return sum(future.result() for future in futures)

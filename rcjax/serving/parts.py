@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
-from rcjax.prompt import Block, BlockKind, Prompt
-from rcjax.request import RecommendRequest, RecommendResult, Write, WriteResult
+from rcjax.prompt import BlockKind, Prompt
+from rcjax.request import RecommendRequest, RecommendResult, Write
 
 
 @runtime_checkable
@@ -58,8 +58,6 @@ class Planner(Protocol):
 
     def plan_write(self, write: Write) -> Any: ...
 
-    def text_block(self, text: str) -> Block: ...
-
 
 @runtime_checkable
 class Versions(Protocol):
@@ -86,8 +84,8 @@ class Library(Protocol):
     @property
     def versions(self) -> Any: ...
 
-    def swap(self, plan: Any) -> WriteResult:
-        """The commit point of a write: plans made from now on see it."""
+    def swap(self, plan: Any) -> int:
+        """The commit point of a write: plans made from now on see it. Returns how many items or users it deleted."""
         ...
 
 
@@ -113,9 +111,6 @@ class WorkerStats(Protocol):
     @property
     def pool_bytes(self) -> int: ...
 
-    @property
-    def num_compilations(self) -> int: ...
-
 
 @runtime_checkable
 class Worker(Protocol):
@@ -126,9 +121,6 @@ class Worker(Protocol):
 
     @property
     def load_s(self) -> float: ...
-
-    @property
-    def num_waiting(self) -> int: ...
 
     @property
     def stats(self) -> Any: ...
@@ -149,6 +141,10 @@ class Worker(Protocol):
     def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]: ...
 
     def generate(self, plan: Any, sampling: Any) -> Future[list[int]]: ...
+
+    def choose_orders(self, seed: int) -> Future[int]: ...
+
+    def build_semantic_pool(self, seed: int) -> Future[int]: ...
 
     def call(self, task: Callable[[Any], Any]) -> Future[Any]: ...
 

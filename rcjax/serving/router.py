@@ -35,7 +35,7 @@ class Router:
     """Implements `rcjax.request.Engine` over the workers of a machine's slices.
 
     A planner thread plans a request, chooses its slice and hands it over; the slice's thread answers. `max_queue`
-    requests may wait, and as many writes; one more raises `ResourceExhaustedError`. An exception that is no
+    requests may be under way, and as many writes; one more raises `ResourceExhaustedError`. An exception that is no
     `RcjaxError` is logged, and its caller gets a bare `RcjaxError`. `lost` gets the exception of the first worker that
     ends by one: from then on every call raises `UnavailableError`. `clock` gives seconds, and is the workers' clock.
     """
@@ -50,6 +50,7 @@ class Router:
         max_queue: int,
         planner_threads: int = 2,
         scheduler: Scheduler | None = None,
+        count_compilations: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ):
         if max_queue < 1 or planner_threads < 1 or not workers:
@@ -61,6 +62,7 @@ class Router:
         self.lost: Future[None] = Future()
         self.lost.set_running_or_notify_cancel()  # so that a waiter who is cancelled does not cancel it for others
         self._library = library
+        self._count_compilations = count_compilations
         self._scheduler = scheduler or LeastCompletionTime()
         self._totals = _Totals()
         self._calls: Calls[RecommendRequest] = Calls(clock, self._totals.add)
@@ -114,7 +116,7 @@ class Router:
         self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
     ) -> Future[RecommendResult]:
         """Queues a request to be planned, and returns at once."""
-        check_room(self.num_waiting, self.max_queue)
+        check_room(len(self._calls), self.max_queue)
         call = self._calls.open(request, arrival_s, deadline_s)
         self._to_plan.put(call)
         return call.future
@@ -140,11 +142,6 @@ class Router:
         finally:
             self._versions.end_read(plan.version)
 
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait to be planned or for a slice."""
-        return self._to_plan.qsize() + sum(worker.num_waiting for worker in self.workers)
-
     def current_stats(self) -> EngineStats:
         slices = [worker.stats for worker in self.workers]
         num_requests, num_failed, tokens = self._totals.read()
@@ -153,7 +150,7 @@ class Router:
             num_users=self._library.num_users,
             num_requests=num_requests,
             num_failed=num_failed,
-            num_compilations=max(one.num_compilations for one in slices),  # each counts the whole process's
+            num_compilations=self._count_compilations(),
             num_hits=sum(one.num_hits for one in slices),
             num_misses=sum(one.num_misses for one in slices),
             num_evictions=sum(one.num_evictions for one in slices),

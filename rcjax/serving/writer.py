@@ -96,7 +96,7 @@ class Writer:
         when_all(built, swap, lambda error: self._end(call, error, plan))
 
     def _drop(self, call: Call[Write], plan: WritePlanned) -> None:
-        num_deleted = self._library.swap(plan).num_deleted
+        num_deleted = self._library.swap(plan)
         dropped = [worker.drop(plan.drop, plan.version) for worker in self._workers] if plan.drop else []
         when_all(
             dropped,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 from fake_router import INFO, ranked
 
 from rcjax.errors import InvalidRequestError, NotFoundError, UnavailableError
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, Scoring
-from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest, Write, WriteResult
+from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest, Write
+from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
 
 PROMPT = Prompt((), (), Layout.SEQUENTIAL, Scoring.LABEL)
@@ -65,7 +67,6 @@ class FakeWorkerStats:
     pages_total: int = 4
     pages_used: int = 5
     pool_bytes: int = 6
-    num_compilations: int = 7
 
 
 class FakeVersions:
@@ -107,11 +108,11 @@ class FakeLibrary:
     def num_users(self) -> int:
         return len(self.texts) - self.num_items
 
-    def swap(self, plan: FakeWritePlan) -> WriteResult:
+    def swap(self, plan: FakeWritePlan) -> int:
         self._log.append("swap")
         self.texts |= {planned.owner: planned.block for planned in plan.build}
         existed = [self.texts.pop(owner, None) is not None for _, owner in plan.drop]
-        return WriteResult(num_deleted=sum(existed))
+        return sum(existed)
 
 
 class FakePlanner:
@@ -153,9 +154,6 @@ class FakePlanner:
         else:
             drop = ((BlockKind.HISTORY, write.user_id),)
         return FakeWritePlan(write, self._library.versions.begin(), build, grow_from, drop)
-
-    def text_block(self, text: str) -> Block:
-        raise NotImplementedError
 
 
 class FakeWorker:
@@ -200,7 +198,13 @@ class FakeWorker:
         return self._put("drop", [owner for _, owner in names], lambda: len(names))
 
     def generate(self, plan: Any, sampling: Any) -> Future[list[int]]:
-        raise NotImplementedError
+        return self._put("generate", plan, lambda: [1, 2, 3])
+
+    def choose_orders(self, seed: int) -> Future[int]:
+        return self._put("choose_orders", seed, lambda: 10)
+
+    def build_semantic_pool(self, seed: int) -> Future[int]:
+        return self._put("build_semantic_pool", seed, lambda: 20)
 
     def call(self, task: Callable[[Any], Any]) -> Future[Any]:
         return self._put("call", None, lambda: task(self))
@@ -243,6 +247,7 @@ class Slices:
             INFO,
             max_queue=max_queue,
             planner_threads=planner_threads,
+            count_compilations=lambda: 7,
             clock=self.clock,
         )
 
@@ -256,6 +261,9 @@ class Slices:
 
     def __exit__(self, *exception: object) -> None:
         self.router.stop(0.0)
+
+    def local(self) -> LocalEngine:
+        return LocalEngine(self.router, lambda text: Block(BlockKind.TASK, np.zeros(len(text), np.int32), 0))
 
 
 def ask(*numbers: int) -> RecommendRequest:

@@ -8,12 +8,11 @@ from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
 from rcjax.request import PutItems, PutUser, WriteResult
 from rcjax.serving import local
-from rcjax.serving.local import LocalEngine
 
 
 def test_a_bad_request_yields_its_error_in_its_place() -> None:
     with Slices() as slices:
-        good, bad, other = LocalEngine(slices.router).recommend([ask(1, 2), ask(77), ask(3)])
+        good, bad, other = slices.local().recommend([ask(1, 2), ask(77), ask(3)])
         assert (good, other) == (ranked(ask(1, 2)), ranked(ask(3)))
         assert isinstance(bad, NotFoundError)
 
@@ -21,12 +20,12 @@ def test_a_bad_request_yields_its_error_in_its_place() -> None:
 def test_more_requests_than_may_wait_are_no_matter() -> None:
     with Slices(max_queue=1) as slices:
         asks = [ask(n % 10) for n in range(20)]
-        assert LocalEngine(slices.router).recommend(asks) == [ranked(one) for one in asks]
+        assert slices.local().recommend(asks) == [ranked(one) for one in asks]
 
 
 def test_writes_say_what_they_did() -> None:
     with Slices() as slices:
-        engine = LocalEngine(slices.router)
+        engine = slices.local()
         assert engine.put_items([Item("item-11", "Eleven"), Item("item-12", "Twelve")]) == 2
         assert engine.delete_items(["item-11", "item-none"]) == 1
         engine.put_user(User("bob", (Event("item-1", "a"),)))
@@ -48,7 +47,7 @@ def test_many_writes_are_under_way_at_once_and_no_more_than_may_wait(monkeypatch
         with Slices(max_queue=max_queue) as slices:
             slices.worker.before = lambda name, calls=slices.router._writer.calls, to=under_way: to.append(len(calls))
             writes = [PutItems((Item(f"item-{n}", "T"),) if n % 4 else ()) for n in range(20)]
-            outcomes = list(LocalEngine(slices.router).apply_each(writes))
+            outcomes = list(slices.local().apply_each(writes))
             for n, outcome in enumerate(outcomes):
                 assert outcome == WriteResult(1, num_tokens=1) if n % 4 else isinstance(outcome, InvalidRequestError)
         assert max(under_way) <= most
@@ -61,14 +60,17 @@ def test_users_are_put_each_on_its_own() -> None:
 
     with Slices() as slices:
         slices.planner.before = refuse_eve
-        outcomes = LocalEngine(slices.router).put_users(User(name) for name in ("bob", "eve", "joe"))
+        outcomes = slices.local().put_users(User(name) for name in ("bob", "eve", "joe"))
         assert [isinstance(outcome, RcjaxError) for outcome in outcomes] == [False, True, False]
         assert slices.library.num_users == 3
 
 
 def test_workers_are_called_on_their_threads_and_a_plan_is_given_back() -> None:
     with Slices(2) as slices:
-        engine = LocalEngine(slices.router)
+        engine = slices.local()
+        assert (engine.choose_orders(5), engine.build_semantic_pool(6)) == (20, 40)
+        assert engine.generate("some text", None) == engine.generate(ask(1), None) == [1, 2, 3]
+        assert [worker.seen[:2] for worker in slices.workers] == [[5, 6]] * 2
         assert engine.call_workers(lambda worker: isinstance(worker, FakeWorker)) == [True, True]
         assert engine.prompt(ask(1)).num_tokens == 0
         assert slices.library.versions.alive == {}
@@ -77,6 +79,6 @@ def test_workers_are_called_on_their_threads_and_a_plan_is_given_back() -> None:
 def test_closing_stops_the_router() -> None:
     slices = Slices()
     slices.router.start()
-    with LocalEngine(slices.router) as engine:
+    with slices.local() as engine:
         assert engine.recommend([ask(1)]) == [ranked(ask(1))]
     assert slices.worker.stopped == [0.0]

@@ -132,7 +132,7 @@ def test_admin_needs_its_address_and_is_not_on_the_main_port(running: Running) -
     [
         InvalidRequestError("candidates is empty", field="candidates"),
         NotFoundError("unknown user 'eve'", field="user_id"),
-        ResourceExhaustedError("2 calls wait already"),
+        ResourceExhaustedError("2 calls are under way"),
         DeadlineExceededError("the deadline passed"),
         UnavailableError("the server is stopping"),
         RcjaxError("internal error"),

@@ -171,7 +171,7 @@ def test_so_many_writes_may_wait() -> None:
     with Slices(max_queue=2) as slices:
         slices.worker.before = held(gate)
         writes = [slices.router.submit_write(put(n)) for n in (11, 12)]
-        with pytest.raises(ResourceExhaustedError, match="2 calls wait already"):
+        with pytest.raises(ResourceExhaustedError, match="2 calls are under way"):
             slices.router.submit_write(put(13))
         gate.open.set()
         assert [write.result(60).num_built for write in writes] == [1, 1]
