@@ -1,153 +1,121 @@
-"""The library: the items and users that an engine knows, as blocks, with the limits checked."""
+"""The library: the items and users that are known, and the tokens of those that were used last."""
 
-import hashlib
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
-import numpy as np
+from rcjax.catalog.types import Event, Item
+from rcjax.engine.planning import Change, PlannedBlock, Stored, WritePlan
+from rcjax.engine.versions import Versions
+from rcjax.prompt import BlockKind
 
-from rcjax.catalog.types import Event, Item, User
-from rcjax.errors import InvalidRequestError, NotFoundError
-from rcjax.prompt import Block, BlockKind, PromptBuilder
-from rcjax.request import RecommendRequest
+BLOCK_BYTES = 600  # what a block takes besides its tokens: objects, key, place in the order of use
 
-# When a history outgrows its limit, its oldest events go until this share of the limit is left, so that the next
-# events extend the cached KV instead of shifting it again.
-KEPT_SHARE = 0.75
+StoredItem: TypeAlias = Stored[Item]
+StoredUser: TypeAlias = Stored[tuple[Event, ...]]
 
 
 class Library:
-    """Items and users by id, and the blocks they become.
+    """Items and users by id. Any thread may read and swap.
 
-    A block's owner is the id; content that came inline and is not what the library holds gets an owner made of
-    its content, so that it never displaces a block of the library.
+    A reader finds what an id stands for before a swap or after it, never a mix. Tokens are kept within
+    `max_cache_bytes`, those used last; they go with their item or user, and with it nothing of its text stays.
     """
 
-    item_kind = BlockKind.ITEM
-    history_kind = BlockKind.HISTORY
+    def __init__(self, max_cache_bytes: int) -> None:
+        self.versions = Versions()
+        self._items: dict[str, StoredItem] = {}
+        self._users: dict[str, StoredUser] = {}
+        self._max_cache_bytes = max_cache_bytes
+        self._lock = threading.Lock()  # of all below, and for changes of the two above
+        self._cache_bytes = 0
+        self._used: OrderedDict[Stored[Any], int] = OrderedDict()  # those with tokens, and their bytes; last used last
+        self._deleted: OrderedDict[tuple[BlockKind, str], int] = OrderedDict()  # versions, while older plans live
 
-    def __init__(self, builder: PromptBuilder, max_candidates: int, max_item_tokens: int, max_history_tokens: int):
-        self.items: dict[str, Item] = {}
-        self._events: dict[str, tuple[Event, ...]] = {}  # those that the history block holds
-        self._builder = builder
-        self._max_candidates = max_candidates
-        self._max_item_tokens = max_item_tokens
-        self._max_history_tokens = max_history_tokens
+    @property
+    def num_items(self) -> int:
+        return len(self._items)
 
     @property
     def num_users(self) -> int:
-        return len(self._events)
+        return len(self._users)
+
+    @property
+    def item_ids(self) -> list[str]:
+        return list(self._items)
 
     @property
     def user_ids(self) -> list[str]:
-        return list(self._events)
+        return list(self._users)
 
-    def checked_item(self, item: Item, field: str, owner: str = "") -> Block:
-        """The item's block; `InvalidRequestError` names `field` and the limit that is exceeded."""
-        _check_id(item.item_id, f"{field}.item_id")
-        block = self._builder.item_block(item, owner)
-        if not 1 <= len(block) <= self._max_item_tokens:
-            raise InvalidRequestError(
-                f"the text of item {item.item_id!r} has {len(block)} tokens; 1 to {self._max_item_tokens} are allowed",
-                field=field,
-            )
-        return block
+    @property
+    def cache_bytes(self) -> int:
+        """What the tokens take that are kept."""
+        return self._cache_bytes
 
-    def recent_events(self, user: User) -> tuple[Event, ...]:
-        """A user's events as the library would keep them: the oldest beyond the limit are let go."""
-        _check_id(user.user_id, "user.user_id")
-        return self._recent(user.events, "user.events")
+    def item(self, item_id: str) -> StoredItem | None:
+        return self._items.get(item_id)
 
-    def with_appended(self, user_id: str, events: Sequence[Event]) -> tuple[Event, ...]:
-        """A known user's events with `events` appended, as the library would keep them; changes nothing."""
-        return self._recent((*self._known(user_id), *events), "events")
+    def user(self, user_id: str) -> StoredUser | None:
+        return self._users.get(user_id)
 
-    def store_events(self, user_id: str, events: tuple[Event, ...]) -> None:
-        """Adds or replaces a user, whose events are those of `recent_events` or `with_appended`."""
-        self._events[user_id] = events
+    def note_used(self, stored: Iterable[Stored[Any]]) -> None:
+        """Keeps the tokens of these longest."""
+        with self._lock:
+            for one in stored:
+                if one in self._used:
+                    self._used.move_to_end(one)
 
-    def events_block(self, user_id: str, events: Sequence[Event]) -> Block:
-        return self._builder.history_block(self._builder.history_ids(events), user_id)
+    def remember(self, stored: Stored[Any], block: PlannedBlock) -> None:
+        """Keeps the tokens of an item or user, if this is still what the library has."""
+        with self._lock:
+            if self._table(block.block.kind).get(block.block.owner) is stored:
+                self._keep(stored, block)
 
-    def delete_user(self, user_id: str) -> bool:
-        return self._events.pop(user_id, None) is not None
+    def swap(self, plan: WritePlan) -> int:
+        """Makes a write take effect, the point from which plans see it; returns how many it deleted.
 
-    def history(self, user_id: str) -> Block:
-        """The block of a known user's history; `NotFoundError` for another."""
-        return self.events_block(user_id, self._known(user_id))
+        The last version of each owner wins: an owner that a newer write has changed stays as it is.
+        """
+        with self._lock:
+            num_deleted = sum(self._apply(change, plan.version) for change in plan.commit)
+            oldest = self.versions.oldest
+            while self._deleted and next(iter(self._deleted.values())) <= oldest:
+                self._deleted.popitem(last=False)
+            return num_deleted
 
-    def request_history(self, request: RecommendRequest) -> Block:
-        """The history that a request is ranked for: its own, where given, else the stored one."""
-        if request.history is None:
-            if not request.user_id:
-                raise InvalidRequestError("a request needs a user_id or a history", field="user_id")
-            return self.history(request.user_id)
-        ids = self._builder.history_ids(self._recent(request.history, "history"))
-        stored = self._events.get(request.user_id)
-        if stored is not None and np.array_equal(ids, self._builder.history_ids(stored)):
-            return self._builder.history_block(ids, request.user_id)
-        return self._builder.history_block(ids, _inline_owner(request.user_id, ids))
+    def _apply(self, change: Change, version: int) -> bool:
+        """Whether the change deleted something."""
+        table = self._table(change.kind)
+        name = (change.kind, change.owner)
+        former = table.get(change.owner)
+        if version < max(former.version if former else 0, self._deleted.get(name, 0)):
+            return False
+        if former is not None:
+            self._forget(former)
+        if change.stored is None:
+            self._deleted[name] = version
+            self._deleted.move_to_end(name)
+            table.pop(change.owner, None)
+            return former is not None
+        self._deleted.pop(name, None)
+        table[change.owner] = change.stored
+        if change.stored.block is not None:
+            self._keep(change.stored, change.stored.block)
+        return False
 
-    def request_items(self, request: RecommendRequest) -> list[Block]:
-        """The candidates' blocks, in order; errors name the candidate at fault."""
-        num_candidates = len(request.candidates)
-        if not 1 <= num_candidates <= self._max_candidates:
-            raise InvalidRequestError(
-                f"{num_candidates=} must be 1 to max_candidates={self._max_candidates}", field="candidates"
-            )
-        blocks, seen = [], set()
-        for i, candidate in enumerate(request.candidates):
-            item_id = candidate if isinstance(candidate, str) else candidate.item_id
-            if item_id in seen:
-                raise InvalidRequestError(f"candidate {item_id!r} occurs twice", field=f"candidates[{i}]")
-            seen.add(item_id)
-            blocks.append(self._candidate(candidate, f"candidates[{i}]"))
-        return blocks
+    def _table(self, kind: BlockKind) -> dict[str, Stored[Any]]:
+        return self._items if kind is BlockKind.ITEM else self._users
 
-    def _candidate(self, candidate: str | Item, field: str) -> Block:
-        if isinstance(candidate, str):
-            item = self.items.get(candidate)
-            if item is None:
-                raise NotFoundError(f"item {candidate!r} is not in the catalogue; put it or send its text", field=field)
-            return self.checked_item(item, field)
-        if self.items.get(candidate.item_id) == candidate:
-            return self.checked_item(candidate, field)
-        ids = self._builder.item_ids(candidate)
-        return self.checked_item(candidate, field, owner=_inline_owner(candidate.item_id, ids))
+    def _keep(self, stored: Stored[Any], block: PlannedBlock) -> None:
+        stored.block = block
+        num_bytes = BLOCK_BYTES + block.block.token_ids.nbytes
+        self._cache_bytes += num_bytes - self._used.pop(stored, 0)
+        self._used[stored] = num_bytes
+        while self._cache_bytes > self._max_cache_bytes:
+            self._forget(next(iter(self._used)))
 
-    def _known(self, user_id: str) -> tuple[Event, ...]:
-        events = self._events.get(user_id)
-        if events is None:
-            raise NotFoundError(f"user {user_id!r} is not known; put them or send a history", field="user_id")
-        return events
-
-    def _recent(self, events: Sequence[Event], field: str) -> tuple[Event, ...]:
-        """The newest events that fit; all of them, if they do."""
-        if len(self._builder.history_ids(events)) <= self._max_history_tokens:
-            return tuple(events)
-        left = int(self._max_history_tokens * KEPT_SHARE) - len(self._builder.history_ids(events[:0]))
-        kept: list[Event] = []
-        for event in reversed(events):
-            left -= len(self._builder.event_ids(event))
-            if left < 0:
-                break
-            kept.append(event)
-        if kept:
-            return tuple(reversed(kept))
-        newest = tuple(events[-1:])
-        num_tokens = len(self._builder.history_ids(newest))
-        if num_tokens > self._max_history_tokens:
-            raise InvalidRequestError(
-                f"the newest event alone makes {num_tokens} tokens; a history may have {self._max_history_tokens}",
-                field=field,
-            )
-        return newest
-
-
-def _check_id(value: str, field: str) -> None:
-    if not value or "\0" in value:
-        raise InvalidRequestError(f"{value!r} is not an id: it must be non-empty and without NUL", field=field)
-
-
-def _inline_owner(name: str, token_ids: np.ndarray) -> str:
-    """Ids hold no NUL, so this is nobody's id."""
-    return f"\0{name}\0{hashlib.sha256(token_ids.tobytes()).hexdigest()}"
+    def _forget(self, stored: Stored[Any]) -> None:
+        stored.block = None
+        self._cache_bytes -= self._used.pop(stored, 0)

@@ -1,143 +1,174 @@
-"""The library: limits, windows of history, and whose block a text is."""
+"""The library: which write of an owner counts, and what is kept of texts, for how long."""
+
+import gc
+import itertools
+import weakref
 
 import pytest
-from tiny_engine import LIMITS, event, item
+from hypothesis import given
+from hypothesis import strategies as st
+from planning_kit import new_planner, planned, write_to
+from tiny_engine import event, item
 
-from rcjax.catalog.types import Event, Item, User
-from rcjax.engine.library import Library
-from rcjax.errors import InvalidRequestError, NotFoundError
-from rcjax.request import RecommendRequest
-
-
-@pytest.fixture
-def library(engine) -> Library:
-    return engine.library
-
-
-def put(library, user):
-    library.store_events(user.user_id, library.recent_events(user))
+from rcjax.catalog.types import Item, User
+from rcjax.engine.library import BLOCK_BYTES
+from rcjax.errors import NotFoundError
+from rcjax.prompt import BlockKind
+from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, RecommendRequest
 
 
-class TestItems:
-    def test_the_limit_is_inclusive(self, library):
-        exact = Item("i", "x" * (LIMITS.max_item_tokens - 1))  # and the space before it
-        assert len(library.checked_item(exact, "items[0]")) == LIMITS.max_item_tokens
-        with pytest.raises(InvalidRequestError, match=r"'i' has 41 tokens; 1 to 40") as caught:
-            library.checked_item(Item("i", "x" * LIMITS.max_item_tokens), "items[0]")
-        assert caught.value.field == "items[0]"
-
-    @pytest.mark.parametrize("item_id", ["", "a\0b", "\0"])
-    def test_ids_that_are_none(self, library, item_id):
-        with pytest.raises(InvalidRequestError, match="not an id") as caught:
-            library.checked_item(Item(item_id, "mug"), "items[3]")
-        assert caught.value.field == "items[3].item_id"
-
-    def test_the_owner_is_the_id(self, library):
-        library.items["i1"] = item(1)
-        for candidate in ("i1", item(1)):
-            (block,) = library.request_items(RecommendRequest((candidate,), history=()))
-            assert block.owner == "i1"
-
-    def test_inline_text_of_its_own_has_an_owner_of_its_own(self, library):
-        library.items["i1"] = item(1)
-        others = [item(1, text="new"), item(1, text="newer"), item(2, text="new")]
-        owners = {library.request_items(RecommendRequest((one,), history=()))[0].owner for one in others}
-        assert len(owners) == 3
-        assert not owners & {"i1", "i2"}
-        assert all(owner.startswith("\0") for owner in owners), "which no id may hold"
-
-    def test_bad_candidates_name_the_place(self, library):
-        library.items["i1"] = item(1)
-        for candidates, error, field in [
-            ((), InvalidRequestError, "candidates"),
-            (("i1",) * (LIMITS.max_candidates + 1), InvalidRequestError, "candidates"),
-            (("i1", "i1"), InvalidRequestError, "candidates[1]"),
-            (("i1", item(1)), InvalidRequestError, "candidates[1]"),
-            (("i1", "i2"), NotFoundError, "candidates[1]"),
-            (("i1", Item("i2", "x" * 99)), InvalidRequestError, "candidates[1]"),
-            (("i1", Item("", "mug")), InvalidRequestError, "candidates[1].item_id"),
-        ]:
-            with pytest.raises(error) as caught:
-                library.request_items(RecommendRequest(candidates, history=()))
-            assert caught.value.field == field
-            assert library.items == {"i1": item(1)}
+def kept_bytes(library):
+    """Looked up item by item."""
+    stored = [*map(library.item, library.item_ids), *map(library.user, library.user_ids)]
+    return sum(BLOCK_BYTES + 4 * len(one.block.block) for one in stored if one.block is not None)
 
 
-class TestHistory:
-    def test_all_events_are_kept_while_they_fit(self, library, oracle):
-        events = [event(0)]
-        while len(oracle.history_ids([*events, event(len(events))])) <= LIMITS.max_history_tokens:
-            events.append(event(len(events)))
-            assert library.recent_events(User("u", tuple(events))) == tuple(events)
-        assert len(events) > 3
+WRITES = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.one_of(st.none(), st.integers(0, 3))), max_size=7)
 
-    def test_then_the_oldest_go_and_room_is_left(self, library, oracle):
-        events = tuple(event(i) for i in range(40))
-        kept = library.recent_events(User("u", events))
-        assert kept == events[-len(kept) :]
-        used = len(oracle.history_ids(kept))
-        assert LIMITS.max_history_tokens / 2 < used <= 0.75 * LIMITS.max_history_tokens
 
-    def test_appending_drops_the_oldest_only_when_it_must(self, library, oracle):
-        put(library, User("u"))
-        former, num_shifts = (), 0
-        for i in range(30):
-            kept = library.with_appended("u", [event(i)])
-            library.store_events("u", kept)
-            assert kept[-1] == event(i)
-            assert len(oracle.history_ids(kept)) <= LIMITS.max_history_tokens
-            num_shifts += kept[: len(former)] != former
-            former = kept
-        assert 0 < num_shifts < 10, "a cut leaves room for several events"
+@given(WRITES, st.data())
+def test_the_newest_write_of_an_owner_counts_in_whatever_order_they_are_swapped(writes, data):
+    planner = new_planner()
+    library = planner.library
+    plans = []
+    for name, text in writes:
+        write = DeleteItems((name,)) if text is None else PutItems((item_named(name, text),))
+        plans.append(planner.plan_write(write))
+    applied = []
+    for plan in data.draw(st.permutations(plans)):
+        library.swap(plan)
+        applied.append(plan)
+        newest = {}
+        for one in sorted(applied, key=lambda one: one.version):
+            newest[writes[plans.index(one)][0]] = writes[plans.index(one)][1]
+        expected = {name: item_named(name, text) for name, text in newest.items() if text is not None}
+        assert {name: library.item(name).content for name in library.item_ids} == expected
+        if data.draw(st.booleans()):  # ended early or late, which decides what is forgotten of deletions
+            library.versions.end_write(plan.version)
+    assert library.cache_bytes == kept_bytes(library)
 
-    @pytest.mark.parametrize("num_chars", [60, 70, 80, 84])
-    def test_a_long_event_is_taken_wherever_it_would_fit_alone(self, library, num_chars):
-        """96 tokens are allowed, 72 are left after a cut: an event between the two still fits a history."""
-        long = Event("i", "x" * num_chars)
-        assert library.recent_events(User("u", (long,))) == (long,)
-        put(library, User("u", tuple(event(i) for i in range(4))))
-        assert library.with_appended("u", [long]) == (long,)
 
-    def test_an_event_that_fits_no_history(self, library):
-        long = Event("i", "x" * LIMITS.max_history_tokens)
-        put(library, User("u", (event(1),)))
-        for call, field in [
-            (lambda: library.recent_events(User("u", (event(1), long))), "user.events"),
-            (lambda: library.with_appended("u", [long]), "events"),
-            (lambda: library.request_history(RecommendRequest(("i",), history=(long,))), "history"),
-        ]:
-            with pytest.raises(InvalidRequestError, match=f"a history may have {LIMITS.max_history_tokens}") as caught:
-                call()
-            assert caught.value.field == field
+def item_named(name, text):
+    return Item(name, f"text {text}")
 
-    def test_unknown_users_and_no_user(self, library):
-        for call in (lambda: library.with_appended("u", []), lambda: library.history("u")):
-            with pytest.raises(NotFoundError, match="'u'") as caught:
-                call()
-            assert caught.value.field == "user_id"
-        with pytest.raises(InvalidRequestError, match="user_id or a history"):
-            library.request_history(RecommendRequest(("i",)))
 
-    def test_inline_history_is_the_users_own_block_only_if_it_is_the_stored_one(self, library):
-        put(library, User("u", (event(1), event(2))))
+def test_swaps_count_what_they_delete():
+    planner = new_planner()
+    write_to(planner, PutItems((item(1), item(2))))
+    write_to(planner, PutUser(User("u")))
+    assert write_to(planner, DeleteItems(("i1", "x")))[1] == 1
+    assert write_to(planner, DeleteItems(("i1", "i2")))[1] == 1
+    assert write_to(planner, DeleteUser("u"))[1] == 1
+    assert write_to(planner, DeleteUser("u"))[1] == 0
+    assert (planner.library.num_items, planner.library.num_users) == (0, 0)
 
-        def owner(user_id, *numbers):
-            events = tuple(event(i) for i in numbers)
-            return library.request_history(RecommendRequest(("i",), user_id, events)).owner
 
-        assert owner("u", 1, 2) == "u"
-        strangers = [owner("u", 1), owner("u", 2, 1), owner("v", 1, 2), owner("", 1, 2), owner("v", 1)]
-        assert len(set(strangers)) == len(strangers)
-        assert all(stranger.startswith("\0") for stranger in strangers)
+def test_deletions_are_forgotten_once_no_older_write_lives():
+    planner = new_planner()
+    library = planner.library
+    late = planner.plan_write(PutItems((item(1),)))
+    write_to(planner, PutItems((item(1, text="new"),)))
+    write_to(planner, DeleteItems(("i1",)))
+    library.swap(late)
+    assert library.item("i1") is None, "the deletion is newer"
+    library.versions.end_write(late.version)
+    for i in range(100):
+        write_to(planner, DeleteItems((f"i{i}",)))
+    assert len(library._deleted) <= 1
 
-    def test_inline_history_is_cut_as_a_stored_one(self, library, oracle):
-        events = tuple(event(i) for i in range(40))
-        block = library.request_history(RecommendRequest(("i",), history=events))
-        assert block.token_ids.tolist() == oracle.history_ids(library.recent_events(User("u", events))).tolist()
 
-    def test_deleting(self, library):
-        put(library, User("u", (event(1),)))
-        assert library.num_users == 1
-        assert library.delete_user("u")
-        assert not library.delete_user("u")
-        assert library.num_users == 0
+@pytest.mark.parametrize("num_kept", [0, 1, 5])
+def test_tokens_are_kept_within_the_bytes_allowed_those_used_last(num_kept):
+    items = [item(i) for i in range(8)]
+    planner = new_planner()
+    size = BLOCK_BYTES + 4 * max(len(planner.builder.item_ids(one)) for one in items)
+    planner = new_planner(max_cache_bytes=num_kept * size)
+    library = planner.library
+    write_to(planner, PutItems(tuple(items)))
+    for i in (3, 0, 7, 1, 3, 6, 2):
+        planned(planner, RecommendRequest((f"i{i}",), history=()))
+        assert kept_bytes(library) == library.cache_bytes <= num_kept * size
+    kept = [i for i in range(8) if library.item(f"i{i}").block is not None]
+    assert set((2, 6, 3, 1, 7)[:num_kept]) <= set(kept)
+    assert len(kept) <= num_kept + 1, "a shorter one may fit besides"
+
+
+def test_forgotten_tokens_are_made_again():
+    with_room, without = new_planner(), new_planner(max_cache_bytes=0)
+    for planner in (with_room, without):
+        write_to(planner, PutItems((item(1), item(2))))
+        write_to(planner, PutUser(User("u", (event(1), event(2)))))
+        write_to(planner, AppendEvents("u", (event(3),)))
+    plans = [planned(planner, RecommendRequest(("i1", "i2"), "u")) for planner in (with_room, without)]
+    assert plans[0].keys == plans[1].keys
+    assert without.library.cache_bytes == 0
+
+
+def reachable_blocks(planner):
+    """Weak references to the tokens of an item and of a history, and to the texts they were made of."""
+    stored = planner.library.item("i1"), planner.library.user("u")
+    return [weakref.ref(one.block.block.token_ids) for one in stored]
+
+
+@pytest.mark.parametrize("is_planned_late", [False, True])
+def test_nothing_of_a_deleted_text_stays(is_planned_late):
+    planner = new_planner()
+    write_to(planner, PutItems((item(1, text="secret"),)))
+    write_to(planner, PutUser(User("u", (event(1),))))
+    planned(planner, RecommendRequest(("i1",), "u"))
+    gone = reachable_blocks(planner)
+    late = [planner.library.item("i1"), planner.library.user("u")]
+    write_to(planner, DeleteItems(("i1",)))
+    write_to(planner, DeleteUser("u"))
+    if is_planned_late:  # a planner thread that had looked it up before, and makes its tokens only now
+        blocks = [planner._blocks.item(late[0]), planner._blocks.history("u", late[1])]
+        gone += [weakref.ref(block.block.token_ids) for block in blocks]
+        blocks.clear()
+    late.clear()
+    gc.collect()
+    assert [one() for one in gone] == [None] * len(gone)
+    assert planner.library.cache_bytes == 0
+    assert not planner.library._used
+    with pytest.raises(NotFoundError):
+        planner.plan(RecommendRequest(("i1",), history=()))
+
+
+def test_a_replaced_text_goes_as_a_deleted_one_does():
+    planner = new_planner()
+    write_to(planner, PutItems((item(1, text="old"),)))
+    write_to(planner, PutUser(User("u", (event(1),))))
+    gone = reachable_blocks(planner)
+    write_to(planner, PutItems((item(1, text="new"),)))
+    write_to(planner, PutUser(User("u", (event(2),))))
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
+
+
+def test_nothing_inline_is_kept():
+    planner = new_planner()
+    write_to(planner, PutItems((item(1),)))
+    before = planner.library.cache_bytes
+    plan = planned(planner, RecommendRequest((item(1, text="other"), item(2)), "u", history=(event(1),)))
+    gone = [weakref.ref(block.token_ids) for block in plan.prompt.blocks if block.owner.startswith("\0")]
+    assert len(gone) == 3
+    del plan
+    gc.collect()
+    assert [one() for one in gone] == [None] * 3
+    assert planner.library.cache_bytes == before
+
+
+def test_appending_tokenises_the_new_events_only(monkeypatch):
+    planner = new_planner()
+    write_to(planner, PutUser(User("u", (event(1), event(2)))))
+    seen = []
+    encode = planner.builder.encode
+    monkeypatch.setattr(planner.builder, "encode", lambda text: (seen.append(text), encode(text))[1])
+    for i in itertools.count(3):
+        plan, _ = write_to(planner, AppendEvents("u", (event(i),)))
+        if plan.grow_from is None:
+            break
+        former, block = plan.grow_from.block, plan.build[0].block
+        assert block.token_ids[: len(former)].tolist() == former.token_ids.tolist()
+    assert len(seen) == i - 2, "no old event was tokenised again, not even when the oldest had to go"
+    assert i > 4
+    assert planner.library.user("u").block.block.kind is BlockKind.HISTORY

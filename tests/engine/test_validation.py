@@ -4,21 +4,15 @@ import math
 from dataclasses import replace
 
 import pytest
-from fake_engine import INFO
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.engine.validation import ServiceLimits, validate_request, validate_write
 from rcjax.errors import InvalidRequestError
-from rcjax.request import RecommendRequest
-from rcjax.serving.validation import (
-    ServiceLimits,
-    validate_item_ids,
-    validate_items,
-    validate_new_events,
-    validate_request,
-    validate_user,
-    validate_user_id,
-)
+from rcjax.request import AppendEvents, DeleteItems, DeleteUser, EngineInfo, PutItems, PutUser, RecommendRequest, Write
 
+INFO = EngineInfo(
+    "m", "f", "t v1", "float32", "cpu", "0", 16, 5, 192, 512, arms=("full", "blocks"), default_arm="blocks"
+)
 LIMITS = ServiceLimits(max_id_len=8, max_text_len=10, max_categories=2, max_items=3, max_events=2)
 GOOD = RecommendRequest(candidates=("a", Item("b", "B"), "c"), user_id="ann")
 EVENT = Event("a", "A")
@@ -38,6 +32,9 @@ BAD_REQUESTS = {
         "candidates[0].item_id",
     ),
     "empty id": (replace(GOOD, candidates=("a", "")), "candidates[1].item_id", "empty"),
+    "NUL": (replace(GOOD, candidates=("a", "b\0")), "candidates[1].item_id", "NUL"),
+    "NUL in a user's id": (replace(GOOD, user_id="\0u"), "user_id", "NUL"),
+    "NUL in an inline id": (with_item(item_id="b\0"), "candidates[1].item.item_id", "NUL"),
     "long id": (
         replace(GOOD, candidates=("a" * 9,)),
         "candidates[0].item_id",
@@ -91,33 +88,49 @@ def test_request_at_the_limits_passes(request_: RecommendRequest) -> None:
     validate_request(request_, INFO, LIMITS)
 
 
-def test_catalogue_calls_name_their_own_fields() -> None:
-    cases = [
-        (lambda: validate_items([], LIMITS), "items"),
-        (lambda: validate_items([Item(c, c) for c in "abcd"], LIMITS), "items"),
-        (lambda: validate_items([Item("a", "A"), Item("a", "B")], LIMITS), "items[1].item_id"),
-        (lambda: validate_items([Item("a", "A", price=-1.0)], LIMITS), "items[0].price"),
-        (lambda: validate_item_ids([], LIMITS), "item_ids"),
-        (lambda: validate_item_ids(list("abcd"), LIMITS), "item_ids"),
-        (lambda: validate_item_ids(["a", ""], LIMITS), "item_ids[1]"),
-        (lambda: validate_item_ids(["a", "b", "b"], LIMITS), "item_ids[2]"),
-        (lambda: validate_user(User(""), LIMITS), "user.user_id"),
-        (lambda: validate_user(User("u", (EVENT,) * 3), LIMITS), "user.events"),
-        (lambda: validate_user(User("u", (Event("", "A"),)), LIMITS), "user.events[0].item_id"),
-        (lambda: validate_new_events("", [EVENT], LIMITS), "user_id"),
-        (lambda: validate_new_events("u", [], LIMITS), "events"),
-        (lambda: validate_new_events("u", [EVENT, Event("a", "")], LIMITS), "events[1].title"),
-        (lambda: validate_user_id("", LIMITS), "user_id"),
-    ]
-    for call, field in cases:
-        with pytest.raises(InvalidRequestError) as caught:
-            call()
-        assert caught.value.field == field
+BAD_WRITES = [
+    (PutItems(()), "items", "from 1 to 3"),
+    (PutItems(tuple(Item(c, c) for c in "abcd")), "items", "4 elements, over the limit of 3"),
+    (PutItems((Item("a", "A"), Item("a", "B"))), "items[1].item_id", "items[0].item_id"),
+    (PutItems((Item("a", "A", price=-1.0),)), "items[0].price", "-1.0"),
+    (PutItems((Item("a", "A"), Item("\0", "B"))), "items[1].item_id", "NUL"),
+    (DeleteItems(()), "item_ids", "from 1 to 3"),
+    (DeleteItems(tuple("abcd")), "item_ids", "4 elements"),
+    (DeleteItems(("a", "")), "item_ids[1]", "empty"),
+    (DeleteItems(("a", "b\0")), "item_ids[1]", "NUL"),
+    (DeleteItems(("a", "b", "b")), "item_ids[2]", "item_ids[1]"),
+    (PutUser(User("")), "user.user_id", "empty"),
+    (PutUser(User("u" * 9)), "user.user_id", "over the limit of 8"),
+    (PutUser(User("u", (EVENT,) * 3)), "user.events", "3 elements"),
+    (PutUser(User("u", (Event("", "A"),))), "user.events[0].item_id", "empty"),
+    (AppendEvents("", (EVENT,)), "user_id", "empty"),
+    (AppendEvents("u", ()), "events", "from 1 to 2"),
+    (AppendEvents("u", (EVENT,) * 3), "events", "3 elements"),
+    (AppendEvents("u", (EVENT, Event("a", ""))), "events[1].title", "no text"),
+    (DeleteUser(""), "user_id", "empty"),
+    (DeleteUser("a\0"), "user_id", "NUL"),
+]
 
 
-def test_good_catalogue_calls_pass() -> None:
-    validate_items([Item(c, c) for c in "abc"], LIMITS)
-    validate_item_ids(list("abc"), LIMITS)
-    validate_user(User("u"), LIMITS)
-    validate_new_events("u", [EVENT, EVENT], LIMITS)
-    validate_user_id("u" * 8, LIMITS)
+@pytest.mark.parametrize(("write", "field", "part"), BAD_WRITES, ids=str)
+def test_bad_write_is_refused_with_field_and_limit(write: Write, field: str, part: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        validate_write(write, LIMITS)
+    assert caught.value.field == field
+    assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        PutItems(tuple(Item(c, c) for c in "abc")),
+        DeleteItems(tuple("abc")),
+        PutUser(User("u")),
+        PutUser(User("u" * 8, (EVENT, EVENT))),
+        AppendEvents("u", (EVENT, EVENT)),
+        DeleteUser("u" * 8),
+    ],
+    ids=str,
+)
+def test_write_at_the_limits_passes(write: Write) -> None:
+    validate_write(write, LIMITS)

@@ -1,0 +1,341 @@
+"""The planner: prompts as the oracle spells them, what a plan says of itself, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from planning_kit import (
+    SHAPES,
+    ChatEncoder,
+    new_planner,
+    planned,
+    prompt_oracle,
+    token_ids,
+    write_to,
+)
+from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE, event, item
+
+from rcjax.catalog.types import Event, Item, User
+from rcjax.config import ArmSettings
+from rcjax.engine.shape import Shape
+from rcjax.errors import InvalidRequestError, NotFoundError
+from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
+from rcjax.prompt.template import Template
+from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest
+
+ITEMS = [item(i) for i in range(5)]
+EVENTS = (event(0), event(1))
+ALL = tuple(one.item_id for one in ITEMS)
+ORACLE = prompt_oracle()
+KEYS = new_planner()._keys
+
+
+@pytest.fixture
+def stocked():
+    return stock(new_planner())
+
+
+def stock(planner):
+    write_to(planner, PutItems(tuple(ITEMS)))
+    write_to(planner, PutUser(User("u", EVENTS)))
+    return planner
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("arm", ARMS)
+    @pytest.mark.parametrize("is_inline", [False, True])
+    def test_the_prompt_is_what_the_oracle_says(self, stocked, arm, is_inline):
+        items = [ITEMS[i] for i in (3, 0, 4)]
+        request = RecommendRequest(tuple(one.item_id for one in items), "u", arm=arm)
+        if is_inline:
+            request = RecommendRequest(tuple(items), history=EVENTS, arm=arm)
+        plan = planned(stocked, request)
+        pieces = ORACLE.pieces(EVENTS, items, ARMS[arm].layout, ARMS[arm].scoring)
+        assert token_ids(plan.prompt) == np.concatenate([piece.ids for piece in pieces]).tolist()
+        positions = [pos for block in plan.prompt.blocks for pos in range(block.start, block.end)]
+        assert positions == [pos for piece in pieces for pos in range(piece.start, piece.start + len(piece.ids))]
+        assert plan.item_ids == ("i3", "i0", "i4")
+        assert (plan.request.arm, plan.arm.layout) == (arm, ARMS[arm].layout)
+
+    def test_without_an_arm_the_default_serves(self, stocked):
+        plan = planned(stocked, RecommendRequest(ALL, "u"))
+        assert plan.request == RecommendRequest(ALL, "u", arm="parallel_anchor_blocks")
+
+    @pytest.mark.parametrize("layout", Layout)
+    @pytest.mark.parametrize("scoring", Scoring)
+    def test_an_empty_history_without_words_is_no_block(self, layout, scoring):
+        text = TEMPLATE.replace('  open: "Bought:\\n"\n', "").replace('  empty: "- none\\n"\n', "")
+        assert "open" not in text
+        planner = new_planner(template=template_of(text))
+        write_to(planner, PutItems(tuple(ITEMS)))
+        plan, _ = write_to(planner, PutUser(User("u")))
+        assert (plan.build, plan.drop) == ((), ((BlockKind.HISTORY, "u"),))
+        arm = f"{layout}_{scoring}_blocks"
+        for request in (RecommendRequest(ALL, "u", arm=arm), RecommendRequest(ALL, history=(), arm=arm)):
+            plan = planned(planner, request)
+            kinds = [block.kind for block in plan.prompt.blocks]
+            assert BlockKind.HISTORY not in kinds
+            assert len(plan.keys) == len(plan.cached) == 1 + len(ALL)
+            pieces = [p for p in ORACLE.pieces((), ITEMS, layout, scoring) if p.kind != "history"]
+            assert token_ids(plan.prompt) == np.concatenate([piece.ids for piece in pieces]).tolist()
+        plan, _ = write_to(planner, AppendEvents("u", EVENTS))
+        assert plan.grow_from is None
+        assert len(plan.build) == 1
+        assert BlockKind.HISTORY in [b.kind for b in planned(planner, RecommendRequest(ALL, "u")).prompt.blocks]
+
+
+def template_of(text):
+    return Template.model_validate(yaml.safe_load(text))
+
+
+class TestOwners:
+    def owners(self, planner, request):
+        return [block.owner for block in planned(planner, request).prompt.blocks if block.owner]
+
+    def test_what_is_the_librarys_is_its_block_however_it_comes(self, stocked):
+        expected = ["u", "i0", "i1"]
+        for candidates in (("i0", "i1"), tuple(ITEMS[:2]), ("i0", ITEMS[1])):
+            for history in (None, EVENTS, tuple(replace(one, timestamp_s=7) for one in EVENTS)):
+                assert self.owners(stocked, RecommendRequest(candidates, "u", history)) == expected
+
+    def test_other_inline_content_has_an_owner_that_is_nobodys_id(self, stocked):
+        requests = [
+            RecommendRequest((item(1, text="new"),), "u", history=()),
+            RecommendRequest((item(1, text="newer"),), "", history=()),
+            RecommendRequest((item(9, text="new"),), "v", history=EVENTS),
+            RecommendRequest((item(8),), "u", history=EVENTS[:1]),
+        ]
+        owners = [owner for request in requests for owner in self.owners(stocked, request)]
+        assert len(set(owners)) == len(owners) == 8
+        assert all(owner.startswith("\0") for owner in owners), "which no id may hold"
+
+    def test_the_same_content_of_the_same_name_is_one_block(self, stocked):
+        request = RecommendRequest((item(9),), "v", history=EVENTS)
+        assert planned(stocked, request).keys == planned(stocked, request).keys
+
+    def test_a_library_user_may_send_a_history_of_their_own(self, stocked):
+        for history in (EVENTS[:1], (), tuple(reversed(EVENTS))):
+            (owner, _) = self.owners(stocked, RecommendRequest(("i0",), "u", history))
+            assert owner.startswith("\0u\0")
+
+
+# How many of the items' tokens each selects; of an exact history and the instruction, none.
+POLICIES = {
+    "offline(k=3)": lambda lengths: sum(min(3, n) for n in lengths),
+    "deviation(r=0.3)": lambda lengths: -(-3 * sum(lengths) // 10),
+    "query(r=1)": sum,
+    "boundary(first=2) + deviation(r=0.3)": lambda lengths: max(2 * len(lengths), -(-3 * sum(lengths) // 10)),
+}
+
+
+class TestWhatAPlanSays:
+    @pytest.mark.parametrize("arm", ARMS)
+    def test_counts_and_keys(self, stocked, arm):
+        plan = planned(stocked, RecommendRequest(ALL, "u", arm=arm))
+        kinds = ARMS[arm].reuse.kinds
+        blocks = plan.prompt.blocks
+        assert plan.cached == tuple(i for i, block in enumerate(blocks) if block.kind in kinds)
+        assert plan.keys == tuple(
+            stocked._keys.key(blocks[i].kind, blocks[i].owner, blocks[i].token_ids) for i in plan.cached
+        )
+        assert plan.block_pages == sum(-(-len(blocks[i]) // PAGE_TOKENS) for i in plan.cached)
+        is_sequential = ARMS[arm].layout is Layout.SEQUENTIAL
+        num_selected = num_pages = 0
+        for i in plan.cached:
+            num, length = 0, len(blocks[i])
+            if arm.endswith("_selected"):
+                num = length
+            elif arm.endswith("_boundary") and is_sequential and blocks[i].kind is BlockKind.ITEM:
+                num = min(length, 3)
+            num_selected += num
+            num_pages += 0 if num == length else -(-length // PAGE_TOKENS)
+            assert len(plan.row.sources[i].selected) == num
+        assert list(plan.row.sources) == list(plan.cached)
+        fresh = sum(len(block) for i, block in enumerate(blocks) if i not in plan.cached)
+        assert plan.num_fresh == plan.row.num_fresh == fresh + num_selected
+        assert plan.num_pages == plan.row.num_pages == num_pages
+        holding = [s for s in SHAPES if s.fresh_tokens >= plan.num_fresh and s.num_pages >= num_pages]
+        assert plan.cost_s == min(s.fresh_tokens + s.num_pages / 1024 for s in holding)
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_what_a_measure_decides_is_counted_before_it_is_measured(self, policy):
+        arm = ArmSettings(selection=policy)
+        planner = stock(new_planner(arms={"it": arm}, default_arm="it"))
+        plan = planned(planner, RecommendRequest(ALL, "u"))
+        assert plan.row is None
+        lengths = [len(block) for block in plan.prompt.blocks if block.kind is BlockKind.ITEM]
+        fresh = sum(len(block) for i, block in enumerate(plan.prompt.blocks) if i not in plan.cached)
+        assert plan.num_fresh == fresh + POLICIES[policy](lengths)
+        unread = sum(-(-n // PAGE_TOKENS) for n in lengths) if policy == "query(r=1)" else 0
+        assert plan.num_pages == plan.block_pages - unread
+
+    def test_where_a_history_may_be_borrowed_the_row_is_not_known_yet(self):
+        arm = ArmSettings(history=History.SEMANTIC, selection="boundary(first=2)")
+        planner = stock(
+            new_planner(arms={"it": arm, "exact": ArmSettings(selection="boundary(first=2)")}, default_arm="it")
+        )
+        plan, exact = (planned(planner, RecommendRequest(ALL, "u", arm=name)) for name in ("it", "exact"))
+        assert plan.row is None
+        assert (plan.num_fresh, plan.num_pages) == (exact.num_fresh, exact.num_pages)
+
+    def test_a_plan_is_older_than_the_writes_it_may_not_have_seen(self, stocked):
+        versions = stocked.library.versions
+        before = stocked.plan(RecommendRequest(ALL, "u"))
+        write = stocked.plan_write(PutItems((item(0, text="new"),)))
+        during = stocked.plan(RecommendRequest(ALL, "u"))
+        stocked.library.swap(write)
+        versions.end_write(write.version)
+        after = stocked.plan(RecommendRequest(ALL, "u"))
+        assert before.version == during.version < write.version == after.version
+        assert before.keys == during.keys != after.keys
+        assert versions.oldest == before.version
+        for plan in (before, during, after):
+            versions.end_read(plan.version)
+        assert versions.oldest == write.version
+
+
+class TestWrites:
+    def test_what_is_to_be_computed_and_dropped(self, stocked):
+        plan, _ = write_to(stocked, PutItems((item(0), item(1, text="new"))))
+        assert [block.block.owner for block in plan.build] == ["i0", "i1"]
+        assert [block.key for block in plan.build] == list(
+            planned(stocked, RecommendRequest(("i0", "i1"), "u")).keys[2:]
+        )
+        assert (plan.grow_from, plan.drop) == (None, ())
+        plan, _ = write_to(stocked, DeleteItems(("i0", "x")))
+        assert (plan.build, plan.drop) == ((), ((BlockKind.ITEM, "i0"), (BlockKind.ITEM, "x")))
+
+    def test_planning_a_write_changes_nothing(self, stocked):
+        before = planned(stocked, RecommendRequest(ALL, "u")).keys
+        for write in (PutItems((item(0, text="new"),)), PutUser(User("u")), AppendEvents("u", (event(9),))):
+            plan = stocked.plan_write(write)
+            assert planned(stocked, RecommendRequest(ALL, "u")).keys == before
+            stocked.library.versions.end_write(plan.version)
+
+    def test_users_keep_their_newest_events(self, stocked):
+        events = tuple(event(i) for i in range(40))
+        write_to(stocked, PutUser(User("v", events)))
+        kept = stocked.library.user("v").content
+        assert kept == events[-len(kept) :]
+        used = len(ORACLE.history_ids(kept))
+        assert LIMITS.max_history_tokens / 2 < used <= 0.75 * LIMITS.max_history_tokens
+
+    def test_appending_drops_the_oldest_only_when_it_must(self, stocked):
+        write_to(stocked, PutUser(User("v")))
+        former, num_shifts = (), 0
+        for i in range(30):
+            plan, _ = write_to(stocked, AppendEvents("v", (event(i),)))
+            kept = stocked.library.user("v").content
+            assert kept[-1] == event(i)
+            ids = ORACLE.history_ids(kept).tolist()
+            assert len(ids) <= LIMITS.max_history_tokens
+            assert plan.build[0].block.token_ids.tolist() == ids
+            is_shifted = kept[: len(former)] != former
+            assert (plan.grow_from is None) == (is_shifted or not former)
+            num_shifts += is_shifted
+            former = kept
+        assert 0 < num_shifts < 10, "a cut leaves room for several events"
+
+
+LONG_EVENT = Event("i", "x" * 99)
+BAD = {
+    "no candidates": (RecommendRequest((), "u"), InvalidRequestError, "candidates", "100"),
+    "too many": (RecommendRequest(tuple(map(str, range(101))), "u"), InvalidRequestError, "candidates", "100"),
+    "twice": (RecommendRequest(("i1", "i0", "i1"), "u"), InvalidRequestError, "candidates[2].item_id", "'i1'"),
+    "twice inline": (
+        RecommendRequest(("i1", ITEMS[1]), "u"),
+        InvalidRequestError,
+        "candidates[1].item.item_id",
+        "'i1'",
+    ),
+    "unknown item": (RecommendRequest(("i1", "x"), "u"), NotFoundError, "candidates[1].item_id", "'x'"),
+    "unknown user": (RecommendRequest(("i1",), "x"), NotFoundError, "user_id", "'x'"),
+    "nobody": (RecommendRequest(("i1",)), InvalidRequestError, "user_id", "history"),
+    "unknown arm": (RecommendRequest(("i1",), "u", arm="x"), InvalidRequestError, "arm", "parallel_anchor_blocks"),
+    "long item": (RecommendRequest((Item("n", "x" * 50),), "u"), InvalidRequestError, "candidates[0].item", "40"),
+    "very long item": (RecommendRequest((Item("n", "x" * 140),), "u"), InvalidRequestError, "candidates[0].item", "40"),
+    "NUL": (RecommendRequest(("a\0b",), "u"), InvalidRequestError, "candidates[0].item_id", "NUL"),
+    "top_k below 0": (RecommendRequest(("i1",), "u", top_k=-1), InvalidRequestError, "top_k", "-1"),
+    "top_k above": (RecommendRequest(("i1",), "u", top_k=2), InvalidRequestError, "top_k", "2"),
+    "long event": (RecommendRequest(("i1",), history=(LONG_EVENT,)), InvalidRequestError, "history.events", "96"),
+    "put long item": (PutItems((item(7), Item("n", "x" * 50))), InvalidRequestError, "items[1]", "40"),
+    "put long event": (PutUser(User("v", (LONG_EVENT,))), InvalidRequestError, "user.events", "96"),
+    "append long event": (AppendEvents("u", (LONG_EVENT,)), InvalidRequestError, "events", "96"),
+    "append to nobody": (AppendEvents("x", EVENTS), NotFoundError, "user_id", "'x'"),
+}
+
+
+class TestRefusing:
+    @pytest.mark.parametrize("name", BAD)
+    def test_the_error_names_field_and_limit_and_nothing_stays(self, stocked, name):
+        request, kind, field, part = BAD[name]
+        library = stocked.library
+        before = (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest)
+        with pytest.raises(kind) as caught:
+            (stocked.plan if isinstance(request, RecommendRequest) else stocked.plan_write)(request)
+        assert type(caught.value) is kind
+        assert caught.value.field == field
+        assert part in caught.value.message
+        assert (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest) == before
+        assert not library.versions._reads
+        assert not library.versions._writes
+
+    def test_a_prompt_that_fits_no_shape_names_the_sizes(self):
+        planner = stock(new_planner(shapes=(Shape(64, 64), Shape(448, 320))))
+        many = tuple(item(i, num_words=6) for i in range(10, 40))
+        with pytest.raises(InvalidRequestError) as caught:
+            planner.plan(RecommendRequest(many, "u", arm="sequential_label_none"))
+        for part in ("fresh_tokens=", "num_pages=0", "448 fresh tokens", "fewer candidates"):
+            assert part in caught.value.message
+
+    def test_what_the_pool_can_never_hold_is_refused_with_both_numbers(self):
+        needed = planned(stock(new_planner()), RecommendRequest(ALL, "u")).block_pages
+        assert planned(stock(new_planner(max_block_pages=needed)), RecommendRequest(ALL, "u"))
+        with pytest.raises(InvalidRequestError, match=rf"{needed} pages of the cache, which has {needed - 1}"):
+            stock(new_planner(max_block_pages=needed - 1)).plan(RecommendRequest(ALL, "u"))
+
+    def test_a_text_that_the_pool_can_never_hold_is_refused_before_it_is_put(self):
+        planner = new_planner()
+        own = -(-len(planner.builder.instruction_ids) // PAGE_TOKENS)
+        planner = new_planner(max_block_pages=own + 2)
+        for write, field in [
+            (PutItems((item(1), Item("n", "x" * 2 * PAGE_TOKENS))), "items[1]"),
+            (PutUser(User("u", EVENTS)), "user.events"),
+        ]:
+            with pytest.raises(InvalidRequestError, match=r"3 pages|4 pages|5 pages|6 pages") as caught:
+                planner.plan_write(write)
+            assert caught.value.field == field
+        planner.plan_write(PutItems((Item("n", "x" * (2 * PAGE_TOKENS - 1)),)))
+
+    @pytest.mark.parametrize("arm", ["sequential_label_blocks", "parallel_label_blocks", "parallel_anchor_blocks"])
+    def test_the_models_context_is_a_limit_of_positions(self, arm):
+        request = RecommendRequest(ALL, "u", arm=arm)
+        length = max(block.end for block in planned(stock(new_planner()), request).prompt.blocks)
+        assert planned(stock(new_planner(max_len=length)), request)
+        with pytest.raises(InvalidRequestError, match=rf"{length} positions, over .* context of {length - 1}"):
+            stock(new_planner(max_len=length - 1)).plan(request)
+
+    def test_refused_texts_are_not_tokenised(self):
+        texts = []
+
+        class Spy(ChatEncoder):
+            def encode(self, text, *, allow_special=False):
+                texts.append(text)
+                return super().encode(text, allow_special=allow_special)
+
+        planner = stock(new_planner(encoder=Spy()))
+        texts.clear()
+        for bad in (
+            RecommendRequest((Item("n", "x" * 151),), "u"),
+            RecommendRequest(("i0", "x"), history=()),
+            RecommendRequest((Item("n", "mug"),), "x", arm="none such"),
+        ):
+            with pytest.raises((InvalidRequestError, NotFoundError)):
+                planner.plan(bad)
+        assert texts == []
+
+
+def test_reuse_decides_which_keys_a_plan_has(stocked):
+    for reuse, num in ((Reuse.NONE, 0), (Reuse.INSTRUCTION, 1), (Reuse.PREFIX, 2), (Reuse.BLOCKS, 7)):
+        assert len(planned(stocked, RecommendRequest(ALL, "u", arm=f"parallel_label_{reuse}")).keys) == num
