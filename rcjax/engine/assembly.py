@@ -1,49 +1,79 @@
-"""Assembly: from blocks and the pages that hold some of them to the arrays of one forward pass.
+"""Assembly: from blocks, and the pages that hold some of them, to the arrays of one forward pass.
 
-Everything here is NumPy on the host; a prompt of 20 candidates takes about a millisecond.
+Everything here is NumPy on the host. What does not depend on pages is worked out once per row (`Row.layout`), which the
+planner does before the request waits anywhere; a pass then only copies rows and their page numbers into a batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
+from jaxtyping import Int32
 
 from rcjax.engine.shape import Shape
 from rcjax.kernels.selective_attention import PageLayout, TokenLayout
 from rcjax.model.decoder import Batch
 from rcjax.prompt import Block
 
+NOTHING = np.zeros(0, np.int32)
+_RANGE = np.arange(2**14, dtype=np.int32)  # a slice of it costs a tenth of a new range; nothing writes to it
+_RANGE.flags.writeable = False
+
+
+def _offsets(start: int, stop: int) -> Int32[np.ndarray, "n"]:
+    return _RANGE[start:stop] if stop <= len(_RANGE) else np.arange(start, stop, dtype=np.int32)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """Where a block's KV comes from: its first `num_cached` tokens from `pages`, the rest computed fresh.
+    """What the cache has of a block: its first `num_cached` tokens; the rest is computed fresh.
 
     `selected` holds offsets below `num_cached` that are computed again; their cached KV is not looked at. With
     `is_corrected` that has been done, and another block of the row holds the outcome.
     """
 
-    pages: tuple[int, ...]
     num_cached: int
-    selected: np.ndarray
+    selected: np.ndarray = field(default_factory=lambda: NOTHING)
     is_corrected: bool = False
 
     @property
-    def read_pages(self) -> tuple[int, ...]:
-        """The pages that the pass reads: none, where every cached token is computed again."""
-        return self.pages if len(self.selected) < self.num_cached else ()
+    def is_read(self) -> bool:
+        """Whether the pass reads its pages: not where every cached token is computed again."""
+        return len(self.selected) < self.num_cached
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RowLayout:
+    """A row as arrays: T fresh tokens, and M pages of which only the numbers are missing.
+
+    `drops` are the (page, slot) of cached tokens that are selected. `last` is where each readout block's last token went.
+    """
+
+    fresh: Int32[np.ndarray, "4 T"]  # token id, position, segment, horizon
+    pages: Int32[np.ndarray, "3 M"]  # position, length, segment
+    drops: tuple[np.ndarray, np.ndarray]
+    last: list[int]
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """One row of a forward pass: blocks in prompt order, sources by block index, and blocks to read out."""
 
     blocks: Sequence[Block]
     sources: Mapping[int, Source]
-    readouts: Sequence[int] = ()
+    readouts: Sequence[int]
+    page_tokens: int
 
     @property
     def num_pages(self) -> int:
-        return sum(len(source.read_pages) for source in self.sources.values())
+        return self.layout.pages.shape[1]
+
+    @property
+    def num_fresh(self) -> int:
+        """Tokens that the pass computes, selected ones included."""
+        return self.layout.fresh.shape[1]
 
     @property
     def num_selected(self) -> int:
@@ -54,70 +84,106 @@ class Row:
         """Cached tokens that are used as they are."""
         return sum(source.num_cached - len(source.selected) for source in self.sources.values())
 
-    @property
-    def num_fresh(self) -> int:
-        """Tokens that the pass computes, selected ones included."""
-        return sum(len(self.fresh_offsets(index)) for index in range(len(self.blocks)))
-
     def fresh_offsets(self, index: int) -> np.ndarray:
         """Which tokens of the index-th block the pass computes."""
-        length = len(self.blocks[index])
+        length = len(self.blocks[index].token_ids)
         source = self.sources.get(index)
         if source is None:
-            return np.arange(length)
-        beyond = np.arange(source.num_cached, length)
-        return beyond if source.is_corrected else np.concatenate([source.selected, beyond])
+            return _offsets(0, length)
+        beyond = _offsets(source.num_cached, length)
+        if source.is_corrected or not len(source.selected):
+            return beyond
+        return np.concatenate([source.selected, beyond]) if len(beyond) else source.selected
+
+    @cached_property
+    def layout(self) -> RowLayout:
+        fresh, last = _lay_out_fresh(self)
+        pages, drops = _lay_out_pages(self)
+        return RowLayout(fresh, pages, drops, last)
 
 
-def assemble(rows: Sequence[Row], shape: Shape, page_tokens: int, num_reads: int) -> Batch:
+def assemble(
+    rows: Sequence[Row], tables: Sequence[Sequence[Sequence[int]]], shape: Shape, page_tokens: int, num_reads: int
+) -> Batch:
     """Lays `rows` out as one batch of `shape`, padded; a row beyond the given ones sees and reads nothing.
 
-    The last token of each readout block is read; it must be computed fresh.
+    `tables[b]` has the pages of each source of row b, in the order of `sources`: as many as its cached tokens fill. The
+    last token of each readout block is read; it must be computed fresh.
     """
     fresh = np.zeros((4, shape.batch, shape.fresh_tokens), np.int32)
-    ids, pos, segment, horizon = fresh
-    pos[:] = -1
+    fresh[1] = -1
     cached = np.zeros((4, shape.batch, shape.num_pages), np.int32)
     drop = np.zeros((shape.batch, shape.num_pages, page_tokens), bool)
     read = np.zeros((shape.batch, num_reads), np.int32)
-    for b, row in enumerate(rows):
-        last = _lay_out_fresh(row, fresh[:, b])
-        _lay_out_pages(row, cached[:, b], drop[b])
-        read[b, : len(row.readouts)] = [last[index] for index in row.readouts]
+    for b, (row, table) in enumerate(zip(rows, tables, strict=True)):
+        layout = row.layout
+        num_pages = layout.pages.shape[1]
+        fresh[:, b, : layout.fresh.shape[1]] = layout.fresh
+        cached[1:, b, :num_pages] = layout.pages
+        numbers = chain.from_iterable(
+            pages for source, pages in zip(row.sources.values(), table, strict=True) if source.is_read
+        )
+        cached[0, b, :num_pages] = np.fromiter(numbers, np.int32, num_pages)
+        if len(layout.drops[0]):
+            drop[b][layout.drops] = True
+        read[b, : len(layout.last)] = layout.last
+    ids, pos, segment, horizon = fresh
     return Batch(
         ids, TokenLayout(pos, segment, horizon), PageLayout(cached[0], cached[1], cached[2], cached[3], drop), read
     )
 
 
-def _lay_out_fresh(row: Row, fresh: np.ndarray) -> list[int]:
-    """Fills in the row's fresh tokens; returns where each block's last fresh token went."""
-    ids, pos, segment, horizon = fresh
-    at, last = 0, []
+def _lay_out_fresh(row: Row) -> tuple[np.ndarray, list[int]]:
+    """The row's fresh tokens, and where the last one of each readout block stands."""
+    ids, offsets, lengths, places = [], [], [], []
+    ends = []
+    at = 0
     for index, block in enumerate(row.blocks):
-        offsets = row.fresh_offsets(index)
-        here = slice(at, at + len(offsets))
-        ids[here] = block.token_ids[offsets]
-        pos[here] = block.start + offsets
-        segment[here] = block.segment
-        horizon[here] = block.horizon
-        at += len(offsets)
-        last.append(at - 1)
-    return last
+        source = row.sources.get(index)
+        if source is None:
+            own, tokens = _offsets(0, len(block.token_ids)), block.token_ids
+        else:
+            own = row.fresh_offsets(index)
+            tokens = block.token_ids[own] if len(own) else NOTHING
+        at += len(own)
+        ends.append(at - 1)
+        if len(own):
+            ids.append(tokens)
+            offsets.append(own)
+            lengths.append(len(own))
+            places.append((block.start, block.segment, block.horizon))
+    fresh = np.empty((4, at), np.int32)
+    if at:
+        np.concatenate(ids, out=fresh[0])
+        fresh[1:] = np.repeat(np.array(places, np.int32).T, lengths, axis=1)
+        fresh[1] += np.concatenate(offsets)
+    return fresh, [ends[index] for index in row.readouts]
 
 
-def _lay_out_pages(row: Row, cached: np.ndarray, drop: np.ndarray) -> None:
-    table, pos, length, segment = cached
-    page_tokens = drop.shape[1]
+def _lay_out_pages(row: Row) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Position, length and segment of the pages that the row reads, and the slots of selected tokens in them."""
+    size = row.page_tokens
+    within, counts, places = [], [], []
+    drop_pages, drop_slots = [], []
     at = 0
     for index, source in row.sources.items():
-        if not source.read_pages:
+        if not source.is_read:
             continue
+        num = -(-source.num_cached // size)
         block = row.blocks[index]
-        here = slice(at, at + len(source.pages))
-        first = np.arange(len(source.pages)) * page_tokens
-        table[here] = source.pages
-        pos[here] = block.start + first
-        length[here] = np.clip(source.num_cached - first, 0, page_tokens)
-        segment[here] = block.segment
-        drop[at + source.selected // page_tokens, source.selected % page_tokens] = True
-        at += len(source.pages)
+        within.append(_offsets(0, num))
+        counts.append(num)
+        places.append((block.start, source.num_cached, block.segment))
+        if len(source.selected):
+            page, slot = np.divmod(source.selected, size)
+            drop_pages.append(page + at)
+            drop_slots.append(slot)
+        at += num
+    pages = np.empty((3, at), np.int32)
+    if at:
+        first = np.concatenate(within) * size
+        pages[:] = np.repeat(np.array(places, np.int32).T, counts, axis=1)
+        pages[0] += first
+        pages[1] = np.minimum(pages[1] - first, size)
+    drops = (np.concatenate(drop_pages), np.concatenate(drop_slots)) if drop_pages else (NOTHING, NOTHING)
+    return pages, drops

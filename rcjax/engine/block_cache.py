@@ -1,238 +1,335 @@
-"""The block cache: finds the blocks that prompts need, and computes those that miss."""
+"""The block cache: grants claims on blocks, and computes those that miss."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import numpy as np
 
-from rcjax.cache import BlockBusyError, BlockDirectory, CachedBlock, PoolIdentity, PoolStats, block_key
+from rcjax.cache import BlockBusyError, BlockDirectory, BlockKeys, CachedBlock
 from rcjax.engine.assembly import Row, Source, assemble
-from rcjax.engine.executor import Slice
+from rcjax.engine.claim import Build, Claim
+from rcjax.engine.executor import Executor, Pending
+from rcjax.engine.plan import PlannedBlock
 from rcjax.engine.shape import Shape, ShapeSet
-from rcjax.prompt import Block, BlockKind
-
-FILL_BLOCKS = 64  # pinned at once while a catalogue is put
-NOTHING = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Build:
-    """A reserved block whose tokens from `num_cached` on are still to be computed."""
-
-    block: Block
-    cached: CachedBlock
-    num_cached: int = 0
-
-    @property
-    def num_fresh(self) -> int:
-        return len(self.block) - self.num_cached
+from rcjax.errors import ResourceExhaustedError
+from rcjax.prompt import Block
 
 
 class BlockCache:
     """Blocks of one slice, by content. Every block but the instruction is computed right after the instruction.
 
-    One thread uses it. Missing blocks are packed side by side into one row of a pass, each in a segment of its
-    own, so computing them costs their tokens and no padding but the row's.
+    One thread uses it. A claim either gets all its blocks pinned, with pages reserved for those that miss, or nothing:
+    so claims cannot wait for each other's pages. What misses is queued, whoever asked; `next_builds` packs a pass of it
+    and `run_builds` computes that side by side in one row, each block in a segment of its own.
     """
 
     def __init__(
-        self,
-        slice_: Slice,
-        directory: BlockDirectory,
-        identity: PoolIdentity,
-        build_shapes: ShapeSet,
-        instruction: Block,
+        self, executor: Executor, directory: BlockDirectory, keys: BlockKeys, shapes: ShapeSet, instruction: Block
     ):
-        self.slice = slice_
         self.directory = directory
-        self.identity = identity
-        self._shapes = build_shapes
+        self.keys = keys
+        self.executor = executor
+        self.num_hits = 0
+        self.num_misses = 0
+        self._shapes = shapes
+        self._largest = max(shapes, key=lambda shape: shape.fresh_tokens)
         self._page_tokens = directory.pool.page_tokens
         self._instruction = instruction
-        self.instruction_key = b""
-        self._instruction_block: CachedBlock | None = None
-        with ExitStack() as stack:
-            (self._instruction_block,), _ = self._resolve([instruction], stack)
-            self.directory.pin(self._instruction_block)  # for as long as this cache lives
-        self.instruction_key = self._instruction_block.key
+        self._instruction_pages: tuple[int, ...] = ()
+        self._builds: dict[bytes, Build] = {}  # by key: waiting or running
+        self._urgent: dict[bytes, Build] = {}  # waiting, in order
+        self._background: dict[bytes, Build] = {}
+        self._num_claims = 0
 
-    def key(self, block: Block) -> bytes:
-        """The content key of a block as this cache holds it."""
-        parent = b"" if block.kind is BlockKind.INSTRUCTION else self.instruction_key
-        return block_key(self.identity, block.kind, block.owner, parent, block.token_ids)
+    def build_instruction(self) -> None:
+        """Computes the instruction, which stays pinned for as long as this cache lives; blocks."""
+        cached = self.directory.reserve(
+            self.keys.instruction, self._instruction.kind, "", self._instruction.token_ids, 0.0
+        )
+        build = Build(self._instruction, cached)
+        batch, source, destination, shape = self._arrays([build])
+        self.executor.build(batch, source, destination, shape).result()
+        self.directory.commit(cached)
+        self._instruction_pages = tuple(cached.pages)
 
-    def current(self, block: Block) -> CachedBlock | None:
-        """The block as it is cached now, if it is; neither a hit nor a miss."""
-        cached = self.directory.current(block.kind, block.owner)
-        return cached if cached is not None and cached.key == self.key(block) else None
+    @property
+    def page_tokens(self) -> int:
+        return self._page_tokens
 
-    @contextmanager
-    def resident(self, blocks: Sequence[Block]) -> Iterator[tuple[list[CachedBlock], list[int]]]:
-        """The cached blocks of `blocks`, pinned for the length of a `with`; those that miss are computed first.
+    @property
+    def pass_tokens(self) -> int:
+        """The most tokens that one build pass computes."""
+        return self._largest.fresh_tokens
 
-        Also yields how many tokens were computed for each, which is 0 for one asked for before. Raises
-        `ResourceExhaustedError`, leaving nothing pinned, when the pool cannot hold all of them at once.
+    @property
+    def instruction_pages(self) -> tuple[int, ...]:
+        return self._instruction_pages
+
+    @property
+    def num_claims(self) -> int:
+        """Claims that were granted and not released."""
+        return self._num_claims
+
+    @property
+    def building_versions(self) -> list[int]:
+        """Of the plans and writes whose blocks wait to be built or are being built."""
+        return [build.version for build in self._builds.values()]
+
+    @property
+    def max_claim_pages(self) -> int:
+        """The most pages that one claim can have: all but the instruction's."""
+        return self.directory.pool.capacity_pages - len(self._instruction_pages)
+
+    # ---- claims
+
+    def grant(self, claim: Claim) -> bool:
+        """Pins what is cached and reserves what misses; False, with nothing pinned, where pages lack for now.
+
+        Raises `ResourceExhaustedError` where they lack although nothing else holds any: waiting would not help.
         """
-        with ExitStack() as stack:
-            yield self._resolve(blocks, stack)
-
-    def fill(self, blocks: Sequence[Block]) -> int:
-        """Computes the blocks that miss, at most `FILL_BLOCKS` at a time; returns how many missed.
-
-        Where the pool cannot hold all of them, the last ones stay.
-        """
-        before = self.directory.stats().num_misses
-        group: list[Block] = []
-        num_pages = 0
-        for block in blocks:
-            more = self.directory.pool.pages_for(len(block))
-            if len(group) == FILL_BLOCKS or (group and num_pages + more > self.directory.num_available_pages):
-                with self.resident(group):
-                    group, num_pages = [], 0
-            group.append(block)
-            num_pages += more
-        with self.resident(group):
-            return self.directory.stats().num_misses - before
-
-    def grow(self, former: Block, block: Block) -> None:
-        """Makes `block` resident by extending the cached `former`, whose tokens it starts with, where it can."""
-        current = self.current(former)
-        if current is None or not self._can_extend(current, block):
-            with self.resident([block]):
-                return
-        self.directory.pin(current)
-        try:
-            grown = self.directory.grow(current, self.key(block), block.token_ids, float(len(block)))
-        except BlockBusyError:
-            self.directory.unpin(current)
-            with self.resident([block]):
-                return
-        except BaseException:
-            self.directory.unpin(current)
-            raise
-        self._compute([_Build(block, grown, len(former))])
-        self.directory.unpin(grown)
-
-    def _can_extend(self, current: CachedBlock, block: Block) -> bool:
-        """Whether `block` starts with the tokens of `current` and one pass can compute the others after these."""
-        num_fresh = len(block) - current.num_tokens
-        if num_fresh <= 0 or not np.array_equal(block.token_ids[: current.num_tokens], current.token_ids):
-            return False
-        num_pages = len(current.pages) + self.directory.pool.pages_for(len(self._instruction))
-        return any(shape.holds(num_fresh, num_pages) for shape in self._shapes)
-
-    def drop(self, kind: BlockKind, owner: str) -> bool:
-        """Forgets a block, so that its KV can never be read again; whether there was one."""
-        return self.directory.drop(kind, owner)
-
-    def stats(self) -> PoolStats:
-        return self.directory.stats()
-
-    def _resolve(self, blocks: Sequence[Block], stack: ExitStack) -> tuple[list[CachedBlock], list[int]]:
-        """Looks all blocks up, computes those that miss, and leaves each pinned through `stack`."""
-        keys = [self.key(block) for block in blocks]
         found: dict[bytes, CachedBlock] = {}
-        missing: dict[bytes, Block] = {}
-        for key, block in zip(keys, blocks, strict=True):
+        missing: dict[bytes, PlannedBlock] = {}
+        joined: list[Build] = []
+        for wanted in claim.wanted:
+            key = wanted.key
             if key in found or key in missing:
                 continue
-            cached = self.directory.lookup(key, block.token_ids)
+            build = self._builds.get(key)
+            if build is not None and build.cached.superseded:
+                build = None  # dropped or overtaken since: nobody may find it any more
+            cached = build.cached if build is not None else self.directory.lookup(key, wanted.block.token_ids)
             if cached is None:
-                missing[key] = block
+                missing[key] = wanted
                 continue
+            if build is not None:
+                joined.append(build)
             self.directory.pin(cached)
-            stack.callback(self.directory.unpin, cached)
             found[key] = cached
-        found |= self._build(missing, stack)
-        return [found[key] for key in keys], [len(missing.pop(key, ())) for key in keys]
-
-    def _build(self, missing: dict[bytes, Block], stack: ExitStack) -> dict[bytes, CachedBlock]:
-        builds: dict[bytes, _Build] = {}
         try:
-            for key, block in missing.items():
-                cost = float(len(block))
-                cached = self.directory.reserve(key, block.kind, block.owner, block.token_ids, cost)
-                builds[key] = _Build(block, cached)
+            builds = self._reserve(claim, missing) if missing else []
         except BaseException:
-            for build in builds.values():
-                self.directory.abort(build.cached)
+            self._unpin(found.values())
             raise
-        self._compute(list(builds.values()))
-        for build in builds.values():
-            stack.callback(self.directory.unpin, build.cached)
-        return {key: build.cached for key, build in builds.items()}
+        if builds is None:
+            self._unpin(found.values())
+            return False
+        self.num_hits += len(found)
+        self.num_misses += len(missing)
+        self._num_claims += 1
+        for build in builds:
+            self._builds[build.cached.key] = build
+            self.directory.pin(build.cached)  # the claim's own pin, beside the reserver's
+            found[build.cached.key] = build.cached
+        for build in (*joined, *builds):
+            build.claims.append(claim)
+            claim.num_building += 1
+            self._enqueue(build, claim.is_urgent)
+        num_built = {build.cached.key: build.num_fresh for build in builds}
+        claim.pins = [found[wanted.key] for wanted in claim.wanted]
+        claim.num_built = [num_built.pop(wanted.key, 0) for wanted in claim.wanted]
+        return True
 
-    def _compute(self, builds: Sequence[_Build]) -> None:
-        """Computes and commits the builds, pass by pass; after a failure none stays reserved or pinned."""
-        pending = list(builds)
+    def release(self, claim: Claim) -> None:
+        """Gives a granted claim's pins back; builds that nobody waits for any more are given up unless they run."""
+        self._num_claims -= 1
+        self._unpin(dict.fromkeys(claim.pins))
+        claim.pins = []
+        if claim.num_building:
+            for build in [build for build in self._builds.values() if claim in build.claims]:
+                build.claims.remove(claim)
+                if not build.claims and not build.is_running:
+                    self._forget(build)
+                    self.directory.abort(build.cached)
+            claim.num_building = 0
+
+    def _unpin(self, blocks: Iterable[CachedBlock]) -> None:
+        for cached in blocks:
+            self.directory.unpin(cached)
+
+    def _reserve(self, claim: Claim, missing: dict[bytes, PlannedBlock]) -> list[Build] | None:
+        """Pages for all of `missing`, or None."""
+        grown = self._grow(claim)
+        if grown is not None:
+            return [grown]
+        num_pages = sum(self.directory.pool.pages_for(len(wanted.block)) for wanted in missing.values())
+        if num_pages > self.directory.num_available_pages:
+            if self._num_claims:
+                return None
+            raise ResourceExhaustedError(
+                f"{num_pages} pages are wanted and {self.directory.num_available_pages} can be had; retry later or "
+                "enlarge cache.pool_bytes"
+            )
+        builds: list[Build] = []
         try:
-            for group in self._pack(builds):
-                self._run(group)
-                for build in group:
-                    self.directory.commit(build.cached)
-                    pending.remove(build)
+            for wanted in missing.values():
+                block = wanted.block
+                cost_s = self.executor.cost.build_s(len(block))
+                cached = self.directory.reserve(
+                    wanted.key, block.kind, block.owner, block.token_ids, cost_s, version=claim.version
+                )
+                builds.append(Build(block, cached, claim.version))
         except BaseException:
             for build in builds:
-                give_up = self.directory.abort if build in pending else self.directory.unpin
-                give_up(build.cached)
+                self.directory.abort(build.cached)
             raise
+        return builds
 
-    def _pack(self, builds: Sequence[_Build]) -> Iterator[list[_Build]]:
-        """Groups builds in order so that each group fits one row of the largest build shape."""
-        largest = self._shapes.shapes[-1]
-        group: list[_Build] = []
+    def _grow(self, claim: Claim) -> Build | None:
+        """The block that a claim grows, where its beginning is cached, nobody reads that, and one pass can do it."""
+        former = claim.grow_from
+        if former is None:
+            return None
+        (wanted,) = claim.wanted
+        block = wanted.block
+        current = self.directory.current(block.kind, block.owner)
+        if current is None or current.key != former.key or not self._can_extend(current, block):
+            return None
+        self.directory.pin(current)
+        try:
+            cost_s = self.executor.cost.build_s(len(block))
+            cached = self.directory.grow(current, wanted.key, block.token_ids, cost_s, version=claim.version)
+        except (BlockBusyError, ResourceExhaustedError):
+            self.directory.unpin(current)
+            return None
+        return Build(block, cached, claim.version, num_cached=len(former.block))
+
+    def _can_extend(self, current: CachedBlock, block: Block) -> bool:
+        num_cached = current.num_tokens
+        num_fresh = len(block) - num_cached
+        if num_fresh <= 0 or not np.array_equal(block.token_ids[:num_cached], current.token_ids):
+            return False
+        num_pages = len(current.pages) + len(self._instruction_pages)
+        return any(shape.holds(num_fresh, num_pages) for shape in self._shapes)
+
+    def _enqueue(self, build: Build, is_urgent: bool) -> None:
+        if build.is_running:
+            return
+        key = build.cached.key
+        if is_urgent:
+            self._background.pop(key, None)
+            self._urgent.setdefault(key, build)
+        elif key not in self._urgent:
+            self._background.setdefault(key, build)
+
+    def _forget(self, build: Build) -> None:
+        for builds in (self._builds, self._urgent, self._background):
+            if builds.get(build.cached.key) is build:
+                del builds[build.cached.key]
+
+    # ---- builds
+
+    @property
+    def has_urgent_builds(self) -> bool:
+        return bool(self._urgent)
+
+    @property
+    def has_builds(self) -> bool:
+        """Whether anything waits to be built, for a request or a write."""
+        return bool(self._urgent or self._background)
+
+    def next_builds(self) -> tuple[list[Build], Shape]:
+        """What the next build pass computes, and in which shape: what requests wait for, then what else fits in."""
+        group = self._pack([], self._urgent.values(), self._largest)
+        shape = self._fit(group) if group else self._largest
+        group = self._pack(group, self._background.values(), shape)
+        return group, self._fit(group)
+
+    def run_builds(self, group: list[Build]) -> Generator[Pending[Any], Any, None]:
+        """Computes and commits a group; if the pass fails, so do the claims that wait for its blocks."""
+        for build in group:
+            build.is_running = True
+            self._urgent.pop(build.cached.key, None)
+            self._background.pop(build.cached.key, None)
+        try:
+            batch, source, destination, shape = self._arrays(group)
+            yield self.executor.build(batch, source, destination, shape)
+        except BaseException as error:
+            for build in group:
+                self._finish(build, error)
+                self.directory.abort(build.cached)
+            raise
+        for build in group:
+            self.directory.commit(build.cached)
+            self._finish(build, None)
+            self.directory.unpin(build.cached)
+
+    def _finish(self, build: Build, error: BaseException | None) -> None:
+        self._forget(build)
+        for claim in build.claims:
+            claim.num_building -= 1
+            claim.error = claim.error or error
+
+    def _pack(self, group: list[Build], builds: Iterable[Build], shape: Shape) -> list[Build]:
+        """`group`, and of `builds`, in order, those that one row of `shape` holds beside it; at least one in all."""
+        packed = list(group)
+        num_tokens, num_written, num_pages = self._size(packed)
         for build in builds:
-            row = self._row([*group, build])
-            if group and not largest.holds(self._num_tokens([*group, build]), row.num_pages):
-                yield group
-                group = []
-            group.append(build)
-        if group:
-            yield group
+            own_tokens, own_written, own_pages = self._size([build])
+            own_pages -= len(self._instruction_pages)
+            tokens = self._least_tokens(num_tokens + own_tokens, num_written + own_written)
+            if packed and not shape.holds(tokens, num_pages + own_pages):
+                if tokens - self._least_tokens(num_tokens, num_written) <= self._page_tokens:
+                    break  # the row is as good as full: no need to look at the thousand others
+                continue
+            packed.append(build)
+            num_tokens += own_tokens
+            num_written += own_written
+            num_pages += own_pages
+        return packed
 
-    def _num_writes(self, shape: Shape) -> int:
-        """Pages that a build pass can write: twice what its tokens fill, as blocks leave their last page partly so."""
-        return 2 * self.directory.pool.pages_for(shape.fresh_tokens)
+    def _fit(self, group: list[Build]) -> Shape:
+        num_tokens, num_written, num_pages = self._size(group)
+        return self._shapes.fit(self._least_tokens(num_tokens, num_written), num_pages)
 
-    def _num_tokens(self, builds: Sequence[_Build]) -> int:
-        """The fewest fresh tokens of a shape that can compute these builds and write all their pages."""
-        num_written = sum(len(self._written_pages(build)) for build in builds)
-        enough_writes = ((num_written + 1) // 2 - 1) * self._page_tokens + 1
-        return max(enough_writes, sum(build.num_fresh for build in builds))
+    def _size(self, group: list[Build]) -> tuple[int, int, int]:
+        """Tokens to compute, pages to write, and pages to read."""
+        num_tokens = sum(build.num_fresh for build in group)
+        num_written = sum(len(self._written_pages(build)) for build in group)
+        grown = sum(self.directory.pool.pages_for(build.num_cached) for build in group)
+        return num_tokens, num_written, len(self._instruction_pages) + grown
 
-    def _written_pages(self, build: _Build) -> tuple[int, ...]:
-        return build.cached.pages[build.num_cached // self._page_tokens :]
+    def _least_tokens(self, num_tokens: int, num_written: int) -> int:
+        """The fewest fresh tokens of a shape that can compute so many and write so many pages."""
+        return max(num_tokens, ((num_written + 1) // 2 - 1) * self._page_tokens + 1)
+
+    def _written_pages(self, build: Build) -> tuple[int, ...]:
+        return tuple(build.cached.pages)[build.num_cached // self._page_tokens :]
 
     def no_writes(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-        """The source and destination of a build pass of this shape that writes nothing."""
-        num = self._num_writes(shape)
+        """The source and destination of a build pass of this shape that writes nothing.
+
+        It can write twice the pages that its tokens fill, as blocks leave their last page partly so.
+        """
+        num = 2 * self.directory.pool.pages_for(shape.fresh_tokens)
         return np.full((num, self._page_tokens), -1, np.int32), np.zeros(num, np.int32)
 
-    def _row(self, builds: Sequence[_Build]) -> Row:
+    def _row(self, group: list[Build]) -> tuple[Row, list[tuple[int, ...]]]:
         """The instruction, then the blocks side by side: each sees the instruction and itself."""
         blocks: list[Block] = []
         sources: dict[int, Source] = {}
-        if self._instruction_block is not None:
+        table: list[tuple[int, ...]] = []
+        if self._instruction_pages:
             blocks.append(self._instruction)
-            sources[0] = Source(self._instruction_block.pages, len(self._instruction), NOTHING)
+            sources[0] = Source(len(self._instruction))
+            table.append(self._instruction_pages)
         start = blocks[0].end if blocks else 0
-        for i, build in enumerate(builds):
+        for i, build in enumerate(group):
             block = build.block
             if build.num_cached:
-                pages = build.cached.pages[: self.directory.pool.pages_for(build.num_cached)]
-                sources[len(blocks)] = Source(pages, build.num_cached, NOTHING)
+                sources[len(blocks)] = Source(build.num_cached)
+                table.append(tuple(build.cached.pages)[: self.directory.pool.pages_for(build.num_cached)])
             # Not `block.start`: that is where a prompt puts it, and KV is kept as computed after the instruction.
             blocks.append(Block(block.kind, block.token_ids, start, 1 + i, 1, block.owner))
-        return Row(blocks, sources)
+        return Row(blocks, sources, (), self._page_tokens), table
 
-    def _run(self, builds: Sequence[_Build]) -> None:
-        row = self._row(builds)
-        shape = self._shapes.fit(self._num_tokens(builds), row.num_pages)
-        batch = assemble([row], shape, self._page_tokens, 1)
+    def _arrays(self, group: list[Build]) -> tuple[Any, np.ndarray, np.ndarray, Shape]:
+        """The batch of a build pass, which token goes to which slot of which page, and the shape."""
+        row, table = self._row(group)
+        shape = self._fit(group)
+        batch = assemble([row], [table], shape, self._page_tokens, 1)
         source, destination = self.no_writes(shape)
         at = token = 0
-        for build in builds:
+        for build in group:
             slots = np.full(len(build.cached.pages) * self._page_tokens, -1, np.int32)
             slots[build.num_cached : len(build.block)] = token + np.arange(build.num_fresh)
             pages = self._written_pages(build)
@@ -240,4 +337,4 @@ class BlockCache:
             destination[at : at + len(pages)] = pages
             at += len(pages)
             token += build.num_fresh
-        self.slice.build(batch, source, destination)
+        return batch, source, destination, shape

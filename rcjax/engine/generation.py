@@ -1,17 +1,20 @@
 """Generation: decoding is `extend` with everything cached and one fresh token."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rcjax.cache import BlockDirectory
 from rcjax.engine.assembly import Row, Source, assemble
-from rcjax.engine.executor import Slice
+from rcjax.engine.block_cache import BlockCache
+from rcjax.engine.claim import Claim
+from rcjax.engine.plan import Plan, PlannedBlock
+from rcjax.engine.selector import PinnedPrompt, Selector
 from rcjax.engine.shape import ShapeSet
+from rcjax.engine.tasks import Steps
 from rcjax.prompt import Block
 
-NOTHING = np.zeros(0, np.int32)
+Pages = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +39,58 @@ class Sampling:
 
 
 class Generator:
-    """Continues a row of cached and fresh blocks, in scratch pages that are given back at the end."""
+    """Continues a prompt of cached and fresh blocks, in scratch pages that are given back at the end."""
 
-    def __init__(self, slice_: Slice, directory: BlockDirectory, shapes: ShapeSet, eos_ids: frozenset[int]):
-        self._slice = slice_
-        self._directory = directory
+    def __init__(self, cache: BlockCache, selector: Selector, shapes: ShapeSet, eos_ids: frozenset[int]):
+        self._cache = cache
+        self._selector = selector
         self._shapes = shapes
         self._eos_ids = eos_ids
-        self._page_tokens = directory.pool.page_tokens
+        self._page_tokens = cache.page_tokens
 
-    def generate(self, row: Row, sampling: Sampling) -> list[int]:
-        """The token ids that follow the row's last block, without the end-of-text token that may close them.
+    def steps(self, source: Plan | Block, sampling: Sampling) -> Steps[list[int]]:
+        """The token ids that follow a plan's prompt, or a text, without the end-of-text token that may close them.
 
-        The row's sources stay pinned by the caller. Raises `InvalidRequestError` where no shape holds the row or
-        its continuation, and `ResourceExhaustedError` where the pool has no pages for it.
+        Gives way before each token. Raises `InvalidRequestError` where no shape holds the prompt or its continuation,
+        and `ResourceExhaustedError` where the pool has no pages for it.
         """
+        if isinstance(source, Block):
+            return (yield from self._generate(Row([source], {}, (), self._page_tokens), [], sampling))
+        blocks = source.prompt.blocks
+        wanted = [PlannedBlock(blocks[i], key) for i, key in zip(source.cached, source.keys, strict=True)]
+        claim = Claim(wanted, source.version, is_urgent=True)
+        yield claim
+        try:
+            cached = dict(zip(source.cached, claim.pins, strict=True))
+            prompt = PinnedPrompt(source.prompt, cached, self._page_tokens)
+            (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
+            return (yield from self._generate(row, prompt.table, sampling))
+        finally:
+            self._cache.release(claim)
+
+    def _generate(self, row: Row, table: list[Pages], sampling: Sampling) -> Steps[list[int]]:
+        pool = self._cache.directory.pool
         runs = list(_fresh_runs(row))
-        num_pages = [self._directory.pool.pages_for(len(run)) for run in runs]
-        num_pages.append(self._directory.pool.pages_for(sampling.max_new_tokens))
+        num_pages = [pool.pages_for(len(run)) for run in runs]
+        num_pages.append(pool.pages_for(sampling.max_new_tokens))
         self._shapes.fit(1, row.num_pages + sum(num_pages))
-        scratch = self._directory.reserve_scratch(sum(num_pages))
+        scratch = self._cache.directory.reserve_scratch(sum(num_pages))
         try:
             ends = np.cumsum(num_pages)
-            pages = [scratch.pages[end - num : end] for end, num in zip(ends, num_pages, strict=True)]
-            return self._continue(row, runs, pages, sampling)
+            own = tuple(scratch.pages)
+            pages: list[Pages] = [own[end - num : end] for end, num in zip(ends, num_pages, strict=True)]
+            return (yield from self._continue(row, table, runs, pages, sampling))
         finally:
-            self._directory.release(scratch)
+            self._cache.directory.release(scratch)
 
-    def _continue(self, row: Row, runs: list[Block], pages: list[tuple[int, ...]], sampling: Sampling) -> list[int]:
+    def _continue(
+        self, row: Row, table: list[Pages], runs: list[Block], pages: list[Pages], sampling: Sampling
+    ) -> Steps[list[int]]:
         rng = np.random.default_rng(sampling.seed)
-        logits = self._prefill(row, runs, pages)
+        logits = yield from self._prefill(row, table, runs, pages)
         blocks = [row.blocks[index] for index in row.sources] + runs
-        sources = [replace(source, is_corrected=True) for source in row.sources.values()] + [
-            Source(where, len(run), NOTHING) for run, where in zip(runs, pages, strict=False)
-        ]
+        sources = [replace(source, is_corrected=True) for source in row.sources.values()]
+        sources += [Source(len(run)) for run in runs]
         last = row.blocks[-1]
         new: list[int] = []
         while len(new) < sampling.max_new_tokens:
@@ -79,17 +100,18 @@ class Generator:
             new.append(token)
             if len(new) == sampling.max_new_tokens:
                 break
+            yield None
             ids = np.array(new, np.int32)
             grown = Block(last.kind, ids, last.end, last.segment, last.horizon)
-            known = Source(pages[-1], len(new) - 1, NOTHING)
+            known = Source(len(new) - 1)
             index = len(blocks)
-            step = Row([*blocks, grown], dict(enumerate([*sources, known])), (index,))
-            logits = self._step(step, pages[-1], len(new) - 1)
+            step = Row([*blocks, grown], dict(enumerate([*sources, known])), (index,), self._page_tokens)
+            logits = yield from self._step(step, [*table, *pages], len(new) - 1)
         return new
 
-    def _prefill(self, row: Row, runs: list[Block], pages: list[tuple[int, ...]]) -> np.ndarray:
+    def _prefill(self, row: Row, table: list[Pages], runs: list[Block], pages: list[Pages]) -> Steps[np.ndarray]:
         shape = self._shapes.fit(row.num_fresh, row.num_pages)
-        source, destination = self.no_writes(shape.fresh_tokens)
+        source, destination = self.no_writes(shape.fresh_tokens, self._page_tokens)
         at = token = 0
         for run, where in zip(runs, pages, strict=False):
             slots = np.full(len(where) * self._page_tokens, -1, np.int32)
@@ -98,20 +120,27 @@ class Generator:
             destination[at : at + len(where)] = where
             at += len(where)
             token += len(run)
-        readable = Row(row.blocks, row.sources, (len(row.blocks) - 1,))
-        batch = assemble([readable], shape, self._page_tokens, 1)
-        return self._slice.decode(batch, source, destination)[0, 0]
+        readable = replace(row, readouts=(len(row.blocks) - 1,))
+        batch = assemble([readable], [table], shape, self._page_tokens, 1)
+        logits = yield self._cache.executor.decode(batch, source, destination, shape)
+        return np.asarray(logits[0, 0])
 
-    def _step(self, row: Row, pages: tuple[int, ...], slot: int) -> np.ndarray:
+    def _step(self, row: Row, table: list[Pages], slot: int) -> Steps[np.ndarray]:
+        """Computes the newest token, whose KV goes to `slot` of the pages that the continuation has."""
         shape = self._shapes.fit(1, row.num_pages)
-        source, destination = self.no_writes(shape.fresh_tokens)
+        source, destination = self.no_writes(shape.fresh_tokens, self._page_tokens)
         source[0, slot % self._page_tokens] = 0
-        destination[0] = pages[slot // self._page_tokens]
-        return self._slice.decode(assemble([row], shape, self._page_tokens, 1), source, destination)[0, 0]
+        destination[0] = table[-1][slot // self._page_tokens]
+        used = zip(row.sources.values(), table, strict=True)
+        read = [pages[: -(-known.num_cached // self._page_tokens)] for known, pages in used]
+        batch = assemble([row], [read], shape, self._page_tokens, 1)
+        logits = yield self._cache.executor.decode(batch, source, destination, shape)
+        return np.asarray(logits[0, 0])
 
-    def no_writes(self, fresh_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    @staticmethod
+    def no_writes(fresh_tokens: int, page_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """The source and destination of a pass that writes nothing; every fresh token may need a page of its own."""
-        return np.full((fresh_tokens, self._page_tokens), -1, np.int32), np.zeros(fresh_tokens, np.int32)
+        return np.full((fresh_tokens, page_tokens), -1, np.int32), np.zeros(fresh_tokens, np.int32)
 
 
 def _fresh_runs(row: Row) -> Iterator[Block]:

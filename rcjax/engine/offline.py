@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rcjax.engine.block_cache import BlockCache
-from rcjax.engine.library import Library
-from rcjax.engine.selector import Resident, Selector
+from rcjax.engine.claim import Claim
+from rcjax.engine.plan import PlannedBlock
+from rcjax.engine.planner import Planner
+from rcjax.engine.selector import PinnedPrompt, Selector
+from rcjax.engine.tasks import Steps
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 
@@ -20,41 +23,52 @@ class OrderChooser:
 
     "CacheTune", arXiv 2605.24022. A context is a `sequential` prompt of `NUM_ITEMS` items in random order, filled with
     other items of the library, after a random user's history. The deviation is ||KV_new - KV_cached||_2, averaged
-    over layers and contexts.
+    over layers and contexts. Choosing gives way after each prompt.
     """
 
-    def __init__(self, selector: Selector, cache: BlockCache, builder: PromptBuilder, library: Library):
+    def __init__(self, selector: Selector, cache: BlockCache, builder: PromptBuilder, planner: Planner):
         self._selector = selector
         self._cache = cache
         self._builder = builder
-        self._library = library
+        self._planner = planner
+        self._seed: int | None = None
 
-    def choose(self, blocks: Sequence[Block], seed: int) -> int:
-        """Gives each of `blocks`, items of the library, its order if it has none; returns how many got one.
+    def choose_all(self, seed: int) -> Steps[int]:
+        """Gives every item of the library its order, and later ones as they come; returns how many got one."""
+        self._seed = seed
+        return (yield from self._choose(self._items(self._planner.library.item_ids), seed))
 
-        A block that the pool cannot keep gets none. Costs `NUM_CONTEXTS` prefills of every block.
-        """
+    def choose_new(self, blocks: Sequence[PlannedBlock]) -> Steps[int]:
+        """Gives items that were just put their order, once `choose_all` has been called."""
+        if self._seed is None:
+            return 0
+        return (yield from self._choose(blocks, self._seed))
+
+    def _choose(self, blocks: Sequence[PlannedBlock], seed: int) -> Steps[int]:
+        """A block that the pool cannot keep gets none. Costs `NUM_CONTEXTS` prefills of every block."""
         rng = np.random.default_rng(seed)
-        wanted = [block for block in blocks if self._order(block) is None]
-        totals = {block.owner: np.zeros(len(block)) for block in wanted}
+        orders = self._cache.directory.orders()
+        wanted = [planned for planned in blocks if planned.key not in orders]
+        totals = {planned.block.owner: np.zeros(len(planned.block)) for planned in wanted}
         for _ in range(NUM_CONTEXTS):
             shuffled = [wanted[i] for i in rng.permutation(len(wanted))]
             for prompt, measured in self._contexts(shuffled, rng):
-                for block, deviation in zip(measured, self._deviations(prompt, measured), strict=True):
-                    totals[block.owner] += deviation
+                deviations = yield from self._deviations(prompt, measured)
+                for planned, deviation in zip(measured, deviations, strict=True):
+                    totals[planned.block.owner] += deviation
+                yield None
         num_stored = 0
-        for block in wanted:
-            cached = self._cache.current(block)
-            if cached is not None:
-                self._cache.directory.set_order(cached, np.argsort(-totals[block.owner], kind="stable"))
+        for planned in wanted:
+            cached = self._cache.directory.current(planned.block.kind, planned.block.owner)
+            if cached is not None and cached.key == planned.key:
+                order = np.argsort(-totals[planned.block.owner], kind="stable")
+                self._cache.directory.set_order(cached, order)
                 num_stored += 1
         return num_stored
 
-    def _order(self, block: Block) -> np.ndarray | None:
-        cached = self._cache.current(block)
-        return None if cached is None else cached.order
-
-    def _contexts(self, blocks: list[Block], rng: np.random.Generator) -> Iterator[tuple[Prompt, list[Block]]]:
+    def _contexts(
+        self, blocks: list[PlannedBlock], rng: np.random.Generator
+    ) -> Iterator[tuple[Prompt, list[PlannedBlock]]]:
         """Prompts that hold each of `blocks` once, and which of these each holds: no more than shapes and pool do."""
         size, at = min(NUM_ITEMS, len(self._builder.labels)), 0
         while at < len(blocks):
@@ -66,32 +80,45 @@ class OrderChooser:
             yield prompt, measured
             at += len(measured)
 
-    def _holds(self, prompt: Prompt, measured: Sequence[Block]) -> bool:
-        num_pages = sum(self._cache.directory.pool.pages_for(len(block)) for block in measured)
-        shapes = self._selector.shapes(DEVIATION)
+    def _holds(self, prompt: Prompt, measured: Sequence[PlannedBlock]) -> bool:
+        pool = self._cache.directory.pool
+        num_pages = sum(pool.pages_for(len(planned.block)) for planned in measured)
         return num_pages <= self._cache.directory.num_available_pages and any(
-            shape.holds(prompt.num_tokens, 0) for shape in shapes
+            shape.holds(prompt.num_tokens, 0) for shape in self._selector.shapes(DEVIATION)
         )
 
-    def _prompt(self, measured: Sequence[Block], size: int, rng: np.random.Generator) -> Prompt:
-        known, users = list(self._library.items.values()), self._library.user_ids
-        owners = {block.owner for block in measured}
-        others = [known[i] for i in rng.permutation(len(known))[: size + len(owners)] if known[i].item_id not in owners]
-        items = [*measured, *map(self._builder.item_block, others[: size - len(measured)])]
-        if users:
-            history = self._library.history(users[rng.integers(len(users))])
-        else:
-            history = self._library.events_block("", ())
+    def _prompt(self, measured: Sequence[PlannedBlock], size: int, rng: np.random.Generator) -> Prompt:
+        owners = {planned.block.owner for planned in measured}
+        known = self._planner.library.item_ids
+        others = [known[i] for i in rng.permutation(len(known))[: size + len(owners)] if known[i] not in owners]
+        items = [planned.block for planned in measured]
+        items += [planned.block for planned in self._items(others[: size - len(measured)])]
         shuffled = [items[i] for i in rng.permutation(len(items))]
-        return self._builder.build(history, shuffled, Layout.SEQUENTIAL, Scoring.LABEL)
+        return self._builder.build(self._history(rng), shuffled, Layout.SEQUENTIAL, Scoring.LABEL)
 
-    def _deviations(self, prompt: Prompt, measured: Sequence[Block]) -> list[np.ndarray]:
+    def _items(self, item_ids: Sequence[str]) -> list[PlannedBlock]:
+        found = map(self._planner.item_block, item_ids)
+        return [planned for planned in found if planned is not None]
+
+    def _history(self, rng: np.random.Generator) -> Block:
+        users = self._planner.library.user_ids
+        planned = self._planner.history_block(users[rng.integers(len(users))]) if users else None
+        if planned is not None:
+            return planned.block
+        return self._builder.block(BlockKind.HISTORY, self._builder.history_ids(()), "")
+
+    def _deviations(self, prompt: Prompt, measured: Sequence[PlannedBlock]) -> Steps[list[np.ndarray]]:
         at = {block.owner: i for i, block in enumerate(prompt.blocks) if block.kind is BlockKind.ITEM}
-        in_order = sorted(measured, key=lambda block: at[block.owner])
-        with self._cache.resident(in_order) as (cached, _):
-            resident = Resident(prompt, {at[block.owner]: one for block, one in zip(in_order, cached, strict=True)})
-            row = resident.row([np.arange(len(block)) for block in in_order])
-            (values,) = self._selector.measure(DEVIATION, [row])
-        parts = np.split(values, np.cumsum([len(block) for block in in_order])[:-1])
-        of_owner = {block.owner: part for block, part in zip(in_order, parts, strict=True)}
-        return [of_owner[block.owner] for block in measured]
+        in_order = sorted(measured, key=lambda planned: at[planned.block.owner])
+        claim = Claim(in_order, 0, is_urgent=False)
+        yield claim
+        try:
+            held = {at[planned.block.owner]: cached for planned, cached in zip(in_order, claim.pins, strict=True)}
+            pinned = PinnedPrompt(prompt, held, self._cache.page_tokens)
+            row = pinned.row([np.arange(len(planned.block)) for planned in in_order])
+            (values,) = yield from self._selector.measure(DEVIATION, [row], [pinned.table])
+        finally:
+            self._cache.release(claim)
+        parts = np.split(values, np.cumsum([len(planned.block) for planned in in_order])[:-1])
+        of_owner = {planned.block.owner: part for planned, part in zip(in_order, parts, strict=True)}
+        return [of_owner[planned.block.owner] for planned in measured]

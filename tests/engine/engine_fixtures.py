@@ -1,52 +1,63 @@
-"""Fixtures around the tiny engine. One is compiled per process; every test gets a fresh one on its programs."""
+"""Fixtures around the tiny engine. Its programs are compiled once per process; every test gets an engine of its own."""
 
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 from dense_oracle import Oracle
 from probing import probing_settings
-from tiny_engine import restarted, tiny_engine, tiny_model, tiny_settings
+from tiny_engine import TinyEngine, close_all, compiled_parts, restarted, tiny_model, tiny_settings, unstarted
 
 from rcjax.config import Settings
-from rcjax.engine.engine import RecommendEngine
-from rcjax.serving.startup import start_engine
+from rcjax.prompt import PromptBuilder
+from rcjax.serving.slices import SliceParts
+
+Compiled = tuple[SliceParts, PromptBuilder]
 
 
 @cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="rcjax-tiny-"))
+def _settings() -> Settings:
+    return tiny_settings(Path(tempfile.mkdtemp(prefix="rcjax-tiny-")))
 
 
 @cache
-def _compiled() -> RecommendEngine:
-    return tiny_engine(_folder())
+def _probing_settings() -> Settings:
+    return probing_settings(Path(tempfile.mkdtemp(prefix="rcjax-probing-")))
 
 
 @cache
-def _probing() -> tuple[RecommendEngine, Settings]:
-    folder = _folder() / "probing"
-    folder.mkdir()
-    settings = probing_settings(folder)
-    return start_engine(settings, model=tiny_model()), settings
+def _compiled() -> Compiled:
+    return compiled_parts(_settings())
+
+
+@cache
+def _compiled_probing() -> Compiled:
+    return compiled_parts(_probing_settings())
+
+
+@pytest.fixture(autouse=True)
+def closing() -> Iterator[None]:
+    yield
+    close_all()
 
 
 @pytest.fixture
 def settings() -> Settings:
-    return tiny_settings(_folder())
+    return _settings()
 
 
 @pytest.fixture
-def compiled() -> RecommendEngine:
-    """Lends its programs; give it no items and users."""
+def compiled() -> Compiled:
+    """The programs of the tiny engine."""
     return _compiled()
 
 
 @pytest.fixture
-def probing() -> tuple[RecommendEngine, Settings]:
-    """An engine whose arms probe, to lend its programs, and its settings."""
-    return _probing()
+def probing() -> tuple[Compiled, Settings]:
+    """The programs of an engine whose arms probe, and its settings."""
+    return _compiled_probing(), _probing_settings()
 
 
 @pytest.fixture(scope="session")
@@ -55,5 +66,11 @@ def oracle() -> Oracle:
 
 
 @pytest.fixture
-def engine(compiled, settings) -> RecommendEngine:
+def engine(compiled, settings) -> TinyEngine:
     return restarted(compiled, settings)
+
+
+@pytest.fixture
+def quiet(compiled, settings) -> TinyEngine:
+    """An engine whose threads are not started: a test drives its cache itself."""
+    return unstarted(compiled, settings)

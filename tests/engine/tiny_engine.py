@@ -4,8 +4,6 @@ The weights are scaled so that attention is far from uniform: a token too many o
 by much more than the tolerances of the tests.
 """
 
-import copy
-import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,22 +13,22 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rcjax.cache import BlockDirectory, GreedyDual, PagePool, PoolIdentity
 from rcjax.catalog.types import Event, Item
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
-from rcjax.engine.block_cache import BlockCache
-from rcjax.engine.engine import RecommendEngine
-from rcjax.engine.generation import Generator
-from rcjax.engine.library import Library
+from rcjax.engine.compilation import use_compilation_cache
 from rcjax.errors import RcjaxError
+from rcjax.kernels.kv import KVPages
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import abstract_params
-from rcjax.model.kv import KVPages
 from rcjax.model.spec import Model
 from rcjax.model.tokenizer import Tokenizer
-from rcjax.prompt import Layout, Reuse, Scoring
+from rcjax.prompt import Layout, PromptBuilder, Reuse, Scoring
+from rcjax.prompt.template import load_template
 from rcjax.request import RecommendRequest
-from rcjax.serving.startup import arm_of, semantic_histories, shapes_of, start_engine
+from rcjax.serving.local import LocalEngine
+from rcjax.serving.router import Router
+from rcjax.serving.slices import SliceParts, compile_slice, new_worker, slice_parts
+from rcjax.serving.startup import engine_info, new_planner
 
 PAGE_TOKENS = 8
 LIMITS = Limits(max_candidates=100, max_item_tokens=40, max_history_tokens=96)
@@ -154,37 +152,74 @@ def tiny_settings(folder: Path, **changed: object) -> Settings:
     return Settings(**(fields | changed))
 
 
-def tiny_engine(folder: Path, **changed: object) -> RecommendEngine:
-    return start_engine(tiny_settings(folder, **changed), model=tiny_model())
+class TinyEngine(LocalEngine):
+    """A local engine that also shows its parts. The worker's thread owns the cache: look while nothing is under way."""
+
+    def __init__(self, parts: SliceParts, settings: Settings, builder: PromptBuilder, num_pages: int | None):
+        self.parts = parts
+        self.builder = builder
+        self.planner = new_planner(settings, parts, builder)
+        self.library = self.planner.library
+        self.worker = new_worker(settings, parts, self.planner, builder, num_pages=num_pages)
+        self.cache = self.worker.cache
+        self.executor = self.cache.executor
+        self.directory = self.cache.directory
+        router = Router(
+            self.planner,
+            [self.worker],
+            self.library,
+            engine_info(settings, parts.model, builder),
+            max_queue=256,
+            planner_threads=1,
+            count_compilations=lambda: 0,
+        )
+        super().__init__(router, builder.text_block)
 
 
-def restarted(engine: RecommendEngine, settings: Settings, *, num_pages: int | None = None) -> RecommendEngine:
-    """An engine that knows nothing yet, on the same compiled programs, with pages of its own that are full of NaN.
+_started: list[TinyEngine] = []
+
+
+def close_all() -> None:
+    """Stops every engine of this test, so that its threads end with it."""
+    while _started:
+        _started.pop().close()
+
+
+def compiled_parts(settings: Settings) -> tuple[SliceParts, PromptBuilder]:
+    """The tiny model's programs for these settings, to be lent to engines."""
+    use_compilation_cache(settings.compilation_cache_dir())
+    model = tiny_model()
+    builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
+    parts = slice_parts(settings, model, builder, lambda step: None)
+    worker = new_worker(settings, parts, new_planner(settings, parts, builder), builder)
+    compile_slice(settings, parts, worker, lambda step: None)
+    return parts, builder
+
+
+def unstarted(
+    compiled: tuple[SliceParts, PromptBuilder], settings: Settings, num_pages: int | None = None
+) -> TinyEngine:
+    """An engine that knows only the instruction, whose other pages are full of NaN; its threads are not started.
 
     `num_pages` makes its pool smaller, the null page counted.
     """
-    slice_ = copy.copy(engine.slice)
-    nothing = np.full(engine.slice.pages.k.shape, np.nan, np.float32)
+    parts, builder = compiled
+    engine = TinyEngine(parts, settings, builder, num_pages)
+    nothing = np.full(parts.programs.format.shape(parts.programs.num_pages), np.nan, np.float32)
     nothing[:, 0] = 0
-    slice_.pages = KVPages(jnp.asarray(nothing), jnp.asarray(nothing))
-    identity = PoolIdentity("tiny", "tiny", engine.builder.template.identity, "float32", PAGE_TOKENS)
-    directory = BlockDirectory(PagePool(num_pages or nothing.shape[1], PAGE_TOKENS), GreedyDual())
-    build_shapes = shapes_of("build", settings.shapes)
-    limits = settings.limits
-    cache = BlockCache(slice_, directory, identity, build_shapes, engine.builder.instruction_block())
-    library = Library(engine.builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens)
-    return RecommendEngine(
-        slice_,
-        cache,
-        engine.builder,
-        library,
-        shapes_of("rank", settings.shapes),
-        Generator(slice_, directory, shapes_of("generate", settings.shapes), tiny_tokenizer().eos_ids),
-        {name: arm_of(arm) for name, arm in settings.arms.items()},
-        dataclasses.replace(engine.info()),
-        count_compilations=lambda: 0,
-        semantic=semantic_histories(settings, cache, library, tiny_tokenizer().decode),
-    )
+    engine.executor.pages = KVPages(jnp.asarray(nothing), jnp.asarray(nothing))
+    engine.cache.build_instruction()
+    return engine
+
+
+def restarted(
+    compiled: tuple[SliceParts, PromptBuilder], settings: Settings, *, num_pages: int | None = None
+) -> TinyEngine:
+    """As `unstarted`, ready to serve; `close_all` stops it."""
+    engine = unstarted(compiled, settings, num_pages)
+    engine.router.start()
+    _started.append(engine)
+    return engine
 
 
 WORDS = ["red", "mug", "oak", "desk", "lamp", "wool", "hat", "iron", "pan", "jute", "rug", "tin", "box", "silk", "tie"]
@@ -218,8 +253,12 @@ def close_to(expected):
     return {key: pytest.approx(value, abs=1e-5) for key, value in expected.items()}
 
 
-def assert_idle(engine):
-    engine.cache.directory.check_integrity()
-    assert engine.cache.stats().pages_pinned == engine.cache.directory.pool.pages_for(
-        len(engine.builder.instruction_ids)
-    )
+def assert_idle(engine: TinyEngine) -> None:
+    """Nothing but the instruction is pinned, nobody is waited for, and the books add up."""
+
+    def check(worker) -> int:
+        worker.cache.directory.check_integrity()
+        return worker.cache.directory.stats().pages_pinned
+
+    assert engine.call_workers(check) == [len(engine.cache.instruction_pages)]
+    assert engine.cache.num_claims == 0

@@ -1,6 +1,6 @@
 """The semantic pool: prototypes of history tokens, their KV in host memory, and looking histories up in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ from rcjax.cache.semantic.clustering import Hyperplanes, cluster, medoids
 from rcjax.cache.semantic.embedding import TokenEmbedding
 from rcjax.cache.semantic.fields import InstanceFields
 from rcjax.cache.semantic.index import PrototypeIndex
+from rcjax.kernels.kv import KVPages
 
 # A history's token ids -> its exact K (unrotated) and V, each [L, T, K, H], computed right after the instruction.
-KVSource = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+KV = tuple[np.ndarray, np.ndarray]
+KVSource = Callable[[np.ndarray], KV]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +86,42 @@ class SemanticPool:
     ) -> "SemanticPool":
         """Clusters the tokens of sampled histories and keeps the KV of each cluster's representative.
 
-        Histories begin at position `start`, right after the instruction; instance-specific tokens are left out.
-        `kv_source` is called once for each history that has a representative. The same arguments give the
-        same pool. ValueError if no token is left to cluster.
+        As `building`, with `kv_source` called for each history that is yielded.
+        """
+        steps = cls.building(
+            histories,
+            embedding,
+            fields,
+            instruction_key=instruction_key,
+            start=start,
+            max_prototypes=max_prototypes,
+            seed=seed,
+        )
+        kv = None
+        while True:
+            try:
+                wanted = steps.send(kv)
+            except StopIteration as end:
+                pool: SemanticPool = end.value
+                return pool
+            kv = kv_source(wanted)
+
+    @classmethod
+    def building(
+        cls,
+        histories: Sequence[Int32[np.ndarray, "_"]],
+        embedding: TokenEmbedding,
+        fields: InstanceFields,
+        *,
+        instruction_key: bytes,
+        start: int,
+        max_prototypes: int = 100_000,
+        seed: int = 0,
+    ) -> "Generator[np.ndarray, KV | None, SemanticPool]":
+        """The steps of `build`: yields each history that has a representative, and is sent its exact KV.
+
+        Histories begin at position `start`, right after the instruction; instance-specific tokens are left out. The
+        same arguments give the same pool. ValueError if no token is left to cluster.
         """
         if max_prototypes < 1:
             raise ValueError(f"{max_prototypes=} must be at least 1")
@@ -108,7 +143,7 @@ class SemanticPool:
 
         history_of = np.repeat(np.arange(len(histories)), [len(kept) for kept in taken])[chosen]
         offset_of = np.concatenate(taken)[chosen]
-        k, v = _materialise(histories, history_of, offset_of, kv_source)
+        k, v = yield from _materialise(histories, history_of, offset_of)
         return cls(Prototypes(tokens[chosen], around[chosen], k, v), embedding, fields, instruction_key, start)
 
     @property
@@ -142,9 +177,7 @@ class SemanticPool:
         k, v = self.prototypes.k[prototypes], self.prototypes.v[prototypes]
         return k.swapaxes(0, 1), v.swapaxes(0, 1)
 
-    def pages(
-        self, match: Match, page_tokens: int
-    ) -> tuple[Shaped[np.ndarray, "L W C K H"], Shaped[np.ndarray, "L W C K H"]]:
+    def pages(self, match: Match, page_tokens: int) -> KVPages:
         """K and V of a history as the W pages that hold it, zero where a token is not taken and beyond the end."""
         _, layers, *heads = self.prototypes.k.shape
         num_pages = -(-len(match.taken) // page_tokens)
@@ -154,25 +187,26 @@ class SemanticPool:
             pages = np.zeros((layers, num_pages * page_tokens, *heads), some.dtype)
             pages[:, slots] = some
             filled.append(pages.reshape(layers, num_pages, page_tokens, *heads))
-        return filled[0], filled[1]
+        return KVPages(filled[0], filled[1])
 
 
 def _materialise(
     histories: Sequence[Int32[np.ndarray, "_"]],
     history_of: Int64[np.ndarray, "P"],
     offset_of: Int64[np.ndarray, "P"],
-    kv_source: KVSource,
-) -> tuple[Shaped[np.ndarray, "P L K H"], Shaped[np.ndarray, "P L K H"]]:
+) -> Generator[np.ndarray, KV | None, KV]:
     """The representatives' KV, a history at a time: only one history's KV exists beside the pool's."""
     both: list[np.ndarray] = []
     for history in np.unique(history_of):
         here = np.flatnonzero(history_of == history)
-        exact = kv_source(histories[history])
+        exact = yield histories[history]
+        if exact is None:
+            raise ValueError("a step of `building` was not sent the KV that it asked for")
         if not both:
             layers, _, *heads = exact[0].shape
             both = [np.empty((len(history_of), layers, *heads), some.dtype) for some in exact]
         for pool, some in zip(both, exact, strict=True):
             if some.shape[1] != len(histories[history]):
-                raise ValueError(f"kv_source gave {some.shape=} for a history of {len(histories[history])} tokens")
+                raise ValueError(f"the KV has {some.shape=} for a history of {len(histories[history])} tokens")
             pool[here] = some[:, offset_of[here]].swapaxes(0, 1)
     return both[0], both[1]

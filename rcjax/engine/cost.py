@@ -1,0 +1,93 @@
+"""The cost model: what passes and transfers take in seconds, learnt from those that were run."""
+
+from dataclasses import dataclass
+
+from rcjax.engine.shape import Shape
+from rcjax.model.config import ModelConfig
+from rcjax.model.selection import Measure, Quantity
+
+_NEW_SHARE = 0.2  # of an estimate that the newest observation makes
+_ASSUMED_FLOPS_PER_S = 5e10  # until the first pass has been timed
+_ASSUMED_BYTES_PER_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a pass runs: `rank`, `build`, `decode` or `probe`, its shape, and what a probe measures."""
+
+    purpose: str
+    shape: Shape
+    measure: Measure | None = None
+
+
+class CostModel:
+    """Estimates seconds; one for scheduler, batcher, admission and eviction of a slice.
+
+    A program that has been timed takes what it took: an average that leans to the newest. One that has not takes its
+    floating-point operations at the rate of all passes so far. The worker's thread observes, any thread asks.
+    """
+
+    def __init__(self, config: ModelConfig, page_tokens: int, page_bytes: int):
+        self._config = config
+        self._page_tokens = page_tokens
+        self._page_bytes = page_bytes
+        self._seconds: dict[Program, float] = {}
+        self._flops = 0.0
+        self._flops_s = 0.0
+        self._bytes_per_s = _ASSUMED_BYTES_PER_S
+        self._build: Program | None = None  # the longest build program, which fills most blocks
+
+    def pass_s(self, purpose: str, shape: Shape, measure: Measure | None = None) -> float:
+        program = Program(purpose, shape, measure)
+        timed = self._seconds.get(program)
+        if timed is not None:
+            return timed
+        rate = self._flops / self._flops_s if self._flops_s else _ASSUMED_FLOPS_PER_S
+        return self._program_flops(program) / rate
+
+    def build_s(self, num_tokens: int) -> float:
+        """Seconds to compute the KV of blocks of so many tokens, in passes that others fill too."""
+        if self._build is None:
+            return self.pass_s("build", Shape(num_tokens, 0))
+        return self._seconds[self._build] * num_tokens / self._build.shape.fresh_tokens
+
+    def transfer_s(self, num_pages: int) -> float:
+        """Seconds to move so many pages between host and device."""
+        return num_pages * self._page_bytes / self._bytes_per_s
+
+    def observe(self, purpose: str, shape: Shape, seconds: float, measure: Measure | None = None) -> None:
+        """Learns from a pass that took `seconds`."""
+        program = Program(purpose, shape, measure)
+        self._flops += self._program_flops(program)
+        self._flops_s += seconds
+        before = self._seconds.get(program, seconds)
+        self._seconds[program] = before + _NEW_SHARE * (seconds - before)
+        if purpose == "build" and (self._build is None or self._build.shape.fresh_tokens < shape.fresh_tokens):
+            self._build = program
+
+    def observe_transfer(self, num_pages: int, seconds: float) -> None:
+        """Learns from a transfer that took `seconds`."""
+        if num_pages and seconds > 0:
+            self._bytes_per_s += _NEW_SHARE * (num_pages * self._page_bytes / seconds - self._bytes_per_s)
+
+    def _program_flops(self, program: Program) -> float:
+        shape = program.shape
+        context = shape.num_pages * self._page_tokens + shape.fresh_tokens / 2
+        layers = _layers(program.measure, self._config)
+        return layers * shape.batch * shape.fresh_tokens * layer_flops(self._config, context)
+
+
+def layer_flops(config: ModelConfig, context: float) -> float:
+    """Floating-point operations of one layer for one token that sees `context` others."""
+    c = config
+    projections = c.d_model * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.d_model * c.d_ff
+    return 2.0 * projections + 4.0 * c.num_heads * c.head_dim * context
+
+
+def _layers(measure: Measure | None, config: ModelConfig) -> int:
+    """The layers that a pass runs."""
+    if measure is None or measure.quantity is Quantity.MEAN_DEVIATION:
+        return config.num_layers
+    if measure.quantity is Quantity.QUERY_ATTENTION:
+        return measure.layer or config.num_layers
+    return measure.layer + 1

@@ -1,0 +1,101 @@
+"""The state of a request between its plan and its answer."""
+
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from rcjax.cache import CachedBlock
+from rcjax.engine.assembly import Row
+from rcjax.engine.claim import Claim
+from rcjax.engine.plan import Plan
+from rcjax.engine.selector import PinnedPrompt
+from rcjax.errors import DeadlineExceededError, RcjaxError
+from rcjax.request import RecommendResult
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(IntEnum):
+    """Where a request stands: it only moves on, and from any stage may be done."""
+
+    PLANNED = 0  # waits for pages
+    BUILDING = 1  # pinned what it needs; some of that is being computed
+    READY = 2  # waits for a pass
+    RUNNING = 3
+    DONE = 4  # answered or given up; nothing of it is pinned
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loan:
+    """What the semantic pool has for a history: a block in scratch pages (None: nothing), and what it had no KV for."""
+
+    index: int  # of the history among the prompt's blocks
+    block: CachedBlock | None
+    fresh_offsets: Int32[np.ndarray, "F"]
+
+
+@dataclass(eq=False, slots=True)
+class RequestState:
+    """A request on a slice. Times are on the worker's clock; only the worker's thread changes it."""
+
+    plan: Plan
+    arrival_s: float
+    deadline_s: float | None
+    future: Future[RecommendResult]
+    claim: Claim
+    stage: Stage = Stage.PLANNED
+    row: Row | None = None  # of the ranking pass, where no probe has to choose first
+    prompt: PinnedPrompt | None = None
+    loan: Loan | None = None
+    scratch: list[CachedBlock] = field(default_factory=list)  # pages that hold what was lent
+    extra_fresh: int = 0  # tokens that the plan takes for cached, and nothing had KV for
+    is_alone: bool = False  # a batch with it failed, so it runs by itself
+    granted_s: float = 0.0
+    ready_s: float = 0.0
+
+    @property
+    def num_fresh(self) -> int:
+        return self.plan.num_fresh + self.extra_fresh if self.row is None else self.row.num_fresh
+
+    @property
+    def num_pages(self) -> int:
+        return self.plan.num_pages if self.row is None else self.row.num_pages
+
+    def is_dead(self, now_s: float) -> bool:
+        """Whether nobody waits for it any more; whoever let its deadline pass is told so."""
+        return is_given_up(self.future, self.deadline_s, now_s)
+
+
+def is_given_up(future: Future[Any], deadline_s: float | None, now_s: float) -> bool:
+    """Whether a caller cancelled or let the deadline pass; of the latter they are told."""
+    if future.cancelled():
+        return True
+    if deadline_s is None or now_s < deadline_s:
+        return False
+    fail(future, DeadlineExceededError("the deadline passed before the answer was there"))
+    return True
+
+
+def resolve(future: Future[Any], value: Any) -> None:
+    """Answers, unless the caller gave up or was told something already."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_result(value)
+
+
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Answers with an error, unless the caller gave up or was told something already."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
+def public(error: BaseException) -> RcjaxError:
+    """What a caller may know of `error`; what they may not is logged."""
+    if isinstance(error, RcjaxError):
+        return error
+    logger.error("a request failed", exc_info=error)
+    return RcjaxError("internal error; the server's log has the details")

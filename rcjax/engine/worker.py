@@ -1,0 +1,275 @@
+"""The worker of one slice: the thread that runs its loop, and how others hand it work."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rcjax.cache import IntegrityError
+from rcjax.engine import tasks
+from rcjax.engine.block_cache import BlockCache
+from rcjax.engine.claim import Claim
+from rcjax.engine.completion import Completions, Flight
+from rcjax.engine.executor import ExecutorLostError
+from rcjax.engine.generation import Generator, Sampling
+from rcjax.engine.inbox import Inbox
+from rcjax.engine.loop import SliceLoop
+from rcjax.engine.offline import OrderChooser
+from rcjax.engine.plan import Plan, PlannedBlock
+from rcjax.engine.ranker import Ranker
+from rcjax.engine.semantic_history import SemanticHistories
+from rcjax.engine.state import RequestState, fail, public, resolve
+from rcjax.engine.tasks import Steps, Task
+from rcjax.errors import InvalidRequestError, UnavailableError
+from rcjax.prompt import Block, BlockKind
+from rcjax.request import RecommendResult
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_INTEGRITY_SLICE_S = 0.002  # the longest that a request has to wait for a check that runs when nothing else does
+_INTEGRITY_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """Counters since start-up and gauges of now, of one slice."""
+
+    num_hits: int
+    num_misses: int
+    num_evictions: int
+    pages_total: int
+    pages_used: int
+    pool_bytes: int
+
+
+class SliceWorker:
+    """Owns a slice's cache and executor; every method may be called from any thread, and returns at once.
+
+    `lost` is done, with what happened, once the thread has died of something that no request caused: books that do not
+    add up, device pages that are gone, a defect. Whatever it had been given is then told that it is unavailable.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        ranker: Ranker,
+        *,
+        generator: Generator | None = None,
+        orders: OrderChooser | None = None,
+        semantic: SemanticHistories | None = None,
+        name: str = "slice-0",
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.cache = cache
+        self.lost: Future[None] = Future()
+        self._generator = generator
+        self._orders = orders
+        self._semantic = semantic
+        self._pass_tokens = cache.pass_tokens
+        self._clock = clock
+        self._inbox = Inbox()
+        self._completions = Completions(f"rcjax-{name}-passes", self._on_landed)
+        self._loop = SliceLoop(cache, ranker, semantic, self._fly, clock)
+        self._open: dict[Future[Any], float] = {}  # what is not answered, and its estimated seconds
+        self._lock = threading.Lock()  # guards `_open` and `_load_s`
+        self._load_s = 0.0
+        self._forget_before = 0
+        self._is_checking = False
+        # Daemons, as a pass that outlasts the grace period must not keep the process from exiting.
+        self._thread = threading.Thread(target=self._run, name=f"rcjax-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._completions.start()
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Takes no new work, finishes what is there within `grace_s`, and fails the rest as unavailable; blocks."""
+        self._inbox.close()
+        if self._thread.is_alive():
+            self._thread.join(grace_s)
+            if self._open:
+                logger.warning("stopping with %d calls not done after %.1f s of grace", len(self._open), grace_s)
+        self._completions.stop()
+        self._fail_open(UnavailableError("the server stopped before this call was done"))
+
+    # ---- work
+
+    def submit(self, plan: Plan, *, arrival_s: float, deadline_s: float | None = None) -> Future[RecommendResult]:
+        """Ranks; the answer's times run from `arrival_s`, which is on the worker's clock as `deadline_s` is."""
+        blocks = plan.prompt.blocks
+        wanted = [PlannedBlock(blocks[i], key) for i, key in zip(plan.cached, plan.keys, strict=True)]
+        future: Future[RecommendResult] = Future()
+        claim = Claim(wanted, plan.version, is_urgent=True)
+        state = RequestState(plan, arrival_s, deadline_s, future, claim, row=plan.row)
+        return self._hand_over(future, plan.cost_s, lambda: self._loop.add_request(state))
+
+    def fill(self, blocks: Sequence[PlannedBlock], version: int) -> Future[int]:
+        """Makes blocks cached; the result is how many had to be computed."""
+        return self.run(lambda worker: worker._fill(blocks, version))
+
+    def grow(self, former: PlannedBlock, block: PlannedBlock, version: int) -> Future[int]:
+        """Makes `block` cached, extending `former` in place where it is cached and nobody reads it."""
+        return self.run(lambda worker: tasks.grow(worker.cache, former, block, version))
+
+    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
+        """Makes the blocks of items or users unfindable, also those that older plans would bring back."""
+
+        def drop(worker: "SliceWorker") -> int:
+            if worker._semantic is not None:
+                worker._semantic.note_dropped(names)
+            return sum(worker.cache.directory.drop(kind, owner, version) for kind, owner in names)
+
+        return self.call(drop)
+
+    def generate(self, source: Plan | Block, sampling: Sampling, deadline_s: float | None = None) -> Future[list[int]]:
+        """The token ids that continue a prompt, computed a step a turn."""
+        generator = self._generator
+        if generator is None:
+            raise InvalidRequestError("this engine has no generate shapes; configure shapes.generate")
+        return self.run(lambda worker: generator.steps(source, sampling), is_urgent=True, deadline_s=deadline_s)
+
+    def choose_orders(self, seed: int) -> Future[int]:
+        """Works out which tokens of each known item the `offline` policy shall select; the result: for how many."""
+        orders = self._orders
+        return self.run(lambda worker: orders.choose_all(seed) if orders is not None else _nothing())
+
+    def build_semantic_pool(self, seed: int) -> Future[int]:
+        """Builds the pool that histories are borrowed from; the result is the number of its prototypes."""
+        semantic = self._semantic
+        return self.run(lambda worker: semantic.build(seed) if semantic is not None else _nothing())
+
+    def run(
+        self,
+        start: Callable[["SliceWorker"], Steps[T]],
+        *,
+        is_urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> Future[T]:
+        """Takes a task through its steps, between those of others."""
+        future: Future[T] = Future()
+
+        def add() -> None:
+            def on_error(error: BaseException) -> None:
+                fail(future, public(error))
+
+            own = future if is_urgent else None  # a write that was begun runs to its end
+            steps = start(self)
+            self._loop.add_task(Task(steps, lambda value: resolve(future, value), on_error, is_urgent, own, deadline_s))
+
+        return self._hand_over(future, 0.0, add)
+
+    def call(self, task: Callable[["SliceWorker"], T]) -> Future[T]:
+        """Runs something short on the worker's thread, between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(task(self))
+            except BaseException as error:
+                future.set_exception(error)
+                if isinstance(error, IntegrityError | ExecutorLostError):
+                    raise
+
+        return self._hand_over(future, 0.0, run)
+
+    def forget_versions(self, before: int) -> None:
+        """Says that no plan or write older than `before` lives any more outside of this worker."""
+        self._forget_before = max(self._forget_before, before)
+
+    # ---- what others may know
+
+    @property
+    def load_s(self) -> float:
+        """Estimated seconds of the passes of all that waits or runs."""
+        return self._load_s
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls that are not answered."""
+        return len(self._open)
+
+    @property
+    def stats(self) -> WorkerStats:
+        directory = self.cache.directory
+        return WorkerStats(
+            num_hits=self.cache.num_hits,
+            num_misses=self.cache.num_misses,
+            num_evictions=directory.num_evictions,
+            pages_total=directory.pool.capacity_pages,
+            pages_used=directory.pool.num_used,
+            pool_bytes=self.cache.executor.pool_bytes,
+        )
+
+    # ---- the thread
+
+    def _hand_over(self, future: Future[T], cost_s: float, message: Callable[[], None]) -> Future[T]:
+        with self._lock:
+            self._open[future] = cost_s
+            self._load_s += cost_s
+        future.add_done_callback(self._on_done)
+        if not self._inbox.put(message):
+            fail(future, UnavailableError("the server is stopping"))
+        return future
+
+    def _on_done(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._load_s -= self._open.pop(future, 0.0)
+            if not self._open:
+                self._load_s = 0.0  # what rounding left
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException as error:
+            logger.critical("the worker of a slice died", exc_info=error)
+            self._inbox.close()
+            self._fail_open(UnavailableError("the server lost the slice that had this call; retry elsewhere"))
+            self.lost.set_exception(error)
+
+    def _step(self) -> bool:
+        """Takes what was handed over, and one turn of the loop; False when there will be nothing more to do."""
+        is_idle = self._loop.is_idle
+        if is_idle and self._is_checking:
+            self._is_checking = not self.cache.directory.check_integrity_within(_INTEGRITY_SLICE_S, self._clock)
+        pause_s = _INTEGRITY_PAUSE_S if is_idle and self._is_checking else None
+        messages = self._inbox.take(pause_s, until_closed=not self._loop.has_flights)
+        if not messages:
+            return not (is_idle and self._inbox.is_closed)
+        for message in messages:
+            message()
+        self._loop.turn()
+        if self._forget_before:
+            before, self._forget_before = self._forget_before, 0
+            self.cache.directory.forget_versions(min([before, *self._loop.live_versions]))
+        self._is_checking = True
+        return not (self._inbox.is_closed and self._loop.is_idle)
+
+    def _fly(self, flight: Flight) -> None:
+        self._completions.watch(flight)
+
+    def _on_landed(self, flight: Flight) -> None:
+        self._inbox.put(lambda: self._loop.land(flight), even_if_closed=True)
+
+    def _fill(self, blocks: Sequence[PlannedBlock], version: int) -> Steps[int]:
+        num_built = yield from tasks.fill(self.cache, blocks, version, self._pass_tokens)
+        if self._orders is not None:
+            yield from self._orders.choose_new([planned for planned in blocks if planned.block.kind is BlockKind.ITEM])
+        return num_built
+
+    def _fail_open(self, error: UnavailableError) -> None:
+        with self._lock:
+            waiting = list(self._open)
+        for future in waiting:
+            fail(future, error)
+
+
+def _nothing() -> Steps[int]:
+    return 0
+    yield
