@@ -16,13 +16,14 @@ from rich.progress import track
 from rcjax.catalog import Catalogue, Request
 from rcjax.commands.report import Answer, arm_table, asked, percentiles, stage_table
 from rcjax.config import Settings, read_catalogue
-from rcjax.engine.engine import RecommendEngine
 from rcjax.errors import RcjaxError
 from rcjax.evaluation.arms import arm_order, baselines
 from rcjax.model.spec import Model
 from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
-from rcjax.serving.deployment import announced, fill
+from rcjax.serving.filling import fill
+from rcjax.serving.local import LocalEngine
+from rcjax.serving.progress import announced
 from rcjax.serving.startup import start_engine
 
 Clock = Callable[[], float]
@@ -65,8 +66,18 @@ def compare_arms(
     requests = bench_requests(catalogue, num_requests)
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)
-    fill(engine, _needed(catalogue, requests), settings, console)
-    arms = arm_order(settings)
+    with engine:
+        fill(engine, _needed(catalogue, requests), console)
+        answers = _rank_in_turns(console, engine, requests, arm_order(settings), clock)
+    title = f"{engine.info().model} {settings.dtype} on {engine.info().device}, {num_requests} requests an arm"
+    console.print(arm_table(answers, baselines(settings), title=title, tails=True))
+    console.print(stage_table(answers, title="where the time went"))
+    return answers
+
+
+def _rank_in_turns(
+    console: Console, engine: LocalEngine, requests: Sequence[Request], arms: Sequence[str], clock: Clock
+) -> dict[str, list[Answer]]:
     answers: dict[str, list[Answer]] = {arm: [] for arm in arms}
     for number, request in enumerate(track([requests[0], *requests], "ranking", console=console)):
         shift = number % len(arms)
@@ -74,9 +85,6 @@ def compare_arms(
             answer = _rank(engine, request, arm, clock)
             if number:  # the first request only warms up
                 answers[arm].append(answer)
-    title = f"{engine.info().model} {settings.dtype} on {engine.info().device}, {num_requests} requests an arm"
-    console.print(arm_table(answers, baselines(settings), title=title, tails=True))
-    console.print(stage_table(answers, title="where the time went"))
     return answers
 
 
@@ -156,7 +164,7 @@ def _needed(catalogue: Catalogue, requests: Sequence[Request]) -> Catalogue:
     return Catalogue({i: catalogue.items[i] for i in item_ids}, {u: catalogue.users[u] for u in user_ids})
 
 
-def _rank(engine: RecommendEngine, request: Request, arm: str, clock: Clock) -> Answer:
+def _rank(engine: LocalEngine, request: Request, arm: str, clock: Clock) -> Answer:
     start_s = clock()
     (result,) = engine.recommend([RecommendRequest(request.candidates, request.user_id, arm=arm)])
     if isinstance(result, RcjaxError):

@@ -17,7 +17,10 @@ from rcjax.evaluation.ranking import Rank, ndcg_at
 from rcjax.model.spec import Model
 from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
-from rcjax.serving.deployment import announced, fill, new_server
+from rcjax.serving.deployment import new_server
+from rcjax.serving.filling import fill
+from rcjax.serving.local import LocalEngine
+from rcjax.serving.progress import announced
 from rcjax.serving.server import running_server
 from rcjax.serving.startup import start_engine
 
@@ -68,27 +71,34 @@ def run_demo(
     console.print(
         f"{engine.info().model} loaded and compiled for {engine.info().device} in {started_s - start_s:.0f} s"
     )
-    report = fill(engine, shop, settings, console)
+    report = fill(engine, shop, console)
     filled_s = clock()
     console.print(
         f"KV of {report.num_items} items and {report.num_users} shoppers cached: {report.num_tokens:,} tokens in "
         f"{filled_s - started_s:.0f} s; once, for every prompt to come"
     )
-    server = new_server(settings, lambda: engine, host="127.0.0.1", ports=(0, 0))
+    answers, num_compilations = _serve_and_ask(console, engine, shop, settings, clock)
+    _show_summary(console, answers, settings)
+    _show_quality(console, answers, shop.requests, world)
+    console.print(HONESTY.format(model=engine.info().model), highlight=False)
+    console.print(f"\n{num_compilations} compilations after start-up; the demo took {clock() - start_s:.0f} s.")
+
+
+def _serve_and_ask(
+    console: Console, engine: LocalEngine, shop: Catalogue, settings: Settings, clock: Callable[[], float]
+) -> tuple[dict[str, list[Answer]], int]:
+    """What each arm answered to each request over gRPC, and how many programs were compiled meanwhile."""
+    server = new_server(settings, lambda: engine.router, host="127.0.0.1", ports=(0, 0))
     with running_server(server) as addresses, RecommenderClient(addresses.main, addresses.admin) as client:
         console.print(f"serving gRPC on {addresses.main} (admin {addresses.admin})\n", highlight=False)
         answers: dict[str, list[Answer]] = {arm: [] for arm in arm_order(settings)}
         for number, request in enumerate(shop.requests, start=1):
             asks = {arm: RecommendRequest(request.candidates, request.user_id, arm=arm) for arm in answers}
             one = {arm: asked(client, ask, clock) for arm, ask in asks.items()}
-            _show_request(console, f"request {number} of {num_requests}", request, shop, one, settings)
+            _show_request(console, f"request {number} of {len(shop.requests)}", request, shop, one, settings)
             for arm, answer in one.items():
                 answers[arm].append(answer)
-        num_compilations = client.stats().num_compilations
-    _show_summary(console, answers, settings)
-    _show_quality(console, answers, shop.requests, world)
-    console.print(HONESTY.format(model=engine.info().model), highlight=False)
-    console.print(f"\n{num_compilations} compilations after start-up; the demo took {clock() - start_s:.0f} s.")
+        return answers, client.stats().num_compilations
 
 
 def _show_request(

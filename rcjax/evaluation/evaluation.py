@@ -9,8 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rcjax.catalog.holdout import NextItem
 from rcjax.config import ArmSettings, Settings
-from rcjax.engine.engine import RecommendEngine
-from rcjax.errors import InvalidRequestError
+from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.evaluation.arms import compared_arms
 from rcjax.evaluation.baselines import Baseline, Popularity, WordOverlap, bounds
 from rcjax.evaluation.dataset import Dataset, eval_dataset
@@ -29,7 +28,8 @@ from rcjax.model.selection import parse_policy
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import History
 from rcjax.request import EngineInfo
-from rcjax.serving.deployment import announced
+from rcjax.serving.local import LocalEngine
+from rcjax.serving.progress import announced
 from rcjax.serving.startup import start_engine
 
 MAX_REFERENCE_SHAPES = 8
@@ -92,10 +92,12 @@ def evaluate(
         console.print(line, markup=False, highlight=False)
     if left_out:
         console.print(f"{len(left_out)} requests left out; first: {left_out[0]}", style="yellow", markup=False)
-    engine = _started(console, _eval_settings(settings, arms, prompts), dataset, options.seed, model)
-    runs = _run(console, engine, dataset, arms, options)
+    settings = _eval_settings(settings, arms, prompts)
+    with _started(console, settings, dataset, options.seed, model) as engine:
+        info = engine.info()
+        runs = _run(console, engine, settings, dataset, options)
     evaluation = Evaluation(
-        info=engine.info(),
+        info=info,
         dataset=dataset,
         seed=options.seed,
         left_out=len(left_out),
@@ -132,7 +134,7 @@ def _eval_settings(settings: Settings, arms: dict[str, ArmSettings], prompts: Se
     return settings.model_copy(update={"arms": arms, "default_arm": next(iter(arms)), "shapes": shapes})
 
 
-def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, model: Model) -> RecommendEngine:
+def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, model: Model) -> LocalEngine:
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)
         measures = [measure for arm in settings.arms.values() for measure in parse_policy(arm.selection).measures]
@@ -151,22 +153,21 @@ def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, 
     return engine
 
 
-def _put_others(engine: RecommendEngine, dataset: Dataset, num_users: int) -> None:
+def _put_others(engine: LocalEngine, dataset: Dataset, num_users: int) -> None:
     """Puts all candidates, and users who are not asked about, where there are any."""
     asked = dataset.asked
     engine.put_items([asked.items[i] for i in dict.fromkeys(i for r in asked.requests for i in r.candidates)])
     asked_ids = {request.user_id for request in asked.requests}
     others = [user for user_id, user in dataset.source.users.items() if user_id not in asked_ids]
-    for user in others[:num_users]:
-        try:
-            engine.put_user(user)
-        except InvalidRequestError:
-            continue  # one whose history is over the limits; others will do
+    for outcome in engine.put_users(others[:num_users]):
+        if isinstance(outcome, RcjaxError) and not isinstance(outcome, InvalidRequestError):
+            raise outcome  # one whose history is over the limits is left out: others will do
 
 
 def _run(
-    console: Console, engine: RecommendEngine, dataset: Dataset, arms: dict[str, ArmSettings], options: EvalOptions
+    console: Console, engine: LocalEngine, settings: Settings, dataset: Dataset, options: EvalOptions
 ) -> dict[str, ArmRun]:
+    arms = settings.arms
     num_answers = len(dataset.asked.requests) * len(arms) * (1 + options.num_permutations)
     columns = (TextColumn("ranking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
@@ -177,7 +178,7 @@ def _run(
             list(arms),
             unseen=[name for name, arm in arms.items() if arm.history is History.SEMANTIC],
             num_permutations=options.num_permutations,
-            batch=max(shape.batch for shape in engine.rank_shapes),
+            batch=max(shape[2] if len(shape) > 2 else 1 for shape in settings.shapes.rank),
             seed=options.seed,
             advance=lambda: bar.advance(task),
         )

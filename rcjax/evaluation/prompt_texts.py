@@ -5,11 +5,10 @@ from dataclasses import replace
 
 from rcjax.catalog import Item, Request
 from rcjax.config import ArmSettings, Settings
-from rcjax.engine.library import Library
 from rcjax.errors import InvalidRequestError
 from rcjax.evaluation.dataset import Dataset
 from rcjax.model.spec import Model
-from rcjax.prompt import PromptBuilder
+from rcjax.prompt import BlockKind, FittingTexts, PromptBuilder
 from rcjax.prompt.template import load_template
 
 
@@ -19,12 +18,12 @@ class PromptTexts:
     def __init__(self, settings: Settings, model: Model, arms: Mapping[str, ArmSettings]):
         limits = settings.limits
         self._builder = PromptBuilder(load_template(settings.template), model.tokenizer, limits.max_candidates)
-        self._library = Library(self._builder, limits.max_candidates, limits.max_item_tokens, limits.max_history_tokens)
+        self._texts = FittingTexts(self._builder, limits.max_item_tokens, limits.max_history_tokens)
         self._ways = {(arm.layout, arm.scoring) for arm in arms.values()}
 
     def is_servable(self, item: Item) -> bool:
         try:
-            self._library.checked_item(item, "item")
+            self._texts.item_ids(item, "item")
         except InvalidRequestError:
             return False
         return True
@@ -50,7 +49,11 @@ class PromptTexts:
         return replace(dataset, asked=replace(dataset.asked, requests=tuple(fitting))), left_out, num_tokens
 
     def _prompt_tokens(self, dataset: Dataset, request: Request) -> list[int]:
+        builder = self._builder
         user = dataset.asked.users[request.user_id]
-        history = self._library.events_block(user.user_id, self._library.recent_events(user))
-        items = [self._library.checked_item(dataset.asked.items[i], f"items[{i!r}]") for i in request.candidates]
-        return [self._builder.build(history, items, *way).num_tokens for way in self._ways]
+        history = builder.history_block(self._texts.history(user.events, "user.events").token_ids, user.user_id)
+        items = [
+            builder.block(BlockKind.ITEM, self._texts.item_ids(dataset.asked.items[i], f"items[{i!r}]"), i)
+            for i in request.candidates
+        ]
+        return [builder.build(history, items, *way).num_tokens for way in self._ways]

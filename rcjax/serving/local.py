@@ -3,10 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.engine.validation import ServiceLimits
 from rcjax.errors import RcjaxError
 from rcjax.prompt import Block, Prompt
 from rcjax.request import (
@@ -25,6 +27,8 @@ from rcjax.request import (
 from rcjax.serving.router import Router
 
 T = TypeVar("T")
+LIMITS = ServiceLimits()  # of one call; what a caller in this process has beyond them is parted or shortened
+CLOSE_GRACE_S = 1.0
 MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens; more would only hold memory
 
 
@@ -48,32 +52,35 @@ class LocalEngine:
         self.close()
 
     def close(self) -> None:
-        """Stops the engine; what is under way is not waited for."""
-        self.router.stop(0.0)
+        """Stops the engine; what is under way gets a second to be done."""
+        self.router.stop(CLOSE_GRACE_S)
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
         """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
-        return [_outcome(future) for future in self.router.submit_planned(requests)]
+        return [_outcome(future) for future in self.router.submit_planned([_shortened(one) for one in requests])]
 
     def put_items(self, items: Iterable[Item]) -> int:
-        """Adds or replaces items and builds their KV; returns how many blocks had to be computed."""
-        return self._apply(PutItems(tuple(items))).num_built
+        """Adds or replaces items and builds their KV; returns how many blocks had to be computed.
+
+        Many are put in parts: where one part is refused, the others are there.
+        """
+        return sum(result.num_built for result in self._apply_parts(PutItems, tuple(items)))
 
     def delete_items(self, item_ids: Iterable[str]) -> int:
-        """Forgets items and frees their KV; returns how many existed."""
-        return self._apply(DeleteItems(tuple(item_ids))).num_deleted
+        """Forgets items and frees their KV, many in parts; returns how many existed."""
+        return sum(result.num_deleted for result in self._apply_parts(DeleteItems, tuple(item_ids)))
 
     def put_user(self, user: User) -> None:
         """Adds or replaces a user and builds the KV of their history."""
-        self._apply(PutUser(user))
+        self._apply(put_user(user))
 
     def put_users(self, users: Iterable[User]) -> list[WriteResult | RcjaxError]:
         """Puts many users, whose histories share passes; one that is refused yields its error in its place."""
-        return list(self.apply_each(PutUser(user) for user in users))
+        return list(self.apply_each(map(put_user, users)))
 
     def append_events(self, user_id: str, events: Iterable[Event]) -> None:
         """Appends to a known user's history, extending its cached KV; `NotFoundError` for another."""
-        self._apply(AppendEvents(user_id, tuple(events)))
+        self._apply(AppendEvents(user_id, tuple(events)[-LIMITS.max_events :]))
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets a user and frees their KV; whether the user existed. See `build_semantic_pool`."""
@@ -135,6 +142,29 @@ class LocalEngine:
 
     def _apply(self, write: Write) -> WriteResult:
         return self.router.submit_write(write).result()
+
+    def _apply_parts(self, kind: Callable[[tuple[Any, ...]], Write], values: tuple[Any, ...]) -> list[WriteResult]:
+        """Writes the values, as many at a time as one write may have; raises the first error once all are done."""
+        size = LIMITS.max_items
+        outcomes = list(self.apply_each(kind(values[at : at + size]) for at in range(0, len(values) or 1, size)))
+        for outcome in outcomes:
+            if isinstance(outcome, RcjaxError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, WriteResult)]
+
+
+def put_user(user: User) -> PutUser:
+    """The write that puts a user, with as many of the newest events as it may have: more than a history can hold."""
+    if len(user.events) > LIMITS.max_events:
+        user = User(user.user_id, user.events[-LIMITS.max_events :])
+    return PutUser(user)
+
+
+def _shortened(request: RecommendRequest) -> RecommendRequest:
+    """The request with as many of the newest events as it may have."""
+    if request.history is None or len(request.history) <= LIMITS.max_events:
+        return request
+    return replace(request, history=request.history[-LIMITS.max_events :])
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -6,4 +6,4 @@ from pathlib import Path
 for folder in ("engine", "serving"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
-from engine_fixtures import compiled, engine, oracle, probing, settings  # noqa: E402, F401
+from engine_fixtures import closing, compiled, engine, oracle, probing, quiet, settings  # noqa: E402, F401

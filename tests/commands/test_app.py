@@ -14,7 +14,7 @@ from rcjax.commands.app import app
 from rcjax.config import Settings, load_settings, read_catalogue
 
 COMMANDS = ("demo", "serve", "build", "rank", "bench", "train", "eval")
-EMBEDDED = Path(__file__).parents[1] / "configs" / "embedded.yaml"
+EMBEDDED = Path(__file__).parents[2] / "configs" / "embedded.yaml"
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import json
 import logging
 import os
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
+from queue import Queue
 
 import pytest
-from fake_engine import FakeEngine
+from fake_router import FakeRouter
 from rich.console import Console
 from tiny_engine import TEMPLATE, tiny_model, tiny_settings
 from typer.testing import CliRunner
@@ -18,13 +18,13 @@ from rcjax.catalog import Catalogue, Event, Item, Request, User
 from rcjax.commands import bench
 from rcjax.commands.app import app
 from rcjax.commands.demo import run_demo
-from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
-from rcjax.errors import NotFoundError
+from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, read_catalogue
+from rcjax.errors import InvalidRequestError, NotFoundError
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.request import RecommendRequest
 from rcjax.serving import deployment
 from rcjax.serving.client import RecommenderClient
-from rcjax.serving.server import Server, running_server
+from rcjax.serving.server import Addresses, Server, running_server
 
 ARMS = {
     "rcjax": ArmSettings(selection="boundary(first=4)"),
@@ -43,8 +43,14 @@ def run(monkeypatch):
 
 @pytest.fixture(scope="module")
 def address():
-    engine = FakeEngine(*(f"item-0000{n}" for n in range(5)))
+    engine = FakeRouter(*(f"item-0000{n}" for n in range(5)))
     engine.users["test-00000"] = ()
+
+    def refuse_bad(asked) -> None:
+        if asked.user_id == "bad":
+            raise InvalidRequestError("user_id is bad", field="user_id")
+
+    engine.before = refuse_bad
     with running_server(Server(lambda: engine)) as addresses:
         yield addresses.main
 
@@ -80,7 +86,7 @@ def test_rank_prints_titles_tokens_and_times(run, address):
     (second,) = [line for line in lines if "item-00002" in line]
     assert lines.index(best) < lines.index(second)
     assert "4.00" in best
-    titles = deployment.read_catalogue(Settings().catalogue).items
+    titles = read_catalogue(Settings().catalogue).items
     assert titles["item-00004"].title in best
     assert "item-00001" not in result.output
     assert "106 prompt tokens: 100 cached, 0 selected, 6 fresh" in result.output
@@ -92,9 +98,7 @@ def test_rank_prints_titles_tokens_and_times(run, address):
     [
         (["--user", "nobody", "--candidates", "item-00001"], 1, "nobody"),
         (["--user", "ann", "--candidates", "item-00001,item-77777"], 1, "candidates[1]"),
-        (["--user", "ann", "--candidates", ","], 2, "candidates"),
-        (["--user", "ann", "--candidates", "item-00001,item-00001"], 2, "candidates[1]"),
-        (["--user", "ann", "--candidates", "item-00001", "--arm", "fast"], 2, "blocks"),
+        (["--user", "bad", "--candidates", "item-00001"], 2, "user_id is bad (field user_id)"),
     ],
 )
 def test_what_the_server_refuses_is_a_line(run, address, args, code, named):
@@ -104,36 +108,70 @@ def test_what_the_server_refuses_is_a_line(run, address, args, code, named):
     assert named in result.stderr
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Local:
+    """Stands in for the engine that `deploy` returns."""
+
+    def __init__(self, router: FakeRouter):
+        self.router = router
 
 
-def test_serve_answers_until_sigterm(run, monkeypatch):
-    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine("item-1", "item-2"))
-    target = f"127.0.0.1:{free_port()}"
+@pytest.fixture
+def serving(run, monkeypatch):
+    """Runs `rcjax serve` on free ports with a fake engine, and meanwhile a call with its address, on another thread."""
+    addresses: Queue[Addresses] = Queue()
+    start = Server.start
 
-    def use_and_stop() -> str:
+    async def and_tell(server: Server) -> Addresses:
+        addresses.put(await start(server))
+        return addresses.queue[0]
+
+    def serve(router: FakeRouter, meanwhile):
+        monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: Local(router))
+        monkeypatch.setattr(Server, "start", and_tell)
+        with ThreadPoolExecutor(1) as caller:
+            done = caller.submit(lambda: meanwhile(addresses.get(timeout=60)))
+            result = run("serve", "--port", "0", "--admin-port", "0")
+            return result, done.result()
+
+    return serve
+
+
+def test_serve_answers_until_sigterm(serving):
+    def use_and_stop(addresses: Addresses) -> tuple[str, str]:
         try:
-            with RecommenderClient(target) as client:
+            with RecommenderClient(addresses.main) as client:
                 client.wait_ready(60.0)
-                return client.recommend(RecommendRequest(("item-1", "item-2"), "ann")).ranking[0].item_id
+                best = client.recommend(RecommendRequest(("item-1", "item-2"), "ann")).ranking[0].item_id
+                return addresses.main, best
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with ThreadPoolExecutor(1) as caller:
-        best = caller.submit(use_and_stop)
-        result = run("serve", "--port", target.split(":")[1], "--admin-port", "0")
-        assert best.result() == "item-2"
+    router = FakeRouter("item-1", "item-2")
+    result, (target, best) = serving(router, use_and_stop)
+    assert best == "item-2"
     assert result.exit_code == 0, result.output
     assert f"listening on {target}" in result.output
     assert "ready: fake" in result.output
     assert result.output.endswith("stopped\n")
+    assert router.grace_s == [Settings().server.grace_s]
+
+
+def test_serve_ends_with_a_line_when_its_engine_is_lost(serving):
+    router = FakeRouter()
+
+    def lose(addresses: Addresses) -> None:
+        with RecommenderClient(addresses.main) as client:
+            client.wait_ready(60.0)
+        router.lost.set_exception(RuntimeError("the device fell off"))
+
+    result, _ = serving(router, lose)
+    assert result.exit_code == 1
+    assert result.stderr == "error: the engine is lost: RuntimeError: the device fell off\n"
+    assert "Traceback" not in result.output
 
 
 def test_serve_says_that_a_port_is_taken(run, monkeypatch, address):
-    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: FakeEngine())
+    monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: Local(FakeRouter()))
     result = run("serve", "--port", address.split(":")[1], "--admin-port", "0")
     assert result.exit_code == 1
     assert f"cannot listen on {address}" in result.stderr
@@ -227,8 +265,9 @@ def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):
     items = [Item("good", "mug"), Item("long", "mug " * 100), Item("fine", "pan")]
     catalogue = Catalogue({item.item_id: item for item in items}, {"u": User("u")})
     engine = deployment.deploy(shop_settings, catalogue, console, model=tiny_model())
-    assert set(engine.library.items) == {"good", "fine"}
-    assert engine.stats().num_users == 1
+    assert (engine.stats().num_items, engine.stats().num_users) == (2, 1)
+    (result,) = engine.recommend([RecommendRequest(("good", "fine"), "u")])
+    assert {ranked.item_id for ranked in result.ranking} == {"good", "fine"}
     printed = console.file.getvalue()
     assert "1 items or users left out" in printed
     assert "'long'" in printed

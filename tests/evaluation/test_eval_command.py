@@ -3,11 +3,11 @@
 import pytest
 from typer.testing import CliRunner
 
-import rcjax.evaluation
 from rcjax.catalog.holdout import NextItem
 from rcjax.catalog.negatives import Negatives
 from rcjax.commands.app import app
 from rcjax.config import Settings
+from rcjax.evaluation import command
 from rcjax.evaluation.evaluation import EvalOptions
 
 
@@ -27,7 +27,7 @@ def calls(monkeypatch):
         seen.append((settings, options, files))
         return files["gate"] != 0
 
-    monkeypatch.setattr(rcjax.evaluation, "run_eval", run_eval)
+    monkeypatch.setattr(command, "run_eval", run_eval)
     return seen
 
 

@@ -5,8 +5,9 @@ from fake_router import INFO, ranked
 from fake_slice import FakeWorker, Slices, ask
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.engine.validation import ServiceLimits
 from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
-from rcjax.request import PutItems, PutUser, WriteResult
+from rcjax.request import PutItems, PutUser, RecommendRequest, WriteResult
 from rcjax.serving import local
 
 
@@ -53,6 +54,24 @@ def test_many_writes_are_under_way_at_once_and_no_more_than_may_wait(monkeypatch
         assert max(under_way) <= most
 
 
+def test_what_is_more_than_one_call_may_carry_is_parted_or_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LIMITS", ServiceLimits(max_items=2, max_events=3))
+    events = tuple(Event("item-1", letter) for letter in "abcde")
+    with Slices() as slices:
+        engine, asked = slices.local(), []
+        slices.planner.before = asked.append
+        assert engine.put_items(Item(f"item-{n}", "T") for n in range(11, 16)) == 5
+        assert engine.delete_items(f"item-{n}" for n in range(11, 16)) == 5
+        assert [len(write.items) for write in asked[:3]] == [2, 2, 1]
+        assert [len(write.item_ids) for write in asked[3:6]] == [2, 2, 1]
+        engine.put_user(User("bob", events))
+        engine.put_users([User("joe", events)])
+        engine.append_events("ann", events)
+        assert [slices.library.texts[name] for name in ("bob", "joe", "ann")] == ["cde"] * 3
+        engine.recommend([RecommendRequest(("item-1",), history=events)])
+        assert asked[-1].history == events[-3:]
+
+
 def test_users_are_put_each_on_its_own() -> None:
     def refuse_eve(write: object) -> None:
         if write == PutUser(User("eve")):
@@ -81,4 +100,4 @@ def test_closing_stops_the_router() -> None:
     slices.router.start()
     with slices.local() as engine:
         assert engine.recommend([ask(1)]) == [ranked(ask(1))]
-    assert slices.worker.stopped == [0.0]
+    assert slices.worker.stopped == [1.0]

@@ -1,0 +1,34 @@
+"""`rcjax rank`: its options."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rcjax.commands.cli.options import DEFAULT_TARGET, Config, Target, friendly_errors
+
+
+@friendly_errors()
+def rank(
+    user: Annotated[str, typer.Option(metavar="ID", help="A user that the server knows, such as test-00000.")],
+    candidates: Annotated[str, typer.Option(metavar="ID,ID,...", help="Items that the server knows.")],
+    arm: Annotated[str, typer.Option(help="How to rank; the server's default if not given.")] = "",
+    top_k: Annotated[int, typer.Option(min=0, help="How many to return; 0 for all.")] = 0,
+    target: Target = DEFAULT_TARGET,
+    config: Config = None,
+) -> None:
+    """Ask a running server to rank candidates for a user. Titles are those of the settings' catalogue."""
+    from rcjax.commands.report import asked, ranking_table, stage_line, tokens_line
+    from rcjax.config import load_settings, read_catalogue
+    from rcjax.request import RecommendRequest
+    from rcjax.serving.client import RecommenderClient
+
+    ids = tuple(part.strip() for part in candidates.split(",") if part.strip())
+    items = read_catalogue(load_settings(config).catalogue).items
+    with RecommenderClient(target) as client:
+        answer = asked(client, RecommendRequest(ids, user, top_k=top_k, arm=arm), time.perf_counter)
+    console = Console()
+    console.print(ranking_table(answer.result.ranking, items, title=f"for {user}, by {answer.result.arm}"))
+    console.print(tokens_line(answer.result), highlight=False)
+    console.print(stage_line(answer), highlight=False)

@@ -1,0 +1,47 @@
+"""`rcjax serve`: its options."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rcjax.commands.cli.options import Config, friendly_errors
+
+
+@friendly_errors()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; the settings' server.host by default.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Recommender and Catalog; 0: a free one.")] = None,
+    admin_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Info and statistics; 0 likewise.")] = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="KV that [bold]rcjax build[/] wrote, not to compute it again.")
+    ] = None,
+) -> None:
+    """Serve the settings' catalogue over gRPC until SIGTERM or Ctrl-C. Health says SERVING once it is ready."""
+    from rcjax.config import load_settings, read_catalogue
+    from rcjax.serving.deployment import deploy, new_server
+    from rcjax.serving.server import serve as serve_until_asked
+
+    console = Console()
+    settings = load_settings(config)
+    catalogue = read_catalogue(settings.catalogue)
+    defaults = settings.server
+    server = new_server(
+        settings,
+        lambda: deploy(settings, catalogue, console, snapshot=snapshot).router,
+        host=defaults.host if host is None else host,
+        ports=(defaults.port if port is None else port, defaults.admin_port if admin_port is None else admin_port),
+    )
+    listening = "listening on {0.main} (admin {0.admin}); health says SERVING once the model is ready"
+    ready = "ready: {0.model}, arms {1} (default {0.default_arm})"
+    asyncio.run(
+        serve_until_asked(
+            server,
+            on_listening=lambda addresses: console.print(listening.format(addresses), soft_wrap=True),
+            on_ready=lambda info: console.print(ready.format(info, ", ".join(info.arms)), highlight=False),
+        )
+    )
+    console.print("stopped")
