@@ -10,7 +10,7 @@ from rcjax.engine.planning import Change, PlannedBlock, Stored, WritePlan
 from rcjax.engine.versions import Versions
 from rcjax.prompt import BlockKind
 
-BLOCK_BYTES = 600  # what a block takes besides its tokens: objects, key, place in the order of use
+BLOCK_BYTES = 500  # what a block takes besides its tokens: objects, key, place in the order of use
 
 StoredItem: TypeAlias = Stored[Item]
 StoredUser: TypeAlias = Stored[tuple[Event, ...]]

@@ -8,29 +8,32 @@ from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Source
 from rcjax.model.selection import CachedTokens, Quantity
 from rcjax.model.selection.policy import Scope, Scores
-from rcjax.prompt import Block, BlockKind, History, Prompt, Reuse
+from rcjax.prompt import Block, BlockKind, History, Prompt
 
 
 class SourcePlanner:
     """The sources of one arm's prompts. Any thread may call it.
 
-    What a policy of scope `BLOCK` selects in a block depends on the block's length alone and on whether its cached KV
-    is exact, so it is worked out once for each length. Others are asked with scores of zero: scores decide which tokens
-    are selected, not how many.
+    What a policy of scope `BLOCK` selects in a block depends on the block's kind and length alone, so it is worked out
+    once for each. Others are asked with scores of zero: scores decide which tokens are selected, not how many.
     """
 
     def __init__(self, arm: Arm, page_tokens: int):
         self._policy = arm.selection
         self._page_tokens = page_tokens
         self._is_by_block = arm.selection.scope is Scope.BLOCK
-        self.is_final = not arm.selection.measures and (arm.history is History.EXACT or arm.reuse is Reuse.NONE)
-        self._of_length: dict[tuple[int, bool, bool], Source] = {}
+        self.is_final = not arm.selection.measures and arm.history is History.EXACT
+        self._of_length: dict[tuple[BlockKind, int], Source] = {}
 
     def sources(self, prompt: Prompt, cached: Sequence[int]) -> dict[int, Source]:
         """By index of the block. Where not `is_final`, only the number of selected tokens in the prompt is right."""
         blocks = prompt.blocks
         if self._is_by_block:
-            return {index: self._source(prompt, blocks[index]) for index in cached}
+            known = self._of_length
+            return {
+                i: known.get((blocks[i].kind, len(blocks[i].token_ids))) or self._source(prompt, blocks[i])
+                for i in cached
+            }
         tokens = CachedTokens.of(prompt, [blocks[index] for index in cached])
         chosen = self._policy.choose(tokens, self._no_scores(len(tokens)))
         return {i: Source(len(blocks[i].token_ids), own) for i, own in zip(cached, chosen, strict=True)}
@@ -48,14 +51,8 @@ class SourcePlanner:
         return all(is_exact or not source.is_read for is_exact, source in zip(exact, sources.values(), strict=True))
 
     def _source(self, prompt: Prompt, block: Block) -> Source:
-        length = len(block.token_ids)
-        is_exact = prompt.is_exact(block)
-        key = (length, block.kind is BlockKind.ITEM, is_exact)
-        source = self._of_length.get(key)
-        if source is None:
-            tokens = CachedTokens.of(prompt, [block])
-            (selected,) = self._policy.choose(tokens, self._no_scores(length))
-            source = self._of_length[key] = Source(length, selected)
+        (selected,) = self._policy.choose(CachedTokens.of(prompt, [block]), self._no_scores(len(block)))
+        source = self._of_length[block.kind, len(block)] = Source(len(block), selected)
         return source
 
     def _no_scores(self, num_tokens: int) -> list[Scores]:
