@@ -6,27 +6,25 @@ flows through is therefore what will be served: block KV in pages, read at absol
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from rcjax.engine.assembly import Row, Source, assemble
+from rcjax.engine.packing import PackedRow, lay_out, pack
 from rcjax.engine.shape import Shape
-from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention import PageLayout, TokenLayout
+from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.model.decoder import Batch
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 from rcjax.training.examples import Example
 
 PAGE_TOKENS = 8  # a short title has 10-20 tokens, and what a block leaves of its last page is computed as padding
-_NOTHING = np.zeros(0, np.int32)
 _CACHEABLE = (BlockKind.HISTORY, BlockKind.ITEM)
 _MIN_ROW_TOKENS = 256
 
 
-@jax.tree_util.register_dataclass
+@register_arrays
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
     """One pass: the instruction, rows of blocks that see it, and requests that are assembled from both.
@@ -40,14 +38,6 @@ class TrainBatch:
     choice_shares: Float[AnyArray, "B candidates"]
 
 
-@dataclass(slots=True)
-class _BuildRow:
-    """Blocks side by side in one row, each from a page boundary on."""
-
-    blocks: list[tuple[int, Block]]  # where it starts, and what
-    num_tokens: int = 0
-
-
 class Collator:
     """Makes `TrainBatch`es of few distinct shapes, so that few programs are compiled."""
 
@@ -56,34 +46,27 @@ class Collator:
         self._layout = layout
         self._scoring = scoring
         self._instruction = builder.instruction_block()
-        self._instruction_pages = tuple(range(1, 1 + _pages(len(self._instruction))))
+        self._instruction_pages = tuple(range(1, 1 + _num_pages(self._instruction)))
 
     def __call__(self, examples: Sequence[Example]) -> TrainBatch:
         """All examples must have the same number of candidates."""
         prompts = [self._prompt(example) for example in examples]
         blocks = {self._key(b): b for prompt in prompts for b in prompt.blocks if self._is_built(prompt, b)}
-        rows, places = self._pack(list(blocks.values()))
-        width = _row_tokens(blocks.values())
-        first = 1 + len(self._instruction_pages)
-        sources = {
-            key: Source(
-                tuple(first + (row * width + at) // PAGE_TOKENS + i for i in range(_pages(len(blocks[key])))),
-                len(blocks[key]),
-                _NOTHING,
-            )
-            for key, (row, at) in places.items()
-        }
-        requests = [self._row(prompt, sources) for prompt in prompts]
+        row_tokens = _row_tokens(blocks.values())
+        packed = pack(list(blocks.values()), row_tokens, align=PAGE_TOKENS, longest_first=True)
+        requests = [self._row(prompt) for prompt in prompts]
+        pages = self._pages_by_key(packed, row_tokens)
+        tables = [[pages[self._key(row.blocks[i])] for i in row.sources] for row in requests]
         num_fresh = _rounded(max(row.num_fresh for row in requests))
-        num_rows, num_pages = max(len(rows), 1), max(row.num_pages for row in requests)
-        num_rows = _padded(num_rows, (len(requests) * num_fresh + num_rows * width) // width)
+        num_rows, num_pages = max(len(packed), 1), max(row.num_pages for row in requests)
+        num_rows = _padded(num_rows, (len(requests) * num_fresh + num_rows * row_tokens) // row_tokens)
         num_pages = _padded(num_pages, num_fresh // PAGE_TOKENS + num_pages)
         shape = Shape(num_fresh, num_pages, len(requests))
         num_reads = max(len(prompt.readouts) for prompt in prompts)
         return TrainBatch(
             self._instruction_batch(),
-            self._build_batch(rows, num_rows, width),
-            assemble(requests, shape, PAGE_TOKENS, num_reads),
+            self._build_batch(packed, num_rows, row_tokens),
+            assemble(requests, tables, shape, PAGE_TOKENS, num_reads),
             np.stack([_choice_shares(example) for example in examples]),
         )
 
@@ -98,47 +81,34 @@ class Collator:
     def _key(self, block: Block) -> tuple[BlockKind, bytes]:
         return block.kind, block.token_ids.tobytes()
 
-    def _row(self, prompt: Prompt, built: dict[tuple[BlockKind, bytes], Source]) -> Row:
-        sources = {0: Source(self._instruction_pages, len(self._instruction), _NOTHING)}
-        for i, block in enumerate(prompt.blocks):
-            if self._is_built(prompt, block):
-                sources[i] = built[self._key(block)]
-        return Row(prompt.blocks, sources, prompt.readouts)
+    def _row(self, prompt: Prompt) -> Row:
+        """The request's row, which takes the instruction and all built blocks from pages."""
+        built = {i: Source(len(b)) for i, b in enumerate(prompt.blocks) if self._is_built(prompt, b)}
+        return Row(prompt.blocks, {0: Source(len(self._instruction))} | built, prompt.readouts, PAGE_TOKENS)
 
-    def _pack(self, blocks: Sequence[Block]) -> tuple[list[_BuildRow], dict[tuple[BlockKind, bytes], tuple[int, int]]]:
-        """First-fit, longest first."""
-        width = _row_tokens(blocks)
-        rows: list[_BuildRow] = []
-        places = {}
-        for block in sorted(blocks, key=len, reverse=True):
-            need = _pages(len(block)) * PAGE_TOKENS
-            index = next((i for i, row in enumerate(rows) if row.num_tokens + need <= width), len(rows))
-            if index == len(rows):
-                rows.append(_BuildRow([]))
-            row = rows[index]
-            places[self._key(block)] = (index, row.num_tokens)
-            row.blocks.append((row.num_tokens, block))
-            row.num_tokens += need
-        return rows, places
+    def _pages_by_key(
+        self, packed: Sequence[PackedRow], row_tokens: int
+    ) -> dict[tuple[BlockKind, bytes], tuple[int, ...]]:
+        """The pages that hold each block once the build pass has run, and those of the instruction."""
+        pages = {self._key(self._instruction): self._instruction_pages}
+        for r, row in enumerate(packed):
+            for at, block in row.blocks:
+                first = 1 + len(self._instruction_pages) + (r * row_tokens + at) // PAGE_TOKENS
+                pages[self._key(block)] = tuple(range(first, first + _num_pages(block)))
+        return pages
 
     def _instruction_batch(self) -> Batch:
-        width = len(self._instruction_pages) * PAGE_TOKENS
-        fresh = _padding(1, width)
-        _write(fresh[:, 0], 0, self._instruction, segment=0, horizon=0)
-        return _batch(fresh, np.zeros((4, 1, 0), np.int32))
+        shape = Shape(len(self._instruction_pages) * PAGE_TOKENS, 0)
+        return assemble([Row([self._instruction], {}, (), PAGE_TOKENS)], [()], shape, PAGE_TOKENS, 1)
 
-    def _build_batch(self, rows: Sequence[_BuildRow], num_rows: int, width: int) -> Batch:
-        fresh = _padding(num_rows, width)
-        for r, row in enumerate(rows):
-            for i, (at, block) in enumerate(row.blocks):
-                _write(fresh[:, r], at, block, segment=1 + i, horizon=1)
-        num_pages = len(self._instruction_pages)
-        pages = np.zeros((4, num_rows, num_pages), np.int32)
-        table, pos, length, _ = pages
-        table[:] = self._instruction_pages
-        pos[:] = np.arange(num_pages) * PAGE_TOKENS
-        length[:] = np.clip(len(self._instruction) - pos, 0, PAGE_TOKENS)
-        return _batch(fresh, pages)
+    def _build_batch(self, packed: Sequence[PackedRow], num_rows: int, row_tokens: int) -> Batch:
+        """Rows that read the instruction's pages, and the packed blocks as their fresh tokens."""
+        instruction = Row([self._instruction], {0: Source(len(self._instruction))}, (), PAGE_TOKENS)
+        shape = Shape(row_tokens, len(self._instruction_pages), num_rows)
+        tables = [[self._instruction_pages]] * num_rows
+        batch = assemble([instruction] * num_rows, tables, shape, PAGE_TOKENS, 1)
+        token_ids, tokens = lay_out(packed, num_rows, row_tokens, self._instruction.end)
+        return replace(batch, token_ids=token_ids, tokens=tokens)
 
 
 def _choice_shares(example: Example) -> np.ndarray:
@@ -146,38 +116,13 @@ def _choice_shares(example: Example) -> np.ndarray:
     return (counts / len(example.choices)).astype(np.float32)
 
 
-def _padding(num_rows: int, width: int) -> np.ndarray:
-    fresh = np.zeros((4, num_rows, width), np.int32)
-    fresh[1] = -1
-    return fresh
-
-
-def _write(fresh: np.ndarray, at: int, block: Block, *, segment: int, horizon: int) -> None:
-    here = slice(at, at + len(block))
-    fresh[0, here] = block.token_ids
-    fresh[1, here] = block.start + np.arange(len(block))
-    fresh[2, here] = segment
-    fresh[3, here] = horizon
-
-
-def _batch(fresh: np.ndarray, pages: np.ndarray) -> Batch:
-    drop = np.zeros((*pages.shape[1:], PAGE_TOKENS), bool)
-    read = np.zeros((fresh.shape[1], 1), np.int32)
-    return Batch(
-        fresh[0],
-        TokenLayout(fresh[1], fresh[2], fresh[3]),
-        PageLayout(pages[0], pages[1], pages[2], pages[3], drop),
-        read,
-    )
-
-
-def _pages(num_tokens: int) -> int:
-    return -(-num_tokens // PAGE_TOKENS)
+def _num_pages(block: Block) -> int:
+    return -(-len(block) // PAGE_TOKENS)
 
 
 def _row_tokens(blocks: Collection[Block]) -> int:
-    longest = max((len(block) for block in blocks), default=0)
-    return max(_MIN_ROW_TOKENS, _rounded(_pages(longest)) * PAGE_TOKENS)
+    longest = max((_num_pages(block) for block in blocks), default=0)
+    return max(_MIN_ROW_TOKENS, _rounded(longest) * PAGE_TOKENS)
 
 
 def _padded(size: int, of_total: int) -> int:

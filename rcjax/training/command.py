@@ -31,22 +31,26 @@ MODEL_FOLDER = "model"
 def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
     """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
     model = load_model(settings.model, dtype=jnp.float32)
-    builder = PromptBuilder(load_template(settings.template), model.tokenizer, train.num_candidates)
+    tokenizer = model.tokenizer
+    builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
+    identity = _identity(settings, train, model, builder)
     config, params = _start(model, train)
     source, validation = example_sources(settings, train)
     examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
     trainee = Trainee(params, config, builder, train, jax.devices())
     collator = Collator(builder, train.layout, train.scoring)
-    identity = _identity(settings, train, model, builder)
     trainer = Trainer(trainee, collator, source, examples, train, folder, identity)
+    state = trainee.initial_state(params)
+    del model, params  # the state and the trainee have what they need of them
     columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=trainer.num_passes, state="")
         state = trainer.run(
-            lambda number, loss, ndcg: bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}")
+            state,
+            lambda number, loss, ndcg: bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}"),
         )
     exported = folder / MODEL_FOLDER
-    export_folder(exported, config, trainee.params(state), model.tokenizer)
+    export_folder(exported, config, trainee.params(state), tokenizer)
     console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
     return exported
 

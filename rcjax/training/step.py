@@ -36,10 +36,11 @@ class TrainState:
 
 
 class Trainee:
-    """A model in training: its frozen part, and programs that score and that take a step.
+    """A model in training: programs that score and that take a step, and with LoRA the weights that stay as they are.
 
-    Float32 master weights; with `dtype: bfloat16` the passes run in bfloat16. The batch is split over the mesh's
-    `data` axis where its rows divide, heads, ffn and vocabulary over `tensor`.
+    Without LoRA no weights are kept here: all there is of them is in the `TrainState`. Float32 master weights; with
+    `dtype: bfloat16` the passes run in bfloat16. The batch is split over the mesh's `data` axis where its rows divide,
+    heads, ffn and vocabulary over `tensor`.
     """
 
     def __init__(
@@ -54,17 +55,19 @@ class Trainee:
         self._settings = settings
         self._mesh = _mesh(devices, settings.tensor_parallel)
         self._vocab_ids = Scorer.of(builder).vocab_ids
-        self._frozen = self._place(params)
-        self._optimizer = _optimizer(settings)
+        self._shardings = _shardings(self._mesh, params, config)
+        self._frozen = self._placed(params) if settings.lora else {}
+        self._optimizer = new_optimizer(settings)
         replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._placement = self._state_placement(replicated)
+        self._placement = self._state_placement(params, replicated)
         # Without it the compiler places the new state as it likes, and the next step is compiled again for that.
         placements = (self._placement, replicated)
         self._step = jax.jit(self._take_step, donate_argnames="state", out_shardings=placements)
         self._scores = jax.jit(self._score)
 
-    def initial_state(self) -> TrainState:
-        trained = jax.device_put(self._initial_parameters(), self._placement.trained)
+    def initial_state(self, params: Params) -> TrainState:
+        """The state that training starts from: a copy of `params`, or with LoRA new adapters of them."""
+        trained = jax.device_put(self._initial_parameters(params), self._placement.trained)
         return TrainState(trained, jax.jit(self._optimizer.init, out_shardings=self._placement.optimizer)(trained))
 
     def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Float[Array, ""]]:
@@ -78,18 +81,19 @@ class Trainee:
         """The whole model's weights as trained so far, adapters merged."""
         return self._merged(state.trained, self._frozen)
 
-    def _initial_parameters(self) -> Params:
+    def _initial_parameters(self, params: Params) -> Params:
         lora = self._settings.lora
         if lora is None:
-            return jax.tree.map(jnp.copy, self._frozen)
-        return init_lora(self._frozen, lora.rank, jax.random.key(self._settings.seed))
+            return self._placed(params)
+        return init_lora(params, lora.rank, jax.random.key(self._settings.seed))
 
-    def _state_placement(self, replicated: NamedSharding) -> TrainState:
-        """The state's shardings: weights and their moments as the frozen weights, all else on every device."""
-        shapes = jax.eval_shape(self._initial_parameters)
-        if self._settings.lora is None:
-            trained = jax.tree.map(lambda x: x.sharding, self._frozen)
+    def _state_placement(self, params: Params, replicated: NamedSharding) -> TrainState:
+        """The state's shardings: weights and their moments as `_shardings` says, all else on every device."""
+        lora = self._settings.lora
+        if lora is None:
+            shapes, trained = jax.eval_shape(_in_float32, params), self._shardings
         else:
+            shapes = jax.eval_shape(self._initial_parameters, params)
             trained = jax.tree.map(lambda _: replicated, shapes)
         optimizer = optax.tree_utils.tree_map_params(
             self._optimizer,
@@ -119,12 +123,9 @@ class Trainee:
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.trained)
         return TrainState(optax.apply_updates(state.trained, updates), optimizer), loss
 
-    def _place(self, params: Params) -> Params:
-        """The frozen weights in float32, spread over the mesh."""
-        split = partial(_tensor_sharding, self._mesh)
-        axes = logical_axes(self.config)
-        shardings = jax.tree.map(split, params, axes, is_leaf=lambda x: isinstance(x, tuple))
-        return jax.tree.map(lambda x, sharding: jax.device_put(x.astype(jnp.float32), sharding), params, shardings)
+    def _placed(self, params: Params) -> Params:
+        """A copy in float32, spread over the mesh. Never the same buffers: a step donates its state."""
+        return jax.device_put(_in_float32(params), self._shardings, may_alias=False)
 
     def _split(self, batch: TrainBatch) -> TrainBatch:
         num_data = self._mesh.shape["data"]
@@ -142,6 +143,16 @@ def _mesh(devices: Sequence[jax.Device], tensor_parallel: int) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, tensor_parallel), ("data", "tensor"))
 
 
+def _in_float32(params: Params) -> Params:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+
+
+def _shardings(mesh: Mesh, params: Params, config: ModelConfig) -> Params:
+    split = partial(_tensor_sharding, mesh)
+    shardings: Params = jax.tree.map(split, params, logical_axes(config), is_leaf=lambda x: isinstance(x, tuple))
+    return shardings
+
+
 def _tensor_sharding(mesh: Mesh, parameter: Array, axes: tuple[str, ...]) -> NamedSharding:
     size = mesh.shape["tensor"]
     splittable = [a for a, n in zip(axes, parameter.shape, strict=True) if a in _TENSOR_AXES and n % size == 0]
@@ -149,7 +160,7 @@ def _tensor_sharding(mesh: Mesh, parameter: Array, axes: tuple[str, ...]) -> Nam
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def _optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     """AdamW on a warm-up and a cosine to a tenth; the norms' weights are not decayed."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
@@ -160,6 +171,8 @@ def _optimizer(settings: TrainSettings) -> optax.GradientTransformation:
     )
     adamw = optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay, mask=_is_decayed)
     chain = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
+    if settings.accumulate == 1:
+        return chain  # of one pass there is nothing to keep: MultiSteps would hold a copy of the gradient
     return optax.MultiSteps(chain, settings.accumulate).gradient_transformation()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,12 +66,17 @@ class Trainer:
     def num_passes(self) -> int:
         return self._settings.num_steps * self._settings.accumulate
 
-    def run(self, on_pass: Callable[[int, float, float], None] = lambda step, loss, ndcg: None) -> TrainState:
-        """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss and the last NDCG."""
+    def run(
+        self, state: TrainState, on_pass: Callable[[int, float, float], None] = lambda step, loss, ndcg: None
+    ) -> TrainState:
+        """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss and the last NDCG.
+
+        Takes `state` over, as a step does: it is where a new run starts, and gives way to what a killed one left.
+        """
         settings = self._settings
         policy = ocp.training.preservation_policies.LatestN(_KEPT_CHECKPOINTS)
         with ocp.training.Checkpointer(self._folder / _CHECKPOINTS, preservation_policy=policy) as checkpointer:
-            state, done = self._restored(checkpointer)
+            state, done = _restored(checkpointer, state)
             curve = _curve_until(self._folder / CURVE, done)
             ndcg = curve[-1].validation_ndcg_at_10 if curve else float("nan")
             before_s = curve[-1].train_s if curve else 0.0
@@ -121,14 +127,16 @@ class Trainer:
                 if done < number <= self.num_passes:
                     yield number, examples[part * size : (part + 1) * size]
 
-    def _restored(self, checkpointer: ocp.training.Checkpointer) -> tuple[TrainState, int]:
-        state = self._trainee.initial_state()
-        if checkpointer.latest is None:
-            return state, 0
-        step = checkpointer.latest.step
-        saved = checkpointer.load(step, _saved(state))
-        leaves = jax.tree.leaves(saved["state"])
-        return jax.tree.unflatten(jax.tree.structure(state), leaves), step
+
+def _restored(checkpointer: ocp.training.Checkpointer, start: TrainState) -> tuple[TrainState, int]:
+    """The last checkpoint and its number, or `start`."""
+    if checkpointer.latest is None:
+        return start, 0
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start)
+    jax.tree.map(lambda x: x.delete(), start)  # before its like is read: both would be twice the memory
+    step = checkpointer.latest.step
+    saved = checkpointer.load(step, _saved(shapes))
+    return jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(saved["state"])), step
 
 
 def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list[Example]]:
@@ -139,7 +147,7 @@ def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list
     return sorted(groups, key=lambda group: sum(len(e.title) + len(e.text) for e in group[0].history))
 
 
-def _saved(state: TrainState) -> dict[str, list[jax.Array]]:
+def _saved(state: TrainState) -> dict[str, list[Any]]:
     """The state as Orbax keeps it: its leaves in order, which needs no knowledge of the optimizer's types."""
     return {"state": jax.tree.leaves(state)}
 

@@ -1,5 +1,6 @@
 """An exported folder reads back as the same model, here and in transformers."""
 
+import json
 from pathlib import Path
 
 import checkpoints
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from rcjax.model.decoder import forward
 from rcjax.model.export import export_folder, hf_config
@@ -37,7 +39,17 @@ def test_reads_back_as_it_was(tmp_path, family, chatml_hf):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
-def test_bfloat16_stays_bfloat16(tmp_path, chatml_hf):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_file_holds_the_weights_dtype(tmp_path, chatml_hf, dtype):
+    """Read without conversion, by safetensors itself; `load_model` would convert whatever it finds."""
+    config, params = tiny(tmp_path, "qwen2")
+    export_folder(tmp_path / "out", config, jax.tree.map(lambda x: x.astype(dtype), params), Tokenizer(chatml_hf))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {array.dtype.name for array in stored.values()} == {dtype}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_bfloat16_weights_read_back_as_they_were(tmp_path, chatml_hf):
     config, params = tiny(tmp_path, "qwen2")
     halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     export_folder(tmp_path / "out", config, halved, Tokenizer(chatml_hf))

@@ -107,6 +107,23 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones(theta, factor, origina
         share_before = share
 
 
+@pytest.mark.parametrize(
+    ("theta", "scaling", "stretched"),
+    [
+        # The pair with 32 turns is 6.56, that with one turn 11.02: of 8 pairs only the last one is mixed.
+        (500.0, RopeScaling("yarn", 4.0, original_max_len=32768), {7: 1 / 6}),
+        (500.0, RopeScaling("yarn", 4.0, original_max_len=32768, truncate=False), {7: 0.0994}),
+        # 5.24 and 16.07, which is past all that transformers counts: it stops at head_dim - 1 = 15.
+        (100.0, RopeScaling("yarn", 4.0, original_max_len=65536, beta_fast=512.0), {6: 0.1, 7: 0.2}),
+    ],
+)
+def test_a_yarn_ramp_may_end_beyond_the_last_pair(theta, scaling, stretched):
+    """`find_correction_range` of transformers bounds it by head_dim - 1, although there are head_dim / 2 pairs."""
+    for i, got in enumerate(inverse_frequencies(config(16, theta, scaling))):
+        freq, share = theta ** (-i / 8), stretched.get(i, 0.0)
+        assert got == pytest.approx(freq * (1 - share) + freq / 4 * share, rel=1e-4)
+
+
 def test_an_unknown_scaling_is_refused_by_name():
     with pytest.raises(ValueError, match=r"scaling\.kind='dynamic' is not supported"):
         inverse_frequencies(config(scaling=RopeScaling("dynamic", 2.0)))

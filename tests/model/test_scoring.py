@@ -35,3 +35,9 @@ def test_an_anchor_score_is_yes_against_no_of_the_candidates_own_row(logits, num
 def test_label_scores_of_huge_logits_stay_finite():
     scores = SCORER.scores(np.array([[1e4, 1e4, -1e4, 0, 0, 0]], np.float32), Scoring.LABEL, 3)
     assert scores == pytest.approx([-math.log(2), -math.log(2), -2e4 - math.log(2)])
+
+
+def test_a_label_that_no_candidate_has_changes_nothing_however_far_above():
+    """Against the largest logit of all, a candidate's probability would be 0 and its score -inf."""
+    scores = SCORER.scores(np.array([[0, 1, 1e4, 1e4, 1e4, 1e4]], np.float32), Scoring.LABEL, 2)
+    assert scores == pytest.approx([-math.log(1 + math.e), 1 - math.log(1 + math.e)])

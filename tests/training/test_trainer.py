@@ -1,20 +1,24 @@
 """Runs of the trainer on a task that a tiny model can learn: whoever bought hats likes red."""
 
+import gc
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from tiny_engine import TEMPLATE, tiny_model
+from tiny_model import TEMPLATE, tiny_model
 
 from rcjax.catalog.types import Event, Item
 from rcjax.config import Lora, TrainSettings
+from rcjax.model.scoring import Scorer
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
 from rcjax.training.examples import Example
-from rcjax.training.step import Trainee
+from rcjax.training.loss import candidate_scores
+from rcjax.training.step import Trainee, new_optimizer
 from rcjax.training.trainer import CURVE, Trainer
 
 SETTINGS = TrainSettings(
@@ -51,20 +55,42 @@ def builder(tmp_path_factory):
     return PromptBuilder(load_template(str(path)), tiny_model().tokenizer, 3)
 
 
+@pytest.fixture(scope="module")
+def batch_of_eight(builder):
+    """Eight examples, and one pass of them."""
+    examples = Task().draw(np.random.default_rng(0), 8)
+    return examples, Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(examples)
+
+
 def new_trainee(builder, settings=SETTINGS):
     model = tiny_model()
     return Trainee(model.params, model.config, builder, settings, ONE)
 
 
-def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None):
+def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None, source=None):
     trainee = trainee or new_trainee(builder, settings)
     validation = Task().draw(np.random.default_rng(99), 20)
     collator = Collator(builder, settings.layout, settings.scoring)
-    return trainee, Trainer(trainee, collator, Task(), validation, settings, folder, identity)
+    return trainee, Trainer(trainee, collator, source or Task(), validation, settings, folder, identity)
+
+
+def start(trainee):
+    return trainee.initial_state(tiny_model().params)
 
 
 def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+class RecordedTask(Task):
+    """Remembers the examples of each draw."""
+
+    def __init__(self):
+        self.draws = []
+
+    def draw(self, rng, num_examples):
+        self.draws.append(super().draw(rng, num_examples))
+        return self.draws[-1]
 
 
 class KilledError(Exception):
@@ -82,14 +108,17 @@ def kill_after(number):
 def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, tmp_path):
     losses = {}
     trainee = new_trainee(builder)  # holds no state, only compiled programs
-    _, whole = trainer(builder, tmp_path / "whole", trainee=trainee)
-    expected = whole.run(lambda step, loss, ndcg: losses.setdefault(step, loss))
+    source = RecordedTask()
+    _, whole = trainer(builder, tmp_path / "whole", trainee=trainee, source=source)
+    expected = whole.run(start(trainee), lambda step, loss, ndcg: losses.setdefault(step, loss))
     _, first = trainer(builder, tmp_path / "killed", trainee=trainee)
     with pytest.raises(KilledError):
-        first.run(kill_after(5))
+        first.run(start(trainee), kill_after(5))
     again = {}
     _, second = trainer(builder, tmp_path / "killed", trainee=trainee)
-    state = second.run(lambda step, loss, ndcg: again.setdefault(step, loss))
+    state = second.run(start(trainee), lambda step, loss, ndcg: again.setdefault(step, loss))
+    first_draw, second_draw = source.draws
+    assert first_draw != second_draw, "the second bucket of passes repeats the first"
     assert again == {step: loss for step, loss in losses.items() if step > 4}  # the last checkpoint was at 4
     for ours, theirs in zip(leaves(state), leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -123,57 +152,105 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, tmp_path
 def test_learns(builder, tmp_path, changes, reached):
     settings = SETTINGS.model_copy(update={"num_steps": 60, "validate_every": 60, "checkpoint_every": 60} | changes)
     trainee, run = trainer(builder, tmp_path, settings)
-    before = run.validation_ndcg(trainee.initial_state())
-    after = run.validation_ndcg(run.run())
+    before = run.validation_ndcg(start(trainee))
+    after = run.validation_ndcg(run.run(start(trainee)))
     assert before < 0.8  # chance is .71
     assert after > reached
 
 
-def test_accumulating_two_halves_is_one_whole(builder, tmp_path):
-    """Of a loss that is a mean over requests, whatever the optimizer makes of the gradient."""
-    model, examples = tiny_model(), Task().draw(np.random.default_rng(0), 8)
+def test_accumulating_two_halves_is_one_whole(builder, batch_of_eight):
+    """Of a loss that is a mean over requests; the moments show the gradient's size, which Adam's step does not."""
+    examples, whole_batch = batch_of_eight
+    settings = SETTINGS.model_copy(update={"max_grad_norm": 1e6})
     collate = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)
-    whole = Trainee(model.params, model.config, builder, SETTINGS, ONE)
-    state, _ = whole.step(whole.initial_state(), collate(examples))
-    state, _ = whole.step(state, collate(examples))
-    halves = Trainee(model.params, model.config, builder, SETTINGS.model_copy(update={"accumulate": 2}), ONE)
-    parts = halves.initial_state()
-    for half in (examples[:4], examples[4:]) * 2:
-        parts, _ = halves.step(parts, collate(half))
-    for ours, theirs in zip(leaves(parts.trained), leaves(state.trained), strict=True):
-        # Adam divides by the gradient's size, so a gradient of about zero may turn out either way.
-        np.testing.assert_allclose(ours, theirs, atol=3e-3)
-        assert np.mean(np.abs(ours - theirs) > 1e-4) < 0.02
+    whole = new_trainee(builder, settings)
+    halves = new_trainee(builder, settings.model_copy(update={"accumulate": 2}))
+    state, _ = whole.step(start(whole), whole_batch)
+    parts, _ = halves.step(start(halves), collate(examples[:4]))
+    for ours, theirs in zip(leaves(parts.trained), leaves(start(halves).trained), strict=True):
+        np.testing.assert_array_equal(ours, theirs, "half a batch has changed a weight")
+    parts, _ = halves.step(parts, collate(examples[4:]))
+    for moment in ("mu", "nu"):
+        ours, theirs = (leaves(optax.tree_utils.tree_get(s.optimizer, moment)) for s in (parts, state))
+        scale = np.sqrt(sum(np.square(x).sum() for x in theirs))
+        for own, their in zip(ours, theirs, strict=True):
+            assert np.linalg.norm(own - their) < 1e-4 * scale
+
+
+def test_weights_decay_and_norms_do_not():
+    """By the optimizer alone, of gradients that are zero."""
+    settings = SETTINGS.model_copy(update={"weight_decay": 0.5, "learning_rate": 0.01, "warmup_steps": 1})
+    optimizer, params = new_optimizer(settings), tiny_model().params
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, state = optimizer.update(zeros, optimizer.init(params), params)  # the first step of the warm-up is of size 0
+    updates, _ = optimizer.update(zeros, state, params)
+    layers = params["layers"]
+    kept = {name: updates["layers"][name] for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")}
+    for update in (updates["final_norm"], *kept.values()):
+        assert not np.asarray(update).any()
+    for name in layers.keys() - kept.keys():
+        np.testing.assert_allclose(updates["layers"][name], -0.01 * 0.5 * layers[name], rtol=1e-5, err_msg=name)
+    for name in params.keys() - {"layers", "final_norm"}:
+        np.testing.assert_allclose(updates[name], -0.01 * 0.5 * params[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_no_weights_are_kept_beside_those_in_use(builder, batch_of_eight, lora):
+    """Full fine-tuning: the weights and two moments. LoRA: the weights, and the adapters and theirs."""
+    params = jax.tree.map(np.asarray, tiny_model().params)
+    batch = batch_of_eight[1]
+    before = live_bytes()
+    trainee = new_trainee(builder, SETTINGS.model_copy(update={"lora": lora}))
+    state = trainee.initial_state(params)
+    needed = sum(x.nbytes for x in jax.tree.leaves(state))
+    if lora is not None:
+        needed += sum(x.nbytes for x in jax.tree.leaves(params))
+        assert needed > live_bytes() - before - 1000
+    weights = sum(x.nbytes for x in jax.tree.leaves(state.trained))
+    assert live_bytes() - before <= needed < 1000 + (3 * weights if lora is None else np.inf)
+    given = jax.tree.leaves(state)
+    state, _ = trainee.step(state, batch)
+    assert all(x.is_deleted() for x in given), "a step keeps the state before it"
+    del given
+    assert live_bytes() - before <= needed + 10_000, "more than the label ids that the program holds"
+
+
+def live_bytes():
+    gc.collect()
+    return sum(x.nbytes for x in jax.live_arrays())
+
+
+def test_a_state_never_shares_the_weights_it_was_made_of(builder, batch_of_eight):
+    """A step donates its state: the checkpoint's weights, which others may hold, must survive it."""
+    model = tiny_model()
+    trainee = Trainee(model.params, model.config, builder, SETTINGS, ONE)
+    trainee.step(trainee.initial_state(model.params), batch_of_eight[1])
+    assert not any(x.is_deleted() for x in jax.tree.leaves(model.params))
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_sharded_over_eight_devices_equals_one(builder, tensor_parallel):
+def test_sharded_over_eight_devices_equals_one(builder, batch_of_eight, tensor_parallel):
     """The conftest makes eight devices; the unsharded loss comes from a plain pass."""
-    from rcjax.model.scoring import Scorer
-    from rcjax.training.loss import candidate_scores
-
-    model, examples = tiny_model(), Task().draw(np.random.default_rng(0), 8)
-    batch = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(examples)
+    model, batch = tiny_model(), batch_of_eight[1]
     settings = SETTINGS.model_copy(update={"tensor_parallel": tensor_parallel})
     trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
     assert len(jax.devices()) == 8
-    sharded = trainee.scores(trainee.initial_state(), batch)
+    sharded = trainee.scores(start(trainee), batch)
     plain = candidate_scores(
         model.params, model.config, batch, jnp.asarray(Scorer.of(builder).vocab_ids), Scoring.ANCHOR
     )
     np.testing.assert_allclose(sharded, np.asarray(plain), atol=1e-5)
-    layers = trainee.initial_state().trained["layers"]
+    layers = start(trainee).trained["layers"]
     assert len({str(shard.index) for shard in layers["gate_proj"].addressable_shards}) == tensor_parallel
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
-def test_a_step_leaves_the_state_where_it_was(builder, lora):
+def test_a_step_leaves_the_state_where_it_was(builder, batch_of_eight, lora):
     """Each weight's moments are split as it is; a step that moved them would be compiled once more."""
-    model, examples = tiny_model(), Task().draw(np.random.default_rng(0), 8)
-    batch = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(examples)
+    model, batch = tiny_model(), batch_of_eight[1]
     settings = SETTINGS.model_copy(update={"tensor_parallel": 2, "lora": lora})
     trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
-    state = trainee.initial_state()
+    state = start(trainee)
     placed = [x.sharding for x in jax.tree.leaves(state)]
     num_split = sum(not sharding.is_fully_replicated for sharding in placed)
     num_split_weights = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.trained))
@@ -196,4 +273,4 @@ def test_a_loss_that_is_not_finite_ends_the_run(builder, tmp_path):
     collator = Collator(builder, SETTINGS.layout, SETTINGS.scoring)
     run = Trainer(trainee, collator, Task(), [], SETTINGS, tmp_path, "run")
     with pytest.raises(FloatingPointError, match="pass 1 is nan"):
-        run.run()
+        run.run(trainee.initial_state(params))

@@ -1,0 +1,134 @@
+"""Probes of a prompt whose beginning is cached, against one pass over the whole prompt and NumPy."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_decoder import BASE, random_ids, random_params
+
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import DENSE, REFERENCE, PageLayout, TokenLayout
+from rcjax.model.decoder import Batch, causal_batch, run_layers
+from rcjax.model.kv import empty_pages, kv_format
+from rcjax.model.probe import probe
+from rcjax.model.rope import inverse_frequencies
+from rcjax.model.selection import Measure, Quantity
+
+CONFIG = replace(BASE, num_layers=3)
+LENGTH, NUM_CACHED, C = 13, 9, 4
+TABLE = (5, 2, 3)  # pages of the first 9 tokens, the last one partly filled
+every_implementation = pytest.mark.parametrize("attention", [REFERENCE, DENSE], ids=lambda attention: attention.name)
+jit_layers = jax.jit(run_layers, static_argnums=(1, 4))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """q, k (both unrotated) and v of every layer and token, [L, T, heads, H]."""
+    pages = empty_pages(kv_format(CONFIG, "float32", 1), 1)
+    batch = causal_batch(random_ids(LENGTH, batch=1))
+    _, kv = jit_layers(random_params(CONFIG), CONFIG, batch, pages, REFERENCE)
+    return [np.asarray(x)[:, 0] for x in kv]
+
+
+def pages_of(k, v):
+    """The cached tokens' KV of every layer in the pages of `TABLE`; all else is NaN but the null page."""
+    pool = np.full((2, CONFIG.num_layers, 7, C, *k.shape[2:]), np.nan, np.float32)
+    pool[:, :, 0] = 0
+    for t in range(NUM_CACHED):
+        pool[:, :, TABLE[t // C], t % C] = k[:, t], v[:, t]
+    return KVPages(*map(jnp.asarray, pool))
+
+
+def batch_from(first):
+    """The prompt's tokens from `first` on, fresh; those before come from pages."""
+    pos = np.arange(first, LENGTH, dtype=np.int32)[None]
+    zeros = np.zeros_like(pos)
+    page = np.arange(len(TABLE), dtype=np.int32)
+    length = np.clip(min(first, NUM_CACHED) - C * page, 0, C).astype(np.int32)
+    layout = PageLayout(
+        np.array([TABLE], np.int32), C * page[None], length[None], zeros[:, :3], np.zeros((1, 3, C), bool)
+    )
+    ids = np.asarray(random_ids(LENGTH, batch=1))[:, first:]
+    return Batch(ids, TokenLayout(pos, zeros, zeros), layout, zeros[:, :1])
+
+
+def run(attention, batch, pages, slots, asks, quantity, layer=0):
+    program = jax.jit(partial(probe, config=CONFIG, measure=Measure(quantity, layer), attention=attention))
+    return np.asarray(program(random_params(CONFIG), batch=batch, pages=pages, slots=slots, asks=asks))
+
+
+def causal_weights(q, k):
+    """Softmax weights [N, T, T] of one layer, rotated as complex numbers."""
+    freq = inverse_frequencies(CONFIG)
+    turn = np.exp(1j * np.arange(LENGTH)[:, None, None] * freq)
+    half = CONFIG.head_dim // 2
+    q, k = ((x[..., :half] + 1j * x[..., half:]) * turn for x in (q, k))
+    group = CONFIG.num_heads // CONFIG.num_kv_heads
+    scores = np.einsum("tnh,snh->nts", q, np.repeat(k, group, axis=1).conj()).real / np.sqrt(CONFIG.head_dim)
+    scores = np.where(np.tri(LENGTH, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@every_implementation
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_query_attention_sums_what_each_layer_s_own_pages_receive(whole, attention, num_layers):
+    q, k, v = whole
+    asks = np.array([[True, False, True, True]])
+    none = np.full((1, LENGTH - NUM_CACHED), -1, np.int32)
+    found = run(attention, batch_from(NUM_CACHED), pages_of(k, v), none, asks, Quantity.QUERY_ATTENTION, num_layers)
+    queries = NUM_CACHED + np.flatnonzero(asks[0])
+    expected = sum(causal_weights(q[i], k[i])[:, queries].sum((0, 1)) for i in range(num_layers))
+    assert found.shape == (1, 3, C)
+    np.testing.assert_allclose(found.reshape(-1)[:NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3, atol=1e-5)
+    assert (found.reshape(-1)[NUM_CACHED:] == 0).all()
+
+
+def disturbed(k, v):
+    """The same KV with noise of another size in each layer, and the noise."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, *k.shape)).astype(np.float32) * np.array([1, 10, 100])[:, None, None, None]
+    return noise, pages_of(k + noise[0], v + noise[1])
+
+
+def slots_of_all():
+    """Where each token of the whole prompt is cached, as an index into a layer's slots; -1 where it is not."""
+    cached = [TABLE[t // C] * C + t % C for t in range(NUM_CACHED)]
+    return np.array([cached + [-1] * (LENGTH - NUM_CACHED)], np.int32)
+
+
+@every_implementation
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_deviation_is_the_distance_to_the_layer_s_own_pages(whole, attention, layer):
+    _, k, v = whole
+    noise, pages = disturbed(k, v)
+    asks = np.zeros((1, LENGTH), bool)
+    found = run(attention, batch_from(0), pages, slots_of_all(), asks, Quantity.DEVIATION, layer)
+    expected = np.sqrt(np.square(noise[:, layer]).sum((0, 2, 3)))
+    np.testing.assert_allclose(found[0, :NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3)
+    assert (found[0, NUM_CACHED:] == 0).all()
+
+
+@every_implementation
+def test_mean_deviation_is_over_all_layers(whole, attention):
+    _, k, v = whole
+    noise, pages = disturbed(k, v)
+    asks = np.zeros((1, LENGTH), bool)
+    found = run(attention, batch_from(0), pages, slots_of_all(), asks, Quantity.MEAN_DEVIATION)
+    expected = np.sqrt(np.square(noise).sum((0, 3, 4))).mean(0)
+    np.testing.assert_allclose(found[0, :NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3)
+
+
+@every_implementation
+def test_first_layer_s_attention_and_distance(whole, attention):
+    q, k, v = whole
+    noise, pages = disturbed(k, v)
+    asks = np.zeros((1, LENGTH), bool)
+    found = run(attention, batch_from(0), pages, slots_of_all(), asks, Quantity.FIRST_LAYER)
+    np.testing.assert_allclose(found[0, 0], causal_weights(q[0], k[0]).sum((0, 1)), rtol=1e-3, atol=1e-5)
+    expected = np.abs(noise[:, 0]).sum((0, 2, 3))
+    np.testing.assert_allclose(found[1, 0, :NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3)
+    assert (found[1, 0, NUM_CACHED:] == 0).all()
