@@ -7,9 +7,10 @@ import numpy as np
 import yaml
 from char_encoder import CharEncoder, Frame
 from dense_oracle import Oracle
-from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE
+from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE, event, item
 
 from rcjax.cache import BlockKeys, PoolIdentity
+from rcjax.catalog.types import User
 from rcjax.config import ArmSettings
 from rcjax.engine.arm import Arm
 from rcjax.engine.library import Library
@@ -19,7 +20,7 @@ from rcjax.engine.validation import ServiceLimits
 from rcjax.model.selection import parse_policy
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import Template
-from rcjax.request import EngineInfo
+from rcjax.request import EngineInfo, PutItems, PutUser
 
 CAPITALS = [chr(c) for c in range(ord("A"), ord("Z") + 1)]
 SHAPES = (Shape(64, 64), Shape(320, 64), Shape(448, 320), Shape(8000, 0))
@@ -108,3 +109,15 @@ def planned(planner, request):
 
 def token_ids(prompt):
     return np.concatenate([block.token_ids for block in prompt.blocks]).tolist()
+
+
+ITEMS = [item(i) for i in range(5)]
+EVENTS = (event(0), event(1))
+ALL = tuple(one.item_id for one in ITEMS)
+
+
+def stock(planner):
+    """Puts `ITEMS`, and the user "u" with `EVENTS`."""
+    write_to(planner, PutItems(tuple(ITEMS)))
+    write_to(planner, PutUser(User("u", EVENTS)))
+    return planner

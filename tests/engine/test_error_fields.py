@@ -6,8 +6,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planning_cases import BAD
 from planning_kit import new_planner, write_to
-from test_planner import BAD
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import RcjaxError

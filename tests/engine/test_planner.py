@@ -6,27 +6,25 @@ import numpy as np
 import pytest
 import yaml
 from planning_kit import (
+    ALL,
+    EVENTS,
+    ITEMS,
     SHAPES,
-    ChatEncoder,
     new_planner,
     planned,
     prompt_oracle,
+    stock,
     token_ids,
     write_to,
 )
 from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE, event, item
 
-from rcjax.catalog.types import Event, Item, User
+from rcjax.catalog.types import User
 from rcjax.config import ArmSettings
-from rcjax.engine.shape import Shape
-from rcjax.errors import InvalidRequestError, NotFoundError
 from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
 from rcjax.prompt.template import Template
 from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest
 
-ITEMS = [item(i) for i in range(5)]
-EVENTS = (event(0), event(1))
-ALL = tuple(one.item_id for one in ITEMS)
 ORACLE = prompt_oracle()
 KEYS = new_planner()._keys
 
@@ -34,12 +32,6 @@ KEYS = new_planner()._keys
 @pytest.fixture
 def stocked():
     return stock(new_planner())
-
-
-def stock(planner):
-    write_to(planner, PutItems(tuple(ITEMS)))
-    write_to(planner, PutUser(User("u", EVENTS)))
-    return planner
 
 
 class TestPrompts:
@@ -125,6 +117,7 @@ POLICIES = {
     "offline(k=3)": lambda lengths: sum(min(3, n) for n in lengths),
     "deviation(r=0.3)": lambda lengths: -(-3 * sum(lengths) // 10),
     "query(r=1)": sum,
+    "heavy_hitter(r_item=0.3, window=4)": lambda lengths: 4 + -(-3 * sum(lengths) // 10),
     "boundary(first=2) + deviation(r=0.3)": lambda lengths: max(2 * len(lengths), -(-3 * sum(lengths) // 10)),
 }
 
@@ -236,104 +229,6 @@ class TestWrites:
             num_shifts += is_shifted
             former = kept
         assert 0 < num_shifts < 10, "a cut leaves room for several events"
-
-
-LONG_EVENT = Event("i", "x" * 99)
-BAD = {
-    "no candidates": (RecommendRequest((), "u"), InvalidRequestError, "candidates", "100"),
-    "too many": (RecommendRequest(tuple(map(str, range(101))), "u"), InvalidRequestError, "candidates", "100"),
-    "twice": (RecommendRequest(("i1", "i0", "i1"), "u"), InvalidRequestError, "candidates[2].item_id", "'i1'"),
-    "twice inline": (
-        RecommendRequest(("i1", ITEMS[1]), "u"),
-        InvalidRequestError,
-        "candidates[1].item.item_id",
-        "'i1'",
-    ),
-    "unknown item": (RecommendRequest(("i1", "x"), "u"), NotFoundError, "candidates[1].item_id", "'x'"),
-    "unknown user": (RecommendRequest(("i1",), "x"), NotFoundError, "user_id", "'x'"),
-    "nobody": (RecommendRequest(("i1",)), InvalidRequestError, "user_id", "history"),
-    "unknown arm": (RecommendRequest(("i1",), "u", arm="x"), InvalidRequestError, "arm", "parallel_anchor_blocks"),
-    "long item": (RecommendRequest((Item("n", "x" * 50),), "u"), InvalidRequestError, "candidates[0].item", "40"),
-    "very long item": (RecommendRequest((Item("n", "x" * 140),), "u"), InvalidRequestError, "candidates[0].item", "40"),
-    "NUL": (RecommendRequest(("a\0b",), "u"), InvalidRequestError, "candidates[0].item_id", "NUL"),
-    "top_k below 0": (RecommendRequest(("i1",), "u", top_k=-1), InvalidRequestError, "top_k", "-1"),
-    "top_k above": (RecommendRequest(("i1",), "u", top_k=2), InvalidRequestError, "top_k", "2"),
-    "long event": (RecommendRequest(("i1",), history=(LONG_EVENT,)), InvalidRequestError, "history.events", "96"),
-    "put long item": (PutItems((item(7), Item("n", "x" * 50))), InvalidRequestError, "items[1]", "40"),
-    "put long event": (PutUser(User("v", (LONG_EVENT,))), InvalidRequestError, "user.events", "96"),
-    "append long event": (AppendEvents("u", (LONG_EVENT,)), InvalidRequestError, "events", "96"),
-    "append to nobody": (AppendEvents("x", EVENTS), NotFoundError, "user_id", "'x'"),
-}
-
-
-class TestRefusing:
-    @pytest.mark.parametrize("name", BAD)
-    def test_the_error_names_field_and_limit_and_nothing_stays(self, stocked, name):
-        request, kind, field, part = BAD[name]
-        library = stocked.library
-        before = (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest)
-        with pytest.raises(kind) as caught:
-            (stocked.plan if isinstance(request, RecommendRequest) else stocked.plan_write)(request)
-        assert type(caught.value) is kind
-        assert caught.value.field == field
-        assert part in caught.value.message
-        assert (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest) == before
-        assert not library.versions._reads
-        assert not library.versions._writes
-
-    def test_a_prompt_that_fits_no_shape_names_the_sizes(self):
-        planner = stock(new_planner(shapes=(Shape(64, 64), Shape(448, 320))))
-        many = tuple(item(i, num_words=6) for i in range(10, 40))
-        with pytest.raises(InvalidRequestError) as caught:
-            planner.plan(RecommendRequest(many, "u", arm="sequential_label_none"))
-        for part in ("fresh_tokens=", "num_pages=0", "448 fresh tokens", "fewer candidates"):
-            assert part in caught.value.message
-
-    def test_what_the_pool_can_never_hold_is_refused_with_both_numbers(self):
-        needed = planned(stock(new_planner()), RecommendRequest(ALL, "u")).block_pages
-        assert planned(stock(new_planner(max_block_pages=needed)), RecommendRequest(ALL, "u"))
-        with pytest.raises(InvalidRequestError, match=rf"{needed} pages of the cache, which has {needed - 1}"):
-            stock(new_planner(max_block_pages=needed - 1)).plan(RecommendRequest(ALL, "u"))
-
-    def test_a_text_that_the_pool_can_never_hold_is_refused_before_it_is_put(self):
-        planner = new_planner()
-        own = -(-len(planner.builder.instruction_ids) // PAGE_TOKENS)
-        planner = new_planner(max_block_pages=own + 2)
-        for write, field in [
-            (PutItems((item(1), Item("n", "x" * 2 * PAGE_TOKENS))), "items[1]"),
-            (PutUser(User("u", EVENTS)), "user.events"),
-        ]:
-            with pytest.raises(InvalidRequestError, match=r"3 pages|4 pages|5 pages|6 pages") as caught:
-                planner.plan_write(write)
-            assert caught.value.field == field
-        planner.plan_write(PutItems((Item("n", "x" * (2 * PAGE_TOKENS - 1)),)))
-
-    @pytest.mark.parametrize("arm", ["sequential_label_blocks", "parallel_label_blocks", "parallel_anchor_blocks"])
-    def test_the_models_context_is_a_limit_of_positions(self, arm):
-        request = RecommendRequest(ALL, "u", arm=arm)
-        length = max(block.end for block in planned(stock(new_planner()), request).prompt.blocks)
-        assert planned(stock(new_planner(max_len=length)), request)
-        with pytest.raises(InvalidRequestError, match=rf"{length} positions, over .* context of {length - 1}"):
-            stock(new_planner(max_len=length - 1)).plan(request)
-
-    def test_refused_texts_are_not_tokenised(self):
-        texts = []
-
-        class Spy(ChatEncoder):
-            def encode(self, text, *, allow_special=False):
-                texts.append(text)
-                return super().encode(text, allow_special=allow_special)
-
-        planner = stock(new_planner(encoder=Spy()))
-        texts.clear()
-        for bad in (
-            RecommendRequest((Item("n", "x" * 151),), "u"),
-            RecommendRequest(("i0", "x"), history=()),
-            RecommendRequest((Item("n", "mug"),), "x", arm="none such"),
-        ):
-            with pytest.raises((InvalidRequestError, NotFoundError)):
-                planner.plan(bad)
-        assert texts == []
 
 
 def test_reuse_decides_which_keys_a_plan_has(stocked):
