@@ -1,21 +1,28 @@
 """The block directory: which blocks one pool holds, in which pages, and who is reading them."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from jaxtyping import Int32
 
 from rcjax.cache.blocks import SCRATCH, BlockState, CachedBlock, PoolStats
-from rcjax.cache.errors import BlockBusyError, IntegrityError
-from rcjax.cache.eviction import EvictionPolicy
-from rcjax.cache.index import BlockIndex
-from rcjax.cache.integrity import recount_pages
-from rcjax.cache.keys import TokenIds, as_token_ids
+from rcjax.cache.errors import BlockBusyError
+from rcjax.cache.eviction import GreedyDual, cost_class
+from rcjax.cache.held import HeldBlocks
+from rcjax.cache.integrity import IntegrityCheck
+from rcjax.cache.keys import KEY_BYTES, TokenIds, as_token_ids
+from rcjax.cache.orders import BlockOrders, NamedOrder, as_order
+from rcjax.cache.packing import same_ids
 from rcjax.cache.pages import PagePool
+from rcjax.cache.ready import ReadyBlocks
+from rcjax.cache.versions import KnownVersions
 from rcjax.errors import ResourceExhaustedError
+
+
+def _ignore(key: bytes) -> None:
+    pass
 
 
 class BlockDirectory:
@@ -26,20 +33,35 @@ class BlockDirectory:
     `grow`: pin what `lookup` returns before reserving anything else. At most one block per (kind, owner) is
     ready: owners whose blocks shall live side by side need different names.
 
+    Versions say which of two contents of one name is the newer, whatever the order of the calls: a block is reserved
+    at the version of the plan or write that wants it, and cannot become ready once something newer was, or a newer
+    `drop` came. For this to hold, a plan's version must be smaller than that of every write that it has not seen.
+
+    `on_commit` is called with each key that has become findable, `on_evict` with each that no longer is.
     `pool` and `policy` belong to the directory: nothing else may allocate from the one or add to the other.
     """
 
-    def __init__(self, pool: PagePool, policy: EvictionPolicy):
+    def __init__(
+        self,
+        pool: PagePool,
+        policy: GreedyDual,
+        *,
+        on_commit: Callable[[bytes], None] = _ignore,
+        on_evict: Callable[[bytes], None] = _ignore,
+    ):
         self.pool = pool
-        self._policy = policy
-        self._index = BlockIndex()
-        # Running sums, so that stats() and an admission check cost nothing; check_integrity() recounts them.
-        self._evictable_pages = 0
-        self._pages_by_kind: Counter[str] = Counter()
-        self._num_hits = 0
-        self._num_misses = 0
-        self._num_collisions = 0
-        self._num_evictions = 0
+        self._on_commit = on_commit
+        self._on_evict = on_evict
+        self._orders = BlockOrders()
+        self._ready = ReadyBlocks(pool, policy, self._orders)
+        self._held = HeldBlocks()
+        self._versions = KnownVersions()
+        self._pages_by_kind: Counter[str] = Counter()  # a running sum, as all that `stats` and admission ask for
+        self._check = IntegrityCheck(pool, self._ready, self._held, self._pages_by_kind)
+        self.num_hits = 0
+        self.num_misses = 0
+        self.num_collisions = 0
+        self.num_evictions = 0
 
     # ---- finding
 
@@ -50,48 +72,51 @@ class BlockDirectory:
         hit: it counts as a miss and as a collision, and stays. `reserve` refuses that key for as long as it
         does, so the tokens in question can be computed fresh but not cached.
         """
-        block = self._index.find(key)
-        if block is None or block.state is not BlockState.READY:
-            self._num_misses += 1
+        slot = self._ready.find(key)
+        if slot < 0:
+            self.num_misses += 1
             return None
-        if not np.array_equal(block.token_ids, token_ids):
-            self._num_misses += 1
-            self._num_collisions += 1
+        ids = self._ready.columns.token_ids(slot)
+        if not same_ids(ids, token_ids):
+            self.num_misses += 1
+            self.num_collisions += 1
             return None
-        self._num_hits += 1
-        if not block.pins:
-            self._policy.touch(key)
-        return block
+        self.num_hits += 1
+        self._ready.touch(slot)
+        return self._ready.handle(slot, ids)
 
     def current(self, kind: str, owner: str) -> CachedBlock | None:
         """The ready block of an item or user, whatever its content; counts neither as a use nor as a miss."""
-        return self._index.current(kind, owner)
+        slot = self._ready.find_name((kind, owner))
+        return None if slot < 0 else self._ready.handle(slot)
 
     def ready_blocks(self) -> Iterator[CachedBlock]:
-        """Every ready block, oldest first; commit, drop, grow and evict nothing while iterating."""
-        return self._index.ready_blocks()
+        """Every ready block, used longest ago first, pinned ones last; change nothing while iterating."""
+        return self._ready.handles()
 
     # ---- building
 
     @property
     def num_available_pages(self) -> int:
         """Pages that a `reserve` could get now: free ones and those of evictable blocks."""
-        return self.pool.num_free + self._evictable_pages
+        return self.pool.num_free + self._ready.num_evictable_pages
 
-    def reserve(self, key: bytes, kind: str, owner: str, token_ids: TokenIds, cost: float) -> CachedBlock:
+    def reserve(
+        self, key: bytes, kind: str, owner: str, token_ids: TokenIds, cost: float, version: int = 0
+    ) -> CachedBlock:
         """Gives a new block its pages, evicting others as needed; it is pending, and pinned by the caller.
 
-        `cost` divided by the number of pages is what eviction weighs the block with. Pages may hold what
-        others left in them. Raises `ResourceExhaustedError`, with nothing evicted, where even evicting all
-        that can be evicted would not do; ValueError where the key is pending or ready already.
+        `cost`, seconds to compute it, divided by the number of pages is what eviction weighs the block with. Pages
+        may hold what others left in them. A block of a version that is overtaken already gets its pages all the same:
+        the caller can compute and read it, nobody will find it. Raises `ResourceExhaustedError`, with nothing
+        evicted, where even evicting all that can be evicted would not do; ValueError where the key is pending or
+        ready already.
         """
         ids = self._checked(key, kind, token_ids, cost)
         pages = self._take_pages(self.pool.pages_for(len(ids)), kind)
-        block = CachedBlock(key, kind, owner, ids, pages, cost)
-        self._index.add_pending(block)
-        return block
+        return self._add_pending(CachedBlock(key, kind, owner, ids, pages, cost, version))
 
-    def grow(self, block: CachedBlock, key: bytes, token_ids: TokenIds, cost: float) -> CachedBlock:
+    def grow(self, block: CachedBlock, key: bytes, token_ids: TokenIds, cost: float, version: int = 0) -> CachedBlock:
         """Turns a ready block that the caller alone has pinned into a pending longer one, in the same pages.
 
         `token_ids` starts with the block's own, whose KV stays where it is; only missing pages are allocated.
@@ -107,43 +132,45 @@ class BlockDirectory:
         if len(ids) <= block.num_tokens or not np.array_equal(ids[: block.num_tokens], block.token_ids):
             raise ValueError(f"the {len(ids)} token ids must start with the block's {block.num_tokens} and add some")
         more = self._take_pages(self.pool.pages_for(len(ids)) - len(block.pages), block.kind)
-        grown = CachedBlock(key, block.kind, block.owner, ids, block.pages + more, cost)
-        self._index.ready_to_retired(block)
-        self._index.forget(block)
+        self._ready.remove(block.slot)
+        pages = block.pages + more
+        self.pool.link(pages)
         block.pins, block.pages = 0, ()
-        self._index.add_pending(grown)
-        return grown
+        self._on_evict(block.key)
+        return self._add_pending(CachedBlock(key, block.kind, block.owner, ids, pages, cost, version))
 
     def commit(self, block: CachedBlock) -> None:
         """Makes a pending block ready, its KV being written; the reserver's pin stays.
 
-        The former ready block of its (kind, owner) is retired, and pending ones reserved earlier can no
-        longer become ready: the newest reservation wins. A block that was itself overtaken or dropped
+        The former ready block of its (kind, owner) is retired, and pending ones of a smaller version, or of the same
+        one and reserved earlier, can no longer become ready. A block that was itself overtaken or dropped
         meanwhile is retired at once: its pins may read it, nobody can find it.
         """
         if block.kind == SCRATCH:
             raise ValueError("a scratch block cannot be committed; release it")
         self._require_pending(block)
+        name = (block.kind, block.owner)
         if block.superseded:
-            self._index.pending_to_retired(block)
+            self._held.pending_to_retired(block)
             return
-        self._index.supersede(self._index.rivals(block.kind, block.owner, before=block))
-        former = self._index.current(block.kind, block.owner)
-        if former is not None:
+        self._held.supersede(name, block.version, before=block)
+        former = self._ready.find_name(name)
+        if former >= 0:
             self._retire(former)
-        self._index.pending_to_ready(block)
-
-    def set_order(self, block: CachedBlock, order: TokenIds) -> None:
-        """Stores with a block the order in which its tokens are worth correcting; ValueError if it is none of them."""
-        offsets = as_token_ids(order)
-        if not np.array_equal(np.sort(offsets), np.arange(block.num_tokens)):
-            raise ValueError(f"the order of a block of {block.num_tokens} tokens must name each offset once: {order}")
-        block.order = offsets
+        self._held.remove_pending(block)
+        self._ready.add(block)
+        self._versions.note(name, block.version)
+        self._orders.keep_only(block.key, name)
+        if block.order is None:
+            block.order = self._orders.find(block.key)
+        else:
+            self._orders.put(block.key, name, block.order)
+        self._on_commit(block.key)
 
     def abort(self, block: CachedBlock) -> None:
         """Gives up a pending block and the reserver's pin; the pages are freed when no pin is left."""
         self._require_pending(block)
-        self._index.pending_to_retired(block)
+        self._held.pending_to_retired(block)
         self.unpin(block)
 
     def reserve_scratch(self, num_pages: int) -> CachedBlock:
@@ -151,8 +178,9 @@ class BlockDirectory:
         if num_pages < 1:
             raise ValueError(f"{num_pages=} must be at least 1")
         pages = self._take_pages(num_pages, SCRATCH)
-        block = CachedBlock(b"", SCRATCH, "", as_token_ids(()), pages, 0.0, superseded=True)
-        self._index.add_pending(block)
+        block = CachedBlock(b"", SCRATCH, "", as_token_ids(()), pages, 0.0)
+        block.superseded = True
+        self._held.add_pending(block)
         return block
 
     def release(self, block: CachedBlock) -> None:
@@ -161,42 +189,78 @@ class BlockDirectory:
             raise ValueError(f"only scratch blocks are released, this one is {block.kind!r}; unpin or abort it")
         self.abort(block)
 
-    def drop(self, kind: str, owner: str) -> bool:
+    def drop(self, kind: str, owner: str, version: int = 0) -> bool:
         """Forgets an item or user, built or being built: unfindable at once; whether there was anything.
 
-        Pages are freed when the last pin goes; a pending block cannot become ready any more.
+        Pages are freed when the last pin goes. Blocks of `version` or smaller that are pending cannot become ready
+        any more, nor can those of smaller versions that are reserved later. What is newer stays.
         """
-        pending = self._index.rivals(kind, owner)
-        self._index.supersede(pending)
-        current = self._index.current(kind, owner)
-        if current is not None:
+        name = (kind, owner)
+        was_pending = self._held.supersede(name, version)
+        if self._versions.newest(name) > version:
+            return was_pending
+        self._versions.note(name, version)
+        self._orders.drop(name)
+        current = self._ready.find_name(name)
+        if current >= 0:
             self._retire(current)
-        return current is not None or bool(pending)
+        return current >= 0 or was_pending
+
+    def forget_versions(self, before: int) -> None:
+        """Says that no plan or write of a smaller version lives any more, so that what is older need not be kept."""
+        self._versions.forget(before)
+
+    # ---- orders of correction
+
+    def set_order(self, block: CachedBlock, order: TokenIds) -> None:
+        """Stores with a block the order in which its tokens are worth correcting; ValueError if it is none of them.
+
+        It outlives the block: whenever content of that key is cached again, it has the order. It goes when its item
+        or user is dropped, or gets other content.
+        """
+        block.order = as_order(order, block.num_tokens)
+        if block.state is BlockState.READY:
+            self._orders.put(block.key, (block.kind, block.owner), block.order)
+
+    def put_order(self, key: bytes, kind: str, owner: str, order: TokenIds) -> bool:
+        """Stores an order for content that is not cached; False, and nothing stored, where its name has other content
+        in cache, or an order already."""
+        offsets = as_order(order, len(order))
+        current = self.current(kind, owner)
+        if self._orders.has_name((kind, owner)) or (current is not None and current.key != key):
+            return False
+        self._orders.put(key, (kind, owner), offsets)
+        if current is not None:
+            current.order = offsets
+        return True
+
+    def orders(self) -> Mapping[bytes, NamedOrder]:
+        """All that are stored, by key, whether their content is cached or not; a view, which changes with them."""
+        return self._orders
 
     # ---- reading
 
     def pin(self, block: CachedBlock) -> None:
         """Keeps a block's pages from being freed until as many `unpin` calls."""
-        if block.state is BlockState.RETIRED and not block.pins:
+        if block.state is BlockState.READY:
+            self._ready.pin(block)
+        elif block.pins:
+            block.pins += 1
+        else:
             raise ValueError(f"{block.kind} block of {block.owner!r} has been freed; look it up again")
-        if not block.pins:
-            self._policy.remove(block.key)
-            self._evictable_pages -= len(block.pages)
-        block.pins += 1
 
     def unpin(self, block: CachedBlock) -> None:
         """Takes a pin back; the last makes a ready block evictable, as just used, and frees a retired one."""
         if not block.pins:
             raise ValueError(f"{block.kind} block of {block.owner!r} is not pinned")
+        if block.state is BlockState.READY:
+            self._ready.unpin(block)
+            return
         if block.state is BlockState.PENDING and block.pins == 1:
             raise ValueError("the reserver's pin stays until commit or abort")
         block.pins -= 1
-        if block.pins:
-            return
-        if block.state is BlockState.READY:
-            self._policy.add(block.key, block.cost / len(block.pages))
-            self._evictable_pages += len(block.pages)
-        else:
+        if not block.pins:
+            self._held.forget(block)
             self._free(block)
 
     @contextmanager
@@ -215,16 +279,17 @@ class BlockDirectory:
 
     def stats(self) -> PoolStats:
         """O(kinds), whatever the number of blocks."""
+        columns = self._ready.columns
         return PoolStats(
-            num_blocks=dict(+self._index.num_ready_by_kind),
-            num_tokens=self._index.num_ready_tokens,
+            num_blocks=dict(+columns.num_blocks_by_kind),
+            num_tokens=columns.num_tokens_in_all,
             pages_total=self.pool.capacity_pages,
             pages_used=self.pool.num_used,
-            pages_pinned=self.pool.num_used - self._evictable_pages,  # what is used and unpinned is evictable
-            num_hits=self._num_hits,
-            num_misses=self._num_misses,
-            num_evictions=self._num_evictions,
-            num_collisions=self._num_collisions,
+            pages_pinned=self.pool.num_used - self._ready.num_evictable_pages,  # what is not evictable is pinned
+            num_hits=self.num_hits,
+            num_misses=self.num_misses,
+            num_evictions=self.num_evictions,
+            num_collisions=self.num_collisions,
         )
 
     def pages_used_by_kind(self) -> dict[str, int]:
@@ -232,32 +297,43 @@ class BlockDirectory:
         return dict(+self._pages_by_kind)
 
     def check_integrity(self) -> None:
-        """Raises `IntegrityError` where the books do not add up; O(pages), for tests and idle times."""
-        self.pool.check_integrity()
-        self._index.check_integrity()
-        recount = recount_pages(self.pool, self._policy, self._index.all_blocks())
-        if (+self._pages_by_kind, self._evictable_pages) != (recount.by_kind, recount.num_evictable):
-            raise IntegrityError(f"{self._pages_by_kind=} and {self._evictable_pages=} should be {recount}")
+        """Raises `IntegrityError` where the books do not add up; O(pages), for tests."""
+        self._check.run_whole()
+
+    def check_integrity_within(self, budget_s: float, clock: Callable[[], float]) -> bool:
+        """The same a part at a time, for idle times; whether a round over everything has ended.
+
+        Takes about `budget_s` and goes on next time where it stopped, whatever has changed in between.
+        """
+        return self._check.run(budget_s, clock)
 
     # ---- the steps of the above
 
     def _checked(self, key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int32[np.ndarray, "S"]:
         if kind == SCRATCH:
             raise ValueError(f"{kind=} is reserved; use reserve_scratch")
-        found = self._index.find(key)
-        if found is not None:
-            raise ValueError(f"a block with key {key.hex()} is {found.state} already")
-        if not (math.isfinite(cost) and cost >= 0):
-            raise ValueError(f"{cost=} must be finite and not negative")
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}; make it with BlockKeys")
+        if self._held.find(key) is not None or self._ready.find(key) >= 0:
+            state = "pending" if self._held.find(key) is not None else "ready"
+            raise ValueError(f"a block with key {key.hex()} is {state} already")
+        cost_class(cost)  # refuses what is no cost
         ids = as_token_ids(token_ids)
         if not len(ids):
             raise ValueError("a block without tokens has nothing to cache; leave it out")
         return ids
 
+    def _add_pending(self, block: CachedBlock) -> CachedBlock:
+        name = (block.kind, block.owner)
+        block.superseded = block.version < self._versions.newest(name)
+        block.order = self._orders.find(block.key)
+        self._held.add_pending(block)
+        return block
+
     def _take_pages(self, num: int, kind: str) -> tuple[int, ...]:
         if num > self.num_available_pages:
             raise ResourceExhaustedError(
-                f"{num} pages wanted; {self.pool.num_free} free and {self._evictable_pages} evictable of "
+                f"{num} pages wanted; {self.pool.num_free} free and {self._ready.num_evictable_pages} evictable of "
                 f"{self.pool.capacity_pages}, the others are in use; retry later or enlarge the pool"
             )
         while self.pool.num_free < num:
@@ -269,26 +345,23 @@ class BlockDirectory:
         if block.state is not BlockState.PENDING:
             raise ValueError(f"{block.kind} block of {block.owner!r} is not pending but {block.state}")
 
-    def _retire(self, block: CachedBlock) -> None:
+    def _retire(self, slot: int) -> None:
         """Makes a ready block unfindable, and frees it if nobody reads it."""
-        self._index.ready_to_retired(block)
-        if not block.pins:
-            self._policy.remove(block.key)
-            self._evictable_pages -= len(block.pages)
+        block = self._ready.remove(slot)
+        if block.pins:
+            self._held.add_retired(block)
+        else:
             self._free(block)
+        self._on_evict(block.key)
 
     def _evict_one(self) -> None:
-        block = self._index.find(self._policy.pop())
-        if block is None:
-            raise IntegrityError("the policy chose a block that the index does not have")
-        self._index.ready_to_retired(block)
-        self._evictable_pages -= len(block.pages)
-        self._free(block)
-        self._num_evictions += 1
+        key, kind, num_pages = self._ready.evict()
+        self._pages_by_kind[kind] -= num_pages
+        self.num_evictions += 1
+        self._on_evict(key)
 
     def _free(self, block: CachedBlock) -> None:
         """Gives a retired block's pages back."""
-        self._index.forget(block)
         self._pages_by_kind[block.kind] -= len(block.pages)
         self.pool.free(block.pages)
         block.pages = ()

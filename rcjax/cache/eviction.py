@@ -2,89 +2,161 @@
 
 import heapq
 import math
-from typing import Protocol, runtime_checkable
+from array import array
+from dataclasses import dataclass
+
+from rcjax.cache.errors import IntegrityError
+
+_STEPS = 16  # cost classes between a cost and its double: neighbours differ by 4.4%
+_FREE = -(2**15)  # the class of what costs nothing; the smallest double of all is in class -17,184
+_HIGHEST = 1000 * _STEPS  # whose cost, and a few times that, are still doubles
+_END, _ABSENT = -1, -2  # in place of a neighbour's slot
+_BEFORE, _AFTER, _CLASS = 0, 1, 2  # fields of a slot's links
 
 
-@runtime_checkable
-class EvictionPolicy(Protocol):
-    """Orders the blocks that may be evicted now: the directory adds a block when its last reader leaves and
-    removes it when a reader comes, so a policy never has to know of pins."""
+def cost_class(cost: float) -> int:
+    """The class of costs that are rounded to the same `class_cost`."""
+    if not (math.isfinite(cost) and cost >= 0):
+        raise ValueError(f"{cost=} must be finite and not negative")
+    return min(round(math.log2(cost) * _STEPS), _HIGHEST) if cost else _FREE
 
-    def add(self, key: bytes, cost_per_page: float) -> None:
-        """Makes a block evictable, as just used; ValueError if it is already."""
-        ...
 
-    def touch(self, key: bytes) -> None:
-        """Notes a use of an evictable block; KeyError for another."""
-        ...
+def class_cost(number: int) -> float:
+    return 0.0 if number == _FREE else 2.0 ** (number / _STEPS)
 
-    def remove(self, key: bytes) -> None:
-        """Takes a block out of reach; KeyError if it is not evictable."""
-        ...
 
-    def pop(self) -> bytes:
-        """Removes and returns the block to evict; LookupError when there is none."""
-        ...
+@dataclass(slots=True)
+class _Queue:
+    """The slots of one cost class, used longest ago first, as a list linked through the columns."""
 
-    def __len__(self) -> int: ...
-
-    def __contains__(self, key: bytes) -> bool: ...
+    cost: float
+    first: int = _END
+    last: int = _END
+    in_heap: bool = False
 
 
 class GreedyDual:
     """Least recently used, weighted by what it costs to compute a page of the block again.
 
-    A use sets a block's priority to H = L + cost / pages; the lowest H goes first, and L rises to the H of
-    each block evicted, so that what is not used ages against what is. Ties go to the block used longest ago.
-    With one cost per page for all blocks this is exactly LRU.
+    Knows blocks by their slots, numbers from 0 up, and only those that may be evicted now: its caller adds a block
+    when the last reader leaves and removes it when a reader comes. A use sets a block's priority to H = L + cost per
+    page; the lowest H goes first, and L rises to the H of each block evicted, so that what is not used ages against
+    what is. Ties go to the block used longest ago. With one cost per page for all blocks this is exactly LRU.
 
     Source: N. Young, "The k-server dual and loose competitiveness for paging", Algorithmica 11 (1994); with
     sizes, as GreedyDual-Size, P. Cao and S. Irani, "Cost-aware WWW proxy caching algorithms", USITS 1997.
 
-    Each call is O(log n), amortised. A touch leaves its old heap entry behind, to be skipped when it
-    surfaces; the heap is rebuilt when most of it is such entries.
+    Costs are rounded to classes, within 2.2%. Among blocks of one class H rises with every use, as L does, so a list
+    in order of use is in order of H too, and only the first of each list can be the next to go. A use takes O(1); the
+    choice between the lists takes O(log C) for C classes that are in use.
     """
 
     def __init__(self) -> None:
         self._inflation = 0.0  # L
         self._num_uses = 0
-        self._live: dict[bytes, tuple[float, int, float]] = {}  # key -> (H, when used, cost per page)
-        self._heap: list[tuple[float, int, bytes]] = []
+        self._num = 0
+        self._queues: dict[int, _Queue] = {}  # by class
+        # The first slot of each list, once. Where that was used or removed since, the entry is too low, never too high.
+        self._heap: list[tuple[float, float, int]] = []  # (H, when used, class)
+        # By slot, 32 bytes each. What is used together lies together: most of the time goes into fetching it.
+        self._links = array("i")  # the slot before, the slot after, the class, and a spare one
+        self._uses = array("d")  # H, and when used last
 
-    def add(self, key: bytes, cost_per_page: float) -> None:
-        if key in self._live:
-            raise ValueError(f"block {key.hex()} is already evictable")
-        if not (math.isfinite(cost_per_page) and cost_per_page >= 0):
-            raise ValueError(f"{cost_per_page=} must be finite and not negative")
-        self._use(key, cost_per_page)
+    def add(self, slot: int, cost_per_page: float) -> None:
+        """Makes a block evictable, as just used; ValueError if it is already."""
+        number = cost_class(cost_per_page)
+        while 4 * slot >= len(self._links):
+            self._links.extend((_END, _ABSENT, 0, 0))
+            self._uses.extend((0.0, 0.0))
+        if slot in self:
+            raise ValueError(f"the block in {slot=} is already evictable")
+        self._links[4 * slot + _CLASS] = number
+        self._num += 1
+        if number not in self._queues:
+            self._queues[number] = _Queue(class_cost(number))
+        self._append(slot, self._queues[number])
 
-    def touch(self, key: bytes) -> None:
-        _, _, cost_per_page = self._live[key]
-        self._use(key, cost_per_page)
+    def touch(self, slot: int) -> None:
+        """Notes a use of an evictable block; KeyError for another."""
+        self._append(slot, self._unlink(slot))
 
-    def remove(self, key: bytes) -> None:
-        del self._live[key]
+    def remove(self, slot: int) -> None:
+        """Takes a block out of reach; KeyError if it is not evictable."""
+        self._unlink(slot)
+        self._links[4 * slot + _AFTER] = _ABSENT
+        self._num -= 1
 
-    def pop(self) -> bytes:
+    def pop(self) -> int:
+        """Removes and returns the block to evict; LookupError when there is none."""
         while self._heap:
-            priority, used, key = heapq.heappop(self._heap)
-            if self._live.get(key, (None, None))[:2] == (priority, used):
-                del self._live[key]
-                self._inflation = priority
-                return key
+            entry = self._heap[0]
+            number = entry[2]
+            queue = self._queues[number]
+            slot = queue.first
+            if slot == _END:
+                heapq.heappop(self._heap)
+                queue.in_heap = False
+                continue
+            actual = (self._uses[2 * slot], self._uses[2 * slot + 1], number)
+            if actual == entry:
+                self._inflation = entry[0]
+                self.remove(slot)
+                return slot
+            heapq.heapreplace(self._heap, actual)
         raise LookupError("no block is evictable")
 
+    def last_use(self, slot: int) -> float:
+        """When the block was last used here, as a number that rises with each use of any; 0 if never."""
+        return self._uses[2 * slot + 1] if 2 * slot < len(self._uses) else 0.0
+
     def __len__(self) -> int:
-        return len(self._live)
+        return self._num
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._live
+    def __contains__(self, slot: int) -> bool:
+        return 0 <= 4 * slot < len(self._links) and self._links[4 * slot + _AFTER] != _ABSENT
 
-    def _use(self, key: bytes, cost_per_page: float) -> None:
-        self._num_uses += 1
-        priority = self._inflation + cost_per_page
-        self._live[key] = (priority, self._num_uses, cost_per_page)
-        heapq.heappush(self._heap, (priority, self._num_uses, key))
-        if len(self._heap) > 64 + 2 * len(self._live):
-            self._heap = [(priority, used, key) for key, (priority, used, _) in self._live.items()]
-            heapq.heapify(self._heap)
+    def check_slot(self, slot: int) -> None:
+        """Raises `IntegrityError` where an evictable block and its neighbours in the list disagree."""
+        before, after, number, _ = self._links[4 * slot : 4 * slot + 4]
+        queue = self._queues[number]
+        if (queue.first if before == _END else self._links[4 * before + _AFTER]) != slot:
+            raise IntegrityError(f"the list of evictable blocks does not lead to {slot=}")
+        if (queue.last if after == _END else self._links[4 * after + _BEFORE]) != slot:
+            raise IntegrityError(f"the list of evictable blocks does not lead back to {slot=}")
+        if after != _END and self._uses[2 * slot : 2 * slot + 2] >= self._uses[2 * after : 2 * after + 2]:
+            raise IntegrityError(f"{slot=} and the one after it in the list of evictable blocks are out of order")
+
+    def _append(self, slot: int, queue: _Queue) -> None:
+        links, uses = self._links, self._uses
+        self._num_uses = used = self._num_uses + 1
+        uses[2 * slot] = priority = self._inflation + queue.cost
+        uses[2 * slot + 1] = used
+        last = queue.last
+        links[4 * slot + _BEFORE] = last
+        links[4 * slot + _AFTER] = _END
+        queue.last = slot
+        if last == _END:
+            queue.first = slot
+        else:
+            links[4 * last + _AFTER] = slot
+        if not queue.in_heap:
+            queue.in_heap = True
+            heapq.heappush(self._heap, (priority, float(used), links[4 * slot + _CLASS]))
+
+    def _unlink(self, slot: int) -> _Queue:
+        """Takes a slot out of its list, and returns that."""
+        links = self._links
+        after = links[4 * slot + _AFTER] if 4 * slot < len(links) else _ABSENT
+        if after == _ABSENT:
+            raise KeyError(f"the block in {slot=} is not evictable")
+        before = links[4 * slot + _BEFORE]
+        queue = self._queues[links[4 * slot + _CLASS]]
+        if before == _END:
+            queue.first = after
+        else:
+            links[4 * before + _AFTER] = after
+        if after == _END:
+            queue.last = before
+        else:
+            links[4 * after + _BEFORE] = before
+        return queue

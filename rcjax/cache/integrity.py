@@ -1,46 +1,81 @@
-"""Whether a pool's pages and its blocks agree."""
+"""Whether a directory's books agree: the whole at once, or a few blocks at a time between other work."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-from rcjax.cache.blocks import SCRATCH, BlockState, CachedBlock
 from rcjax.cache.errors import IntegrityError
-from rcjax.cache.eviction import EvictionPolicy
+from rcjax.cache.held import HeldBlocks
 from rcjax.cache.pages import PagePool
+from rcjax.cache.ready import ReadyBlocks
+
+_STEP_SLOTS = 16
+_STEP_PAGES = 2**15
 
 
-@dataclass(frozen=True, slots=True)
-class PageCounts:
-    by_kind: Counter[str]
-    num_evictable: int
+class IntegrityCheck:
+    """Rounds over all slots and pages of a directory, which may change between any two steps.
 
-
-def recount_pages(pool: PagePool, policy: EvictionPolicy, blocks: Iterable[CachedBlock]) -> PageCounts:
-    """Counts the pages of `blocks`, all that hold any; `IntegrityError` unless each used page is in just one.
-
-    Checks also that a block has as many pages as its tokens need, that blocks without pins are ready ones,
-    and that these and no others are known to the policy.
+    What a step looks at is whole at that moment: one block with all that knows of it, or the sums over all blocks.
+    Nothing is carried from step to step but the place, so changes in between cannot look like faults. That no page is
+    in two blocks follows block by block: the last of its pages names the block.
     """
-    holder: dict[int, CachedBlock] = {}
-    by_kind: Counter[str] = Counter()
-    evictable: list[CachedBlock] = []
-    for block in blocks:
-        if block.kind != SCRATCH and len(block.pages) != pool.pages_for(block.num_tokens):
-            raise IntegrityError(f"not the pages of {block.num_tokens} tokens: {block}")
-        for page in block.pages:
-            if page in holder:
-                raise IntegrityError(f"{page=} is in two blocks: {holder[page]} and {block}")
-            if not pool.is_used(page):
-                raise IntegrityError(f"{page=} is not allocated, but is in {block}")
-            holder[page] = block
-        by_kind[block.kind] += len(block.pages)
-        if block.pins < 0 or (not block.pins and block.state is not BlockState.READY):
-            raise IntegrityError(f"a {block.state} block must have a pin: {block}")
-        if not block.pins:
-            evictable.append(block)
-    if len(holder) != pool.num_used:
-        raise IntegrityError(f"{pool.num_used} pages are used, {len(holder)} of them by blocks")
-    if len(policy) != len(evictable) or any(block.key not in policy for block in evictable):
-        raise IntegrityError(f"the policy knows {len(policy)} blocks, not the {len(evictable)} evictable ones")
-    return PageCounts(by_kind, sum(len(block.pages) for block in evictable))
+
+    def __init__(self, pool: PagePool, ready: ReadyBlocks, held: HeldBlocks, pages_by_kind: Mapping[str, int]):
+        self._pool = pool
+        self._ready = ready
+        self._held = held
+        self._pages_by_kind = pages_by_kind
+        self._slot = 0
+        self._page = 1
+
+    def run(self, budget_s: float, clock: Callable[[], float]) -> bool:
+        """Goes on for about `budget_s`, at least one step; whether a round has ended.
+
+        Raises `IntegrityError` where the books do not add up.
+        """
+        until = clock() + budget_s
+        while True:
+            if self._step():
+                return True
+            if clock() >= until:
+                return False
+
+    def run_whole(self) -> None:
+        """A round from start to end, and the list of free pages."""
+        self._slot, self._page = 0, 1
+        while not self._step():
+            pass
+        self._pool.check_integrity()
+
+    def _step(self) -> bool:
+        num_slots, num_pages = self._ready.columns.num_slots, self._pool.num_pages
+        if self._slot < num_slots:
+            end = min(self._slot + _STEP_SLOTS, num_slots)
+            for slot in range(self._slot, end):
+                self._ready.check_slot(slot)
+            self._slot = end
+        elif self._page < num_pages:
+            end = min(self._page + _STEP_PAGES, num_pages)
+            self._pool.check_links(self._page, end)
+            self._page = end
+        else:
+            self._check_sums()
+            self._slot, self._page = 0, 1
+            return True
+        return False
+
+    def _check_sums(self) -> None:
+        self._held.check_integrity(self._pool)
+        self._ready.check_counts()
+        self._pool.check_counts()
+        by_kind: Counter[str] = Counter(self._ready.columns.count_pages_by_kind(self._pool.page_tokens))
+        num_ready = by_kind.total()
+        for block in self._held:
+            by_kind[block.kind] += len(block.pages)
+        if +by_kind != +Counter(self._pages_by_kind):
+            raise IntegrityError(f"pages are miscounted: {self._pages_by_kind} should be {+by_kind}")
+        if by_kind.total() != self._pool.num_used:
+            raise IntegrityError(f"{self._pool.num_used} pages are used, {by_kind.total()} of them by blocks")
+        num_evictable = num_ready - self._ready.num_pinned_pages
+        if num_evictable != self._ready.num_evictable_pages:
+            raise IntegrityError(f"{num_evictable} pages are evictable, not {self._ready.num_evictable_pages}")

@@ -47,7 +47,7 @@ def as_token_ids(token_ids: TokenIds) -> Int32[np.ndarray, "S"]:
     given = np.asarray(token_ids) if len(token_ids) else np.zeros(0, np.int32)
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise ValueError(f"token ids must be a flat row of integers, got {given.dtype} of shape {given.shape}")
-    if given.size and (given.min() < _INT32.min or given.max() > _INT32.max):
+    if given.dtype != np.int32 and given.size and (given.min() < _INT32.min or given.max() > _INT32.max):
         raise ValueError(f"token ids must fit int32, got {given.min()}..{given.max()}")
     ids = np.array(given, dtype=np.int32)
     ids.flags.writeable = False
@@ -104,8 +104,3 @@ def _finished(prefix: "hashlib._Hash", owner: str, token_ids: Int32[np.ndarray, 
 
 def _framed(fields: Iterable[bytes]) -> bytes:
     return b"".join(part for field in fields for part in (len(field).to_bytes(8, "little"), field))
-
-
-def block_key(identity: PoolIdentity, kind: str, owner: str, parent: bytes, token_ids: TokenIds) -> bytes:
-    """The same key for a parent given by name; goes with its last caller, engine/block_cache.py."""
-    return _finished(_hashed_prefix(identity, parent, kind), owner, as_token_ids(token_ids))

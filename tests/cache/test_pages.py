@@ -74,13 +74,53 @@ def test_used_pages_are_known():
     assert [pool.is_used(page) for page in (-1, 0, 1, 2, 3, 4)] == [False, False, True, True, False, False]
 
 
-@pytest.mark.parametrize("spoil", [lambda p: p._free.append(1), lambda p: p._free.pop(), lambda p: p._free.append(0)])
-def test_a_spoiled_free_list_is_noticed(spoil):
+def lose_a_free_page(pool):
+    pool._next[2] = 0
+
+
+def lead_to_a_used_page(pool):
+    pool._next[3] = 1
+
+
+def go_round_in_circles(pool):
+    pool._next[3] = 2
+
+
+def lead_out_of_the_pool(pool):
+    pool._next[3] = 4
+
+
+def miscount(pool):
+    pool.num_free += 1
+
+
+def use_the_null_page(pool):
+    pool._is_used[0] = 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lose_a_free_page, lead_to_a_used_page, go_round_in_circles, lead_out_of_the_pool, miscount, use_the_null_page],
+)
+def test_spoiled_books_are_noticed(spoil):
     pool = PagePool(4, 16)
     pool.allocate(1)
+    pool.check_integrity()
     spoil(pool)
     with pytest.raises(IntegrityError):
         pool.check_integrity()
+
+
+def test_a_run_is_found_from_its_first_page():
+    pool = PagePool(9, 16)
+    one, other = pool.allocate(3), pool.allocate(2)
+    assert pool.run(one[0], 3) == one
+    assert pool.checked_run(other[0], 2) == other
+    pool.link(one + other, owner=7)
+    assert pool.checked_run(one[0], 5, 7) == one + other
+    for first, num, owner in [(one[0], 5, 6), (one[0], 4, 7), (one[0], 6, 7), (one[0], 5, -1), (8, 1, -1), (99, 1, 7)]:
+        with pytest.raises(IntegrityError):
+            pool.checked_run(first, num, owner)
 
 
 def test_a_budget_holds_whole_pages():

@@ -1,0 +1,71 @@
+"""The orders in which blocks' tokens are worth correcting, kept whether the block is cached or not."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from rcjax.cache.keys import TokenIds, as_token_ids
+from rcjax.cache.packing import pack_ids, unpack_ids
+from rcjax.cache.versions import Name
+
+
+def as_order(order: TokenIds, num_tokens: int) -> Int32[np.ndarray, "S"]:
+    """The order as a read-only array; ValueError unless it names each offset of the block once."""
+    offsets = as_token_ids(order)
+    if not np.array_equal(np.sort(offsets), np.arange(num_tokens)):
+        raise ValueError(f"the order of a block of {num_tokens} tokens must name each offset once: {order}")
+    return offsets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedOrder:
+    """An order and whose it is."""
+
+    kind: str
+    owner: str
+    order: Int32[np.ndarray, "S"]
+
+
+class BlockOrders(Mapping[bytes, NamedOrder]):
+    """Orders by the key of their content: at most one for each item or user, that of the content it had last."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[bytes, tuple[Name, bytes]] = {}  # whose it is, and packed
+        self._keys: dict[Name, bytes] = {}
+
+    def __getitem__(self, key: bytes) -> NamedOrder:
+        name, packed = self._by_key[key]
+        return NamedOrder(*name, unpack_ids(packed))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._by_key)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def find(self, key: bytes) -> Int32[np.ndarray, "S"] | None:
+        stored = self._by_key.get(key)
+        return None if stored is None else unpack_ids(stored[1])
+
+    def has_name(self, name: Name) -> bool:
+        return name in self._keys
+
+    def put(self, key: bytes, name: Name, order: Int32[np.ndarray, "S"]) -> None:
+        self.drop(name)
+        self._by_key[key] = (name, pack_ids(order))
+        self._keys[name] = key
+
+    def keep_only(self, key: bytes, name: Name) -> None:
+        """Forgets the order of other content of that name."""
+        if self._keys.get(name, key) != key:
+            self.drop(name)
+
+    def drop(self, name: Name) -> None:
+        key = self._keys.pop(name, None)
+        if key is not None:
+            del self._by_key[key]

@@ -1,0 +1,202 @@
+"""The blocks that can be found: as columns while idle, with a handle as long as somebody holds one."""
+
+from collections.abc import Iterator
+from weakref import ref
+
+import numpy as np
+from jaxtyping import Int32
+
+from rcjax.cache.blocks import NO_SLOT, BlockState, CachedBlock
+from rcjax.cache.columns import BlockColumns
+from rcjax.cache.errors import IntegrityError
+from rcjax.cache.eviction import GreedyDual
+from rcjax.cache.orders import BlockOrders
+from rcjax.cache.packing import same_ids
+from rcjax.cache.pages import PagePool
+from rcjax.cache.versions import Name
+
+
+class _HandleRef(ref[CachedBlock]):
+    """A weak reference to a block's handle, which knows the slot."""
+
+    __slots__ = ("slot",)
+    slot: int
+
+
+class ReadyBlocks:
+    """Ready blocks, those without pins in the order in which they can be evicted.
+
+    A block has at most one handle at a time. Pinned blocks' handles are kept here; those of others live for as long
+    as the caller keeps them, and are found again until then.
+    """
+
+    def __init__(self, pool: PagePool, policy: GreedyDual, orders: BlockOrders):
+        self._pool = pool
+        self._policy = policy
+        self._orders = orders
+        self.columns = BlockColumns(pool.capacity_pages)
+        self._handles: dict[int, _HandleRef] = {}  # by slot, all that live
+        self._pinned: dict[int, CachedBlock] = {}  # by slot
+        self.num_evictable_pages = 0
+        handles = self._handles
+
+        def forget(dead: "ref[CachedBlock]") -> None:
+            assert isinstance(dead, _HandleRef)
+            if handles.get(dead.slot) is dead:
+                del handles[dead.slot]
+
+        self._forget = forget
+        self._fill = self._fill_handle
+
+    def find(self, key: bytes) -> int:
+        """The slot of a key, or `NO_SLOT`."""
+        return self.columns.find(key)
+
+    def find_name(self, name: Name) -> int:
+        return self.columns.find_name(*name)
+
+    def slots(self) -> list[int]:
+        """All slots in use, the blocks used longest ago first, those in use now last."""
+        used = [slot for slot in range(self.columns.num_slots) if self.columns.is_used(slot)]
+        return sorted(used, key=lambda slot: (slot in self._pinned, self._policy.last_use(slot)))
+
+    def handles(self) -> Iterator[CachedBlock]:
+        return map(self.handle, self.slots())
+
+    def handle(self, slot: int, token_ids: Int32[np.ndarray, "S"] | None = None) -> CachedBlock:
+        """The block's handle: the one that lives, or a new one. `token_ids` are its own, if they are at hand."""
+        block = self.live_handle(slot)
+        if block is None:
+            token_ids = self.columns.token_ids(slot) if token_ids is None else token_ids
+            block = CachedBlock.ready(slot, token_ids, self._fill)
+            self._register(block)
+        return block
+
+    def live_handle(self, slot: int) -> CachedBlock | None:
+        known = self._handles.get(slot)
+        return None if known is None else known()
+
+    def add(self, block: CachedBlock) -> None:
+        """Takes in a pinned block, whose key and name must be free."""
+        slot = self.columns.add(block.key, block.kind, block.owner, block.token_ids, block.pages[0], block.cost)
+        self._pool.link(block.pages, slot)
+        block.state = BlockState.READY
+        block.slot = slot
+        self._pinned[slot] = block
+        self._register(block)
+
+    def remove(self, slot: int) -> CachedBlock:
+        """Gives a block up, with the pins that it has; the caller retires it, or frees its pages."""
+        block = self.handle(slot)
+        if block.pins:
+            del self._pinned[slot]
+            self._pool.link(block.pages)
+        else:
+            self._remove_evictable(block)
+        self._let_go(block)
+        return block
+
+    def evict(self) -> tuple[bytes, str, int]:
+        """Gives the block up that is the next to go and frees its pages; returns its key, kind and how many these were.
+
+        As `remove`, without making a handle where there is none.
+        """
+        slot = self._policy.pop()
+        columns = self.columns
+        key, kind = columns.key(slot), columns.kind(slot)
+        pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
+        self.num_evictable_pages -= len(pages)
+        block = self.live_handle(slot)
+        if block is None:
+            columns.remove(slot)
+        else:
+            self._let_go(block)
+            block.pages = ()
+        self._pool.free(pages)
+        return key, kind, len(pages)
+
+    def touch(self, slot: int) -> None:
+        """Notes a use; a pinned block is used again when its last reader leaves."""
+        if slot not in self._pinned:
+            self._policy.touch(slot)
+
+    def pin(self, block: CachedBlock) -> None:
+        if not block.pins:
+            self._remove_evictable(block)
+            self._pinned[block.slot] = block
+        block.pins += 1
+
+    def unpin(self, block: CachedBlock) -> None:
+        """Takes a pin back; the last makes the block evictable, as just used."""
+        block.pins -= 1
+        if not block.pins:
+            del self._pinned[block.slot]
+            self._policy.add(block.slot, block.cost / len(block.pages))
+            self.num_evictable_pages += len(block.pages)
+
+    def check_slot(self, slot: int) -> None:
+        """Raises `IntegrityError` where columns, pages, policy, pins and handle of a slot disagree."""
+        columns = self.columns
+        if not columns.is_used(slot):
+            if slot in self._policy or slot in self._pinned or self.live_handle(slot) is not None:
+                raise IntegrityError(f"a block is known in {slot=}, which is free")
+            return
+        columns.check_slot(slot)
+        num_pages = self._pool.pages_for(columns.num_tokens[slot])
+        pages = self._pool.checked_run(columns.first_page[slot], num_pages, slot)
+        if (slot in self._policy) == (slot in self._pinned):
+            raise IntegrityError(f"the block in {slot=} must be either pinned or evictable")
+        if slot in self._policy:
+            self._policy.check_slot(slot)
+        block = self.live_handle(slot)
+        if slot in self._pinned and block is not self._pinned[slot]:
+            raise IntegrityError(f"the pinned block in {slot=} is not the one that is found there: {block}")
+        if block is not None:
+            self._check_handle(block, slot, pages)
+
+    def check_counts(self) -> None:
+        """Raises `IntegrityError` where the sums over all slots are not as counted."""
+        self.columns.check_counts()
+        if len(self._policy) + len(self._pinned) != self.columns.num_blocks_by_kind.total():
+            raise IntegrityError(f"{len(self._policy)} evictable and {len(self._pinned)} pinned blocks are not all")
+
+    @property
+    def num_pinned_pages(self) -> int:
+        """Pages of pinned blocks; O(these)."""
+        return sum(len(block.pages) for block in self._pinned.values())
+
+    def _check_handle(self, block: CachedBlock, slot: int, pages: tuple[int, ...]) -> None:
+        columns = self.columns
+        found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot)
+        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, BlockState.READY, slot)
+        if found != expected or not same_ids(columns.token_ids(slot), block.token_ids):
+            raise IntegrityError(f"the handle of {slot=} is not what is kept there: {block}")
+        if (block.pins > 0) != (slot in self._pinned):
+            raise IntegrityError(f"the block in {slot=} has {block.pins} pins, against the books")
+
+    def _fill_handle(self, block: CachedBlock) -> None:
+        columns, slot = self.columns, block.slot
+        block.key = columns.key(slot)
+        block.kind = columns.kind(slot)
+        block.owner = columns.owners[slot]
+        block.cost = columns.cost[slot]
+        block.pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
+        block.order = self._orders.find(block.key)
+        block.version = 0
+        block.superseded = False
+
+    def _register(self, block: CachedBlock) -> None:
+        known = _HandleRef(block, self._forget)
+        known.slot = block.slot
+        self._handles[block.slot] = known
+
+    def _remove_evictable(self, block: CachedBlock) -> None:
+        self._policy.remove(block.slot)
+        self.num_evictable_pages -= len(block.pages)
+
+    def _let_go(self, block: CachedBlock) -> None:
+        block.fill()  # while there is something to fill it with
+        self.columns.remove(block.slot)
+        del self._handles[block.slot]
+        block.state = BlockState.RETIRED
+        block.slot = NO_SLOT
