@@ -42,3 +42,9 @@ def environment() -> dict[str, Any]:
 def write_report(path: Path, report: dict[str, Any], claims: list[Claim]) -> None:
     rows = [asdict(claim) | {"holds": claim.holds} for claim in claims]
     path.write_text(json.dumps({"environment": environment(), **report, "claims": rows}, indent=1) + "\n")
+
+
+def show_claims(claims: list[Claim]) -> None:
+    for claim in claims:
+        sign = ">=" if claim.at_least else "<="
+        print(f"{'holds' if claim.holds else 'FAILS'}: {claim.name}: {claim.value:,.2f} {sign} {claim.target:,}")

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import track
 
 from rcjax.catalog import Catalogue, Request
-from rcjax.commands.report import Answer, arm_table, asked, percentiles, stage_table
+from rcjax.commands.report import Answer, arm_table, asked, stage_table
 from rcjax.config import Settings, read_catalogue
 from rcjax.errors import RcjaxError
 from rcjax.evaluation.arms import arm_order, baselines
+from rcjax.evaluation.percentiles import percentiles
 from rcjax.model.spec import Model
 from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rcjax.catalog import Item
+from rcjax.evaluation.percentiles import percentiles
 from rcjax.request import RankedItem, RecommendRequest, RecommendResult
 from rcjax.serving.client import RecommenderClient
 
@@ -43,10 +44,6 @@ def asked(client: RecommenderClient, request: RecommendRequest, clock: Callable[
 
 def ttft_percentiles(answers: Sequence[Answer]) -> dict[str, float]:
     return percentiles([answer.result.times.ttft_ms for answer in answers])
-
-
-def percentiles(values_ms: Sequence[float]) -> dict[str, float]:
-    return dict(zip(("p50", "p90", "p99"), np.percentile(values_ms, (50, 90, 99)).tolist(), strict=True))
 
 
 def ranking_table(

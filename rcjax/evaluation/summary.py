@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from rcjax.catalog.types import Request
-from rcjax.commands.report import percentiles
 from rcjax.errors import RcjaxError
 from rcjax.evaluation.arms import References
 from rcjax.evaluation.bootstrap import NUM_RESAMPLES, interval, resampled_means
 from rcjax.evaluation.fidelity import Fidelity, ScorePair, fidelity
+from rcjax.evaluation.percentiles import percentiles
 from rcjax.evaluation.ranking import METRICS, Rank, mean_quality, metric_values, rank_of
 from rcjax.evaluation.runner import ArmRun, Outcome
 

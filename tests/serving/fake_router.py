@@ -52,7 +52,7 @@ def ranked(request: RecommendRequest) -> RecommendResult:
     return RecommendResult(
         ranking=tuple(RankedItem(item_id, score(item_id), i + 1) for i, item_id in enumerate(best_first)),
         tokens=TokenCounts(cached=100, fresh=2 * len(ids)),
-        times=StageTimes(plan_ms=1.0, build_ms=2.0, extend_ms=3.0, readout_ms=4.0, ttft_ms=10.0),
+        times=StageTimes(plan_ms=1.0, build_ms=2.0, extend_ms=3.0, readout_ms=4.0),
         arm=request.arm or INFO.default_arm,
     )
 

@@ -71,7 +71,7 @@ def test_recommend_ranks_best_first(running: Running) -> None:
     result = running.client.recommend(GOOD)
     assert result.ranking == (RankedItem("item-3", 3.0, 1), RankedItem("item-2", 2.0, 2), RankedItem("item-1", 1.0, 3))
     assert result.tokens == TokenCounts(cached=100, fresh=6)
-    assert result.times == StageTimes(plan_ms=1.0, build_ms=2.0, extend_ms=3.0, readout_ms=4.0, ttft_ms=10.0)
+    assert result.times == StageTimes(plan_ms=1.0, build_ms=2.0, extend_ms=3.0, readout_ms=4.0)
     assert result.arm == "blocks"
     assert running.engine.calls == [GOOD]
 
