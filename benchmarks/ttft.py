@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from claims import Claim, write_report
+from claims import Claim, show_claims, write_report
 from pydantic import ByteSize
 from rich.console import Console
 from rich.progress import track
@@ -27,10 +27,11 @@ from rich.table import Table
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
 from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings
-from rcjax.engine.engine import RecommendEngine
 from rcjax.model.config import ModelConfig
+from rcjax.model.spec import Model, load_model
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.request import RecommendRequest, RecommendResult
+from rcjax.serving.local import LocalEngine
 from rcjax.serving.startup import start_engine
 
 ARMS = {
@@ -40,7 +41,7 @@ ARMS = {
     "rcjax": ArmSettings(selection="boundary(first=4)"),
     "parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR),
 }
-STAGES = ("plan_ms", "build_ms", "extend_ms", "readout_ms")
+STAGES = ("queue_ms", "plan_ms", "build_ms", "extend_ms", "readout_ms")
 PROMPT_TOKENS = (1500, 2000)
 POOL_BYTES = ByteSize(2 * 2**30)  # holds all items and users: no evictions while measuring
 
@@ -62,21 +63,24 @@ def main() -> None:
     args = parser.parse_args()
     console = Console()
     with console.status("starting") as status:
-        engine = start_engine(settings(), progress=status.update)
-    requests = fill(engine, args.requests, args.seed)
-    matmul = matmul_gflops()
-    samples = run(engine, requests)
-    report, claims = summarise(engine, samples, matmul)
-    show(console, report, claims)
+        model = load_model(settings().model)
+        engine = start_engine(settings(), model=model, progress=status.update)
+    with engine:
+        requests = fill(engine, args.requests, args.seed)
+        matmul = matmul_gflops()
+        samples = run(engine, requests)
+        report, claims = summarise(engine, model, samples, matmul)
+    show(console, report)
+    show_claims(claims)
     if args.json:
         write_report(args.json, report, claims)
 
 
-def fill(engine: RecommendEngine, num_requests: int, seed: int) -> list[Request]:
+def fill(engine: LocalEngine, num_requests: int, seed: int) -> list[Request]:
     """Requests whose prompts have the paper's size, with all their blocks resident."""
     world = EmbeddedWorld(seed)
     items = world.items
-    engine.put_items(list(items.values()))
+    engine.put_items(items.values())
     found: list[Request] = []
     for request in world.requests(10 * num_requests, split="test"):
         user = world.user(request.user_id)
@@ -89,7 +93,7 @@ def fill(engine: RecommendEngine, num_requests: int, seed: int) -> list[Request]
     raise RuntimeError(f"only {len(found)} of {num_requests} prompts have {PROMPT_TOKENS} tokens")
 
 
-def run(engine: RecommendEngine, requests: list[Request]) -> dict[str, list[RecommendResult]]:
+def run(engine: LocalEngine, requests: list[Request]) -> dict[str, list[RecommendResult]]:
     samples: dict[str, list[RecommendResult]] = {arm: [] for arm in ARMS}
     orders = itertools.cycle(np.roll(list(ARMS), shift).tolist() for shift in range(len(ARMS)))
     warm_up = requests[:1]
@@ -107,40 +111,14 @@ def run(engine: RecommendEngine, requests: list[Request]) -> dict[str, list[Reco
 
 
 def summarise(
-    engine: RecommendEngine, samples: dict[str, list[RecommendResult]], matmul: float
+    engine: LocalEngine, model: Model, samples: dict[str, list[RecommendResult]], matmul: float
 ) -> tuple[dict[str, Any], list[Claim]]:
-    arms = {}
-    for arm, results in samples.items():
-        ttft = np.array([result.times.ttft_ms for result in results])
-        tokens = [result.tokens for result in results]
-        arms[arm] = {
-            "n": len(results),
-            "ttft_ms": dict(zip(("p50", "p90", "p99"), np.percentile(ttft, (50, 90, 99)).tolist(), strict=True)),
-            "tokens": {
-                kind: float(np.mean([getattr(count, kind) for count in tokens]))
-                for kind in ("cached", "selected", "fresh", "prompt_len")
-            },
-            "stages_ms": {
-                stage: float(np.median([getattr(result.times, stage) for result in results])) for stage in STAGES
-            },
-            "samples_ttft_ms": ttft.tolist(),
-        }
-    config = engine.slice.config
-    flops = float(np.median([full_flops(config, result.tokens.prompt_len) for result in samples["full"]]))
+    arms = {arm: of_arm(results) for arm, results in samples.items()}
+    flops = float(np.median([full_flops(model.config, result.tokens.prompt_len) for result in samples["full"]]))
     full_rate = flops / arms["full"]["stages_ms"]["extend_ms"] / 1e6
-    overhead = max(
-        result.times.ttft_ms - result.times.extend_ms for arm in ("rcjax", "parallel") for result in samples[arm]
-    )
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(engine.slice.params))
-    pool = engine.slice.pages.num_bytes
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    pool = engine.stats().pool_bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    p50 = {arm: values["ttft_ms"]["p50"] for arm, values in arms.items()}
-    claims = [
-        Claim("full recompute's share of the float32 matmul rate", full_rate / matmul, 0.6),
-        Claim("rcjax (sequential, boundary(first=4)): P50 TTFT, times below prefix", p50["prefix"] / p50["rcjax"], 5),
-        Claim("parallel (none, anchor): P50 TTFT, times below prefix", p50["prefix"] / p50["parallel"], 10),
-        Claim("worst time outside the forward pass, ms", overhead, 10, at_least=False),
-    ]
     report = {
         "benchmark": "ttft",
         "model": engine.info().model,
@@ -155,7 +133,38 @@ def summarise(
             "peak_rss_over_weights_and_pool": peak / (weights + pool),
         },
     }
-    return report, claims
+    return report, claims_of(arms, full_rate / matmul)
+
+
+def of_arm(results: list[RecommendResult]) -> dict[str, Any]:
+    ttft = np.array([result.times.ttft_ms for result in results])
+    outside = np.array([result.times.ttft_ms - result.times.extend_ms for result in results])
+    tokens = [result.tokens for result in results]
+    return {
+        "n": len(results),
+        "ttft_ms": dict(zip(("p50", "p90", "p99"), np.percentile(ttft, (50, 90, 99)).tolist(), strict=True)),
+        "outside_ms": {"p50": float(np.median(outside)), "max": float(outside.max())},
+        "tokens": {
+            kind: float(np.mean([getattr(count, kind) for count in tokens]))
+            for kind in ("cached", "selected", "fresh", "prompt_len")
+        },
+        "stages_ms": {
+            stage: float(np.median([getattr(result.times, stage) for result in results])) for stage in STAGES
+        },
+        "samples_ttft_ms": ttft.tolist(),
+    }
+
+
+def claims_of(arms: dict[str, dict[str, Any]], full_share: float) -> list[Claim]:
+    p50 = {arm: values["ttft_ms"]["p50"] for arm, values in arms.items()}
+    outside = [arms[arm]["outside_ms"] for arm in ("rcjax", "parallel")]
+    return [
+        Claim("full recompute's share of the float32 matmul rate", full_share, 0.6),
+        Claim("rcjax (sequential, boundary(first=4)): P50 TTFT, times below prefix", p50["prefix"] / p50["rcjax"], 5),
+        Claim("parallel (none, anchor): P50 TTFT, times below prefix", p50["prefix"] / p50["parallel"], 10),
+        Claim("worst time outside the forward pass, ms", max(one["max"] for one in outside), 10, at_least=False),
+        Claim("P50 of the time outside the forward pass, ms", max(one["p50"] for one in outside), 2, at_least=False),
+    ]
 
 
 def full_flops(config: ModelConfig, num_tokens: int) -> float:
@@ -181,14 +190,14 @@ def _seconds(call: Any) -> float:
     return time.perf_counter() - start
 
 
-def show(console: Console, report: dict[str, Any], claims: list[Claim]) -> None:
+def show(console: Console, report: dict[str, Any]) -> None:
     table = Table(title=f"TTFT, {report['model']} {report['dtype']}, n={report['arms']['full']['n']}")
     for column in ("arm", "P50 ms", "P90 ms", "P99 ms", "cached", "selected", "fresh", "outside pass ms"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, values in report["arms"].items():
-        outside = sum(values["stages_ms"][stage] for stage in STAGES if stage != "extend_ms")
         tokens = [f"{values['tokens'][kind]:.0f}" for kind in ("cached", "selected", "fresh")]
-        table.add_row(arm, *(f"{value:.0f}" for value in values["ttft_ms"].values()), *tokens, f"{outside:.1f}")
+        times = [f"{value:.0f}" for value in values["ttft_ms"].values()]
+        table.add_row(arm, *times, *tokens, f"{values['outside_ms']['p50']:.1f}")
     console.print(table)
     memory = report["memory"]
     console.print(
@@ -196,9 +205,6 @@ def show(console: Console, report: dict[str, Any], claims: list[Claim]) -> None:
         f"{memory['peak_rss_bytes'] / 2**30:.2f} GiB for {memory['weights_bytes'] / 2**30:.2f} GiB of weights and "
         f"{memory['pool_bytes'] / 2**30:.2f} GiB of pages"
     )
-    for claim in claims:
-        sign = ">=" if claim.at_least else "<="
-        console.print(f"{'holds' if claim.holds else 'FAILS'}: {claim.name}: {claim.value:.2f} {sign} {claim.target}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Lets tests here use the tiny engine of the engine's tests, and its fixtures."""
+"""Lets tests here use the tiny engine of the engine's tests with its fixtures, and the fake router of serving's."""
 
 import sys
 from pathlib import Path
@@ -6,4 +6,4 @@ from pathlib import Path
 for folder in ("engine", "serving"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
-from engine_fixtures import closing, compiled, engine, oracle, probing, quiet, settings  # noqa: E402, F401
+from engine_fixtures import closing, compiled, engine, settings  # noqa: E402, F401
