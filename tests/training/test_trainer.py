@@ -31,6 +31,7 @@ SETTINGS = TrainSettings(
     checkpoint_every=2,
 )
 
+UNCLIPPED = SETTINGS.model_copy(update={"max_grad_norm": 100.0})  # moments show the gradient's size
 ONE = jax.devices()[:1]
 
 
@@ -60,6 +61,12 @@ def batch_of_eight(builder):
     """Eight examples, and one pass of them."""
     examples = Task().draw(np.random.default_rng(0), 8)
     return examples, Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(examples)
+
+
+@pytest.fixture(scope="module")
+def shared(builder):
+    """One on a single device, for tests that need no settings of their own: it holds no state, only programs."""
+    return new_trainee(builder, UNCLIPPED)
 
 
 def new_trainee(builder, settings=SETTINGS):
@@ -105,9 +112,8 @@ def kill_after(number):
     return on_pass
 
 
-def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, tmp_path):
-    losses = {}
-    trainee = new_trainee(builder)  # holds no state, only compiled programs
+def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, tmp_path):
+    losses, trainee = {}, shared
     source = RecordedTask()
     _, whole = trainer(builder, tmp_path / "whole", trainee=trainee, source=source)
     expected = whole.run(start(trainee), lambda step, loss, ndcg: losses.setdefault(step, loss))
@@ -158,14 +164,12 @@ def test_learns(builder, tmp_path, changes, reached):
     assert after > reached
 
 
-def test_accumulating_two_halves_is_one_whole(builder, batch_of_eight):
+def test_accumulating_two_halves_is_one_whole(builder, shared, batch_of_eight):
     """Of a loss that is a mean over requests; the moments show the gradient's size, which Adam's step does not."""
     examples, whole_batch = batch_of_eight
-    settings = SETTINGS.model_copy(update={"max_grad_norm": 1e6})
     collate = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)
-    whole = new_trainee(builder, settings)
-    halves = new_trainee(builder, settings.model_copy(update={"accumulate": 2}))
-    state, _ = whole.step(start(whole), whole_batch)
+    halves = new_trainee(builder, UNCLIPPED.model_copy(update={"accumulate": 2}))
+    state, _ = shared.step(start(shared), whole_batch)
     parts, _ = halves.step(start(halves), collate(examples[:4]))
     for ours, theirs in zip(leaves(parts.trained), leaves(start(halves).trained), strict=True):
         np.testing.assert_array_equal(ours, theirs, "half a batch has changed a weight")
@@ -182,12 +186,13 @@ def test_weights_decay_and_norms_do_not():
     settings = SETTINGS.model_copy(update={"weight_decay": 0.5, "learning_rate": 0.01, "warmup_steps": 1})
     optimizer, params = new_optimizer(settings), tiny_model().params
     zeros = jax.tree.map(jnp.zeros_like, params)
-    _, state = optimizer.update(zeros, optimizer.init(params), params)  # the first step of the warm-up is of size 0
-    updates, _ = optimizer.update(zeros, state, params)
+    update = jax.jit(optimizer.update)
+    _, state = update(zeros, optimizer.init(params), params)  # the first step of the warm-up is of size 0
+    updates, _ = update(zeros, state, params)
     layers = params["layers"]
     kept = {name: updates["layers"][name] for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm")}
-    for update in (updates["final_norm"], *kept.values()):
-        assert not np.asarray(update).any()
+    for change in (updates["final_norm"], *kept.values()):
+        assert not np.asarray(change).any()
     for name in layers.keys() - kept.keys():
         np.testing.assert_allclose(updates["layers"][name], -0.01 * 0.5 * layers[name], rtol=1e-5, err_msg=name)
     for name in params.keys() - {"layers", "final_norm"}:
@@ -195,37 +200,33 @@ def test_weights_decay_and_norms_do_not():
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
-def test_no_weights_are_kept_beside_those_in_use(builder, batch_of_eight, lora):
+def test_no_weights_are_kept_beside_those_in_use(builder, lora):
     """Full fine-tuning: the weights and two moments. LoRA: the weights, and the adapters and theirs."""
     params = jax.tree.map(np.asarray, tiny_model().params)
-    batch = batch_of_eight[1]
     before = live_bytes()
     trainee = new_trainee(builder, SETTINGS.model_copy(update={"lora": lora}))
     state = trainee.initial_state(params)
-    needed = sum(x.nbytes for x in jax.tree.leaves(state))
-    if lora is not None:
-        needed += sum(x.nbytes for x in jax.tree.leaves(params))
-        assert needed > live_bytes() - before - 1000
-    weights = sum(x.nbytes for x in jax.tree.leaves(state.trained))
-    assert live_bytes() - before <= needed < 1000 + (3 * weights if lora is None else np.inf)
-    given = jax.tree.leaves(state)
-    state, _ = trainee.step(state, batch)
-    assert all(x.is_deleted() for x in given), "a step keeps the state before it"
-    del given
-    assert live_bytes() - before <= needed + 10_000, "more than the label ids that the program holds"
+    needed = 3 * num_bytes(state.trained) + (num_bytes(params) if lora else 0)
+    assert needed <= live_bytes() - before < needed + 100, "the optimizer counts its steps, and that is all"
+    assert trainee.config.num_layers == 3  # it lives until here
+
+
+def num_bytes(tree):
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 def live_bytes():
     gc.collect()
-    return sum(x.nbytes for x in jax.live_arrays())
+    return num_bytes(jax.live_arrays())
 
 
-def test_a_state_never_shares_the_weights_it_was_made_of(builder, batch_of_eight):
-    """A step donates its state: the checkpoint's weights, which others may hold, must survive it."""
-    model = tiny_model()
-    trainee = Trainee(model.params, model.config, builder, SETTINGS, ONE)
-    trainee.step(trainee.initial_state(model.params), batch_of_eight[1])
-    assert not any(x.is_deleted() for x in jax.tree.leaves(model.params))
+def test_a_step_ends_the_state_it_is_given_but_not_what_that_was_made_of(shared, batch_of_eight):
+    """The checkpoint's weights, which others may hold, survive that their copy is donated."""
+    params = tiny_model().params
+    given = shared.initial_state(params)
+    shared.step(given, batch_of_eight[1])
+    assert all(x.is_deleted() for x in jax.tree.leaves(given))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
@@ -260,17 +261,15 @@ def test_a_step_leaves_the_state_where_it_was(builder, batch_of_eight, lora):
     assert [x.sharding for x in jax.tree.leaves(state)] == placed
 
 
-def test_another_run_s_folder_is_refused(builder, tmp_path):
-    trainer(builder, tmp_path, identity="one")
+def test_another_run_s_folder_is_refused(builder, shared, tmp_path):
+    trainer(builder, tmp_path, identity="one", trainee=shared)
     with pytest.raises(ValueError, match="run of other settings"):
-        trainer(builder, tmp_path, identity="two")
+        trainer(builder, tmp_path, identity="two", trainee=shared)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(builder, tmp_path):
-    model = tiny_model()
-    params = {**model.params, "final_norm": model.params["final_norm"] * np.nan}
-    trainee = Trainee(params, model.config, builder, SETTINGS, ONE)
-    collator = Collator(builder, SETTINGS.layout, SETTINGS.scoring)
-    run = Trainer(trainee, collator, Task(), [], SETTINGS, tmp_path, "run")
+def test_a_loss_that_is_not_finite_ends_the_run(builder, shared, tmp_path):
+    params = tiny_model().params
+    params = {**params, "final_norm": params["final_norm"] * np.nan}
+    _, run = trainer(builder, tmp_path, trainee=shared)
     with pytest.raises(FloatingPointError, match="pass 1 is nan"):
-        run.run(trainee.initial_state(params))
+        run.run(shared.initial_state(params))
