@@ -218,6 +218,7 @@ class BlockDirectory:
         It outlives the block: whenever content of that key is cached again, it has the order. It goes when its item
         or user is dropped, or gets other content.
         """
+        block.fill()
         block.order = as_order(order, block.num_tokens)
         if block.state is BlockState.READY:
             self._orders.put(block.key, (block.kind, block.owner), block.order)
@@ -229,6 +230,8 @@ class BlockDirectory:
         current = self.current(kind, owner)
         if self._orders.has_name((kind, owner)) or (current is not None and current.key != key):
             return False
+        if current is not None and len(offsets) != current.num_tokens:
+            raise ValueError(f"an order of {len(offsets)} tokens is of no use to a block of {current.num_tokens}")
         self._orders.put(key, (kind, owner), offsets)
         if current is not None:
             current.order = offsets

@@ -8,5 +8,3 @@ from rcjax.cache.semantic.fields import InstanceFields as InstanceFields
 from rcjax.cache.semantic.pool import KVSource as KVSource
 from rcjax.cache.semantic.pool import Match as Match
 from rcjax.cache.semantic.pool import SemanticPool as SemanticPool
-from rcjax.cache.semantic.storage import load_pool as load_pool
-from rcjax.cache.semantic.storage import save_pool as save_pool

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from rcjax.cache import PoolIdentity
+from rcjax.cache.keys import PoolIdentity
 from rcjax.errors import InvalidRequestError, NotFoundError
 
 INDEX_NAME = "index.json"
@@ -26,7 +26,6 @@ class SavedBlock(BaseModel):
     chunk: NonNegativeInt
     first_page: NonNegativeInt
     digest: str
-    order: list[_Int32] | None = None  # see `CachedBlock.order`
 
     def num_pages(self, page_tokens: int) -> int:
         return -(-len(self.token_ids) // page_tokens)
@@ -35,16 +34,32 @@ class SavedBlock(BaseModel):
         return f"{self.kind} {self.owner!r}"
 
 
+class SavedOrder(BaseModel):
+    """The order of correction of some content, saved as a block or not; see `CachedBlock.order`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    kind: str
+    owner: str
+    order: list[_Int32]
+    digest: str
+
+    def __str__(self) -> str:
+        return f"the order of {self.kind} {self.owner!r}"
+
+
 class SnapshotIndex(BaseModel):
     """Blocks in the order in which they are to be restored: the last are kept where not all fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     identity: PoolIdentity
     instruction: str  # its key, which is in that of every block
     data: str = Field(pattern=r"^kv-\d+$")
     blocks: list[SavedBlock]
+    orders: list[SavedOrder]
 
 
 def read_index(folder: Path) -> SnapshotIndex:
