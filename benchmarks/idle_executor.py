@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rcjax.cache import BlockDirectory, PagePool
+from rcjax.cache import BlockDirectory, GreedyDual, PagePool
 from rcjax.config import Settings
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.cost import CostModel, Program
@@ -91,7 +91,7 @@ def idle_engine(settings: Settings, model: Model, num_pages: int) -> LocalEngine
     for shapes in parts.shapes.values():
         shapes.seconds = lambda shape: cost.pass_s("", shape)
     executor: Any = IdleExecutor(parts, cost)
-    directory = BlockDirectory(PagePool(num_pages, parts.page_tokens))
+    directory = BlockDirectory(PagePool(num_pages, parts.page_tokens), GreedyDual())
     cache = BlockCache(executor, directory, parts.keys, parts.shapes["build"], builder.instruction_block())
     cache.build_instruction()
     ranker = Ranker(

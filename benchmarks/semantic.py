@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import Claim, write_report
+from bare_slice import BareSlice
+from claims import Claim, show_claims, write_report
 from pydantic import ByteSize
 from rich.console import Console
 from rich.table import Table
@@ -27,9 +28,7 @@ from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.readers import CataloguePaths, load_catalogue
 from rcjax.catalog.types import User
 from rcjax.config import CacheSettings, Settings, ShapeSettings
-from rcjax.engine.engine import RecommendEngine
 from rcjax.model.spec import load_model
-from rcjax.serving.startup import start_engine
 
 MAX_PROTOTYPES = 100_000
 FILLED_SHARE = 0.9  # of MAX_PROTOTYPES, so that a lookup time speaks of a full pool
@@ -61,27 +60,28 @@ def main() -> None:
     with console.status("starting") as status:
         model = load_model(args.model)
         fields = InstanceFields(model.tokenizer.decode)
-        engine = start_engine(settings(args.model), model=model, progress=status.update)
+        bare = BareSlice(settings(args.model), model, status.update)
         status.update("lookups")
         train = [world.user(f"train-{n:05d}") for n in range(args.lookup_users)]
         test = [world.user(f"test-{n:05d}") for n in range(args.lookup_users // 10)]
-        report["embedded"] = find(engine, fields, train, test, args.seed)
+        report["embedded"] = find(bare, fields, train, test, args.seed)
         if args.beauty and args.beauty.is_dir():
             status.update("lookups in beauty")
-            report["beauty"] = find(engine, fields, *beauty_users(args.beauty, args.seed), args.seed)
+            report["beauty"] = find(bare, fields, *beauty_users(args.beauty, args.seed), args.seed)
         else:
             report["beauty"] = {"skipped": f"no folder {args.beauty}; name one with --beauty"}
-    sampled = histories(engine, train[: args.sampled])
-    report["kv"] = measure(engine, world, sampled, fields, args.requests, MAX_PROTOTYPES, args.seed)
+    sampled = histories(bare, train[: args.sampled])
+    report["kv"] = measure(bare, world, sampled, fields, args.requests, MAX_PROTOTYPES, args.seed)
     claims = claims_of(report)
-    show(console, report, claims)
+    show(console, report)
+    show_claims(claims)
     if args.json:
         write_report(args.json, report, claims)
 
 
-def histories(engine: RecommendEngine, users: Sequence[User]) -> list[np.ndarray]:
-    """Token ids of what the engine would keep of each user."""
-    return [engine.builder.history_ids(engine.library.recent_events(user)) for user in users]
+def histories(bare: BareSlice, users: Sequence[User]) -> list[np.ndarray]:
+    """Token ids of what a library would keep of each user."""
+    return [bare.history_ids(user.events) for user in users]
 
 
 def beauty_users(folder: Path, seed: int) -> tuple[list[User], list[User]]:
@@ -95,12 +95,12 @@ def beauty_users(folder: Path, seed: int) -> tuple[list[User], list[User]]:
 
 
 def find(
-    engine: RecommendEngine, fields: InstanceFields, train: Sequence[User], test: Sequence[User], seed: int
+    bare: BareSlice, fields: InstanceFields, train: Sequence[User], test: Sequence[User], seed: int
 ) -> dict[str, Any]:
     """Coverage and lookup times of both embeddings, and of other indexes, on one data set."""
-    table, start = np.asarray(engine.slice.params["embed"], np.float32), len(engine.builder.instruction_ids)
-    limit = start + engine.info().max_history_tokens
-    known, new = histories(engine, train), histories(engine, test)
+    table, start = bare.embedding, len(bare.builder.instruction_ids)
+    limit = start + bare.settings.limits.max_history_tokens
+    known, new = histories(bare, train), histories(bare, test)
     found: dict[str, Any] = {}
     for name in EMBEDDINGS:
         pool = index_only(
@@ -138,7 +138,7 @@ def claims_of(report: dict[str, Any]) -> list[Claim]:
     return claims
 
 
-def show(console: Console, report: dict[str, Any], claims: list[Claim]) -> None:
+def show(console: Console, report: dict[str, Any]) -> None:
     kv = report["kv"]
     table = Table(title=f"Against exact history KV, {report['model']}, n={kv['arms']['exact']['n']}")
     for column in ("history", "KL", "95% interval", "top-1", "Kendall", "fresh", "pass P50 ms"):
@@ -158,9 +158,6 @@ def show(console: Console, report: dict[str, Any], claims: list[Claim]) -> None:
     fetch = ", ".join(f"{stage} {ms:.1f}" for stage, ms in kv["fetch_p50_ms"].items())
     num_tokens, prefill_ms = kv["history_tokens_p50"], kv["prefill_p50_ms"]
     console.print(f"a history of {num_tokens:.0f} tokens: {fetch} ms; exact by prefill {prefill_ms:.0f} ms")
-    for claim in claims:
-        sign = ">=" if claim.at_least else "<="
-        console.print(f"{'holds' if claim.holds else 'FAILS'}: {claim.name}: {claim.value:.3f} {sign} {claim.target}")
 
 
 if __name__ == "__main__":

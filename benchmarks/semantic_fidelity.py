@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from bare_slice import BareSlice
 from rich.progress import track
 from semantic_lookup import EMBEDDINGS, embedding_of
 
+from rcjax.cache import CachedBlock
 from rcjax.cache.semantic import InstanceFields, Match, SemanticPool
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
-from rcjax.engine.assembly import Row, Source, assemble
-from rcjax.engine.engine import RecommendEngine
-from rcjax.engine.semantic_history import exact_kv
+from rcjax.engine.assembly import Row, Source
 from rcjax.evaluation.bootstrap import interval, resampled_means
 from rcjax.evaluation.fidelity import fidelity, kl_divergence
 from rcjax.model.scoring import Scorer
@@ -54,25 +54,27 @@ class Arm:
 class HistoryKV:
     """Exact KV of histories, by the engine that serves them; each is computed once."""
 
-    def __init__(self, engine: RecommendEngine):
-        self._engine = engine
+    def __init__(self, bare: BareSlice):
+        self._bare = bare
         self._known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         self.prefill_ms: list[float] = []
 
     def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """K and V [L, T, K, H] right after the instruction."""
+        """K (unrotated) and V [L, T, K, H] right after the instruction."""
         key = ids.tobytes()
         if key not in self._known:
-            block = self._engine.builder.history_block(ids, "sampled")
             start = time.perf_counter()
-            with self._engine.cache.resident([block]):
+            with self._bare.pinned([self._bare.builder.history_block(ids, "sampled")]) as (cached,):
                 self.prefill_ms.append((time.perf_counter() - start) * 1e3)
-                self._known[key] = exact_kv(self._engine.cache, block)
+                pages = self._bare.cache.executor.read_pages(cached.pages)
+            layers, _, _, *heads = pages.k.shape
+            k, v = (np.asarray(some).reshape(layers, -1, *heads)[:, : len(ids)] for some in (pages.k, pages.v))
+            self._known[key] = k, v
         return self._known[key]
 
 
 def measure(
-    engine: RecommendEngine,
+    bare: BareSlice,
     world: EmbeddedWorld,
     sampled: Sequence[np.ndarray],
     fields: InstanceFields,
@@ -81,20 +83,20 @@ def measure(
     seed: int,
 ) -> dict[str, Any]:
     """KV errors by layer, fidelity of the ranking and times, for each embedding."""
-    exact = HistoryKV(engine)
+    exact = HistoryKV(bare)
     for ids in track(sampled, "exact KV of sampled histories"):
         exact(ids)
     prefill_tokens = list(map(len, sampled))
-    table, start = np.asarray(engine.slice.params["embed"], np.float32), len(engine.builder.instruction_ids)
-    limit = start + engine.info().max_history_tokens
+    table, start = bare.embedding, len(bare.builder.instruction_ids)
+    limit = start + bare.settings.limits.max_history_tokens
     pools = {
         name: SemanticPool.build(
             sampled, exact, embedding_of(name, table, limit), fields,
-            instruction_key=engine.cache.instruction_key, start=start, max_prototypes=max_prototypes, seed=seed,
+            instruction_key=bare.cache.keys.instruction, start=start, max_prototypes=max_prototypes, seed=seed,
         )
         for name in EMBEDDINGS
     }  # fmt: skip
-    bench = RankingBench(engine, world, exact, pools)
+    bench = RankingBench(bare, world, exact, pools)
     requests = list(world.requests(num_requests, split="test"))
     for request, other in track(list(zip(requests, np.roll(requests, 1), strict=True)), "requests"):
         bench.ask(request, other)
@@ -117,14 +119,12 @@ def measure(
 class RankingBench:
     """Ranks each request with its history's exact KV, with KV from the pools, and with another user's history."""
 
-    def __init__(
-        self, engine: RecommendEngine, world: EmbeddedWorld, exact: HistoryKV, pools: Mapping[str, SemanticPool]
-    ):
-        self._engine = engine
+    def __init__(self, bare: BareSlice, world: EmbeddedWorld, exact: HistoryKV, pools: Mapping[str, SemanticPool]):
+        self._bare = bare
         self._world = world
         self._exact = exact
         self._pools = pools
-        self._scorer = Scorer.of(engine.builder)
+        self._scorer = Scorer.of(bare.builder)
         self.arms: dict[str, Arm] = {}
         self.fetch_ms: dict[str, list[float]] = {"lookup": [], "gather": [], "write": []}
         self.by_token: dict[str, list[np.ndarray]] = {name: [] for name in pools}
@@ -132,24 +132,27 @@ class RankingBench:
 
     def ask(self, request: Request, other: Request) -> None:
         prompt, ids = self._prompt(request, request.user_id), self._history(request.user_id)
-        with self._resident(prompt) as (sources, history):
-            reference, pass_ms = self._scores(prompt, sources)
+        with self._pinned(prompt) as (sources, history, pinned):
+            table = [block.pages for block in pinned]
+            reference, pass_ms = self._scores(prompt, sources, table)
             self._note("exact", reference, reference, 0.0, pass_ms)
             for name, pool in self._pools.items():
-                match = self._fetch(pool, ids, sources[history].pages)
+                match = self._fetch(pool, ids, pinned[list(sources).index(history)].pages)
                 deviation = self._compare(name, pool, match, ids)
                 num_corrected = round(CORRECTED_SHARE * len(ids))
                 corrected = ~match.taken
                 corrected[np.argsort(-deviation, kind="stable")[:num_corrected]] = True
                 for arm, fresh in ((name, ~match.taken), (f"{name}, corrected", corrected)):
                     offsets = np.flatnonzero(fresh).astype(np.int32)
-                    changed = {**sources, history: Source(sources[history].pages, len(ids), offsets)}
-                    self._note(arm, reference, *self._scored(prompt, changed, fresh.mean()))
+                    changed = {**sources, history: Source(len(ids), offsets)}
+                    scores, pass_ms = self._scores(prompt, changed, table)
+                    self._note(arm, reference, scores, float(fresh.mean()), pass_ms)
         # The block's pages now hold semantic KV under the key of exact KV.
-        self._engine.cache.drop(BlockKind.HISTORY, request.user_id)
+        self._bare.cache.directory.drop(BlockKind.HISTORY, request.user_id, 0)
         prompt = self._prompt(request, other.user_id)
-        with self._resident(prompt) as (sources, _):
-            self._note(ANOTHER_USER, reference, *self._scored(prompt, sources, 0.0))
+        with self._pinned(prompt) as (sources, _, pinned):
+            scores, pass_ms = self._scores(prompt, sources, [block.pages for block in pinned])
+            self._note(ANOTHER_USER, reference, scores, 0.0, pass_ms)
 
     def relative_errors(self) -> dict[str, dict[str, list[float]]]:
         """Per layer, root of summed squared differences over summed squares of the taken tokens' exact KV."""
@@ -159,35 +162,35 @@ class RankingBench:
         }
 
     def _history(self, user_id: str) -> np.ndarray:
-        ids: np.ndarray = self._engine.builder.history_ids(self._world.user(user_id).events)
+        ids: np.ndarray = self._bare.history_ids(self._world.user(user_id).events)
         return ids
 
     def _prompt(self, request: Request, user_id: str) -> Prompt:
-        builder = self._engine.builder
+        builder = self._bare.builder
         history = builder.history_block(self._history(user_id), user_id)
         items = [builder.item_block(self._world.items[item_id]) for item_id in request.candidates]
         return builder.build(history, items, Layout.SEQUENTIAL, Scoring.LABEL)
 
     @contextmanager
-    def _resident(self, prompt: Prompt) -> Iterator[tuple[dict[int, Source], int]]:
-        """Sources of the blocks that the default arm takes from the cache, and the index of the history."""
+    def _pinned(self, prompt: Prompt) -> Iterator[tuple[dict[int, Source], int, list[CachedBlock]]]:
+        """Sources of the blocks that the default arm takes from the cache, the index of the history, and the blocks."""
         indices = [i for i, block in enumerate(prompt.blocks) if block.kind in Reuse.BLOCKS.kinds]
         blocks = [prompt.blocks[i] for i in indices]
-        with self._engine.cache.resident(blocks) as (cached, _):
-            sources = {}
-            for i, block, held in zip(indices, blocks, cached, strict=True):
-                num_selected = BOUNDARY_TOKENS if block.kind is BlockKind.ITEM else 0
-                sources[i] = Source(held.pages, len(block), np.arange(num_selected, dtype=np.int32))
-            yield sources, next(i for i in indices if prompt.blocks[i].kind is BlockKind.HISTORY)
+        sources = {}
+        for i, block in zip(indices, blocks, strict=True):
+            num_selected = BOUNDARY_TOKENS if block.kind is BlockKind.ITEM else 0
+            sources[i] = Source(len(block), np.arange(num_selected, dtype=np.int32))
+        with self._bare.pinned(blocks) as cached:
+            yield sources, next(i for i in indices if prompt.blocks[i].kind is BlockKind.HISTORY), cached
 
     def _fetch(self, pool: SemanticPool, ids: np.ndarray, pages: tuple[int, ...]) -> Match:
         """Looks the history up and overwrites its pages with what was found."""
         times = [time.perf_counter()]
         match = pool.lookup(ids, min_similarity=MIN_SIMILARITY)
         times.append(time.perf_counter())
-        k, v = pool.pages(match, self._engine.info().page_tokens)
+        found = pool.pages(match, self._bare.page_tokens)
         times.append(time.perf_counter())
-        self._engine.slice.write_pages(pages, k, v)
+        self._bare.cache.executor.write_pages(pages, found)
         times.append(time.perf_counter())
         for stage, seconds in zip(self.fetch_ms, np.diff(times), strict=True):
             self.fetch_ms[stage].append(float(seconds) * 1e3)
@@ -207,18 +210,12 @@ class RankingBench:
         self.by_token[name].append(np.stack([match.similarity[match.taken], of_token[0] / of_token[1]]))
         return deviation
 
-    def _scored(self, prompt: Prompt, sources: Mapping[int, Source], share: float) -> tuple[np.ndarray, float, float]:
-        scores, pass_ms = self._scores(prompt, sources)
-        return scores, float(share), pass_ms
-
-    def _scores(self, prompt: Prompt, sources: Mapping[int, Source]) -> tuple[np.ndarray, float]:
-        row = Row(prompt.blocks, sources, prompt.readouts)
-        info = self._engine.info()
-        batch = assemble(
-            [row], self._engine.rank_shapes.fit(row.num_fresh, row.num_pages), info.page_tokens, info.max_candidates
-        )
+    def _scores(
+        self, prompt: Prompt, sources: Mapping[int, Source], table: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, float]:
+        row = Row(prompt.blocks, sources, prompt.readouts, self._bare.page_tokens)
         start = time.perf_counter()
-        logits = self._engine.slice.rank(batch)[0]
+        logits = self._bare.logits(row, table)
         pass_ms = (time.perf_counter() - start) * 1e3
         num_candidates = sum(block.kind is BlockKind.ITEM for block in prompt.blocks)
         return self._scorer.scores(logits, prompt.scoring, num_candidates), pass_ms
