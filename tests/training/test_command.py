@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tiny_engine import TEMPLATE, recommend, tiny_model, tiny_settings
+from tiny_engine import ARMS, recommend, tiny_settings
+from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
 from rcjax.catalog import Event, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.catalog.types import Catalogue, Item
 from rcjax.commands.app import app
-from rcjax.config import load_settings
+from rcjax.config import ShapeSettings, load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
@@ -74,9 +75,15 @@ def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, tm
     trained, (_, before, _) = load_model(str(out / "model")), start()
     moved = np.abs(np.asarray(trained.params["layers"]["q_proj"]) - np.asarray(before["layers"]["q_proj"]))
     assert 0 < moved.max() < 0.01
-    engine = start_engine(tiny_settings(tmp_path, model=str(out / "model")))
-    engine.put_user(User("u", (_event(1),)))
-    assert len(recommend(engine, [Item("i1", "thing 1"), Item("i2", "thing 2")]).ranking) == 2
+    arm = "parallel_anchor_blocks"
+    shapes = ShapeSettings(rank=((128, 64),), build=((128, 8),), generate=((1, 8),))
+    served = tiny_settings(tmp_path, model=str(out / "model"), arms={arm: ARMS[arm]}, default_arm=arm, shapes=shapes)
+    engine = start_engine(served)
+    try:
+        engine.put_user(User("u", (_event(1),)))
+        assert len(recommend(engine, [Item("i1", "thing 1"), Item("i2", "thing 2")]).ranking) == 2
+    finally:
+        engine.close()
     assert "exit" not in train("--config", settings, "--out", out)
     assert (out / "curve.jsonl").read_text() == curve
     other = train("--config", config(files, tmp_path / "other.yaml", seed=1), "--out", out)

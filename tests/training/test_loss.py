@@ -3,15 +3,18 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_engine import event, item, recommend, scores, tiny_model
+from tiny_engine import ARMS, close_all, compiled_parts, event, item, restarted, scores, tiny_settings
+from tiny_model import TEMPLATE, tiny_model
 
-from rcjax.catalog.types import User
+from rcjax.config import ShapeSettings
 from rcjax.model.scoring import Scorer
-from rcjax.prompt import Layout, Scoring
+from rcjax.prompt import Layout, PromptBuilder, Scoring
+from rcjax.prompt.template import load_template
 from rcjax.training.collation import PAGE_TOKENS, Collator
 from rcjax.training.examples import Example
 from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
 
+SERVED = {Layout.SEQUENTIAL: "none", Layout.PARALLEL: "blocks"}  # the reuse under which no KV is approximate
 EXAMPLES = [
     Example(tuple(event(i) for i in range(3)), tuple(item(i) for i in (1, 2, 3)), (1,)),
     Example(tuple(event(i) for i in range(6)), tuple(item(i, num_words=2 + i) for i in (3, 4, 1)), (0, 0, 2)),
@@ -19,19 +22,38 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """One shape for each purpose holds all that is asked here."""
+    wanted = [f"{layout}_{scoring}_{reuse}" for layout, reuse in SERVED.items() for scoring in Scoring]
+    settings = tiny_settings(
+        tmp_path_factory.mktemp("served"),
+        arms={name: ARMS[name] for name in wanted},
+        default_arm=wanted[0],
+        shapes=ShapeSettings(rank=((448, 64),), build=((128, 8),), generate=((1, 8),)),
+    )
+    yield restarted(compiled_parts(settings), settings)
+    close_all()
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "tiny.yaml"
+    path.write_text(TEMPLATE, encoding="utf-8")
+    return PromptBuilder(load_template(str(path)), tiny_model().tokenizer, 100)
+
+
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("scoring", Scoring)
-def test_scores_are_those_that_the_engine_serves(compiled_engine, layout, scoring):
+def test_scores_are_those_that_the_engine_serves(engine, layout, scoring):
     """Under full recompute in `sequential`, from cached blocks in `parallel`, where blocks are exact."""
-    engine = compiled_engine
     model = tiny_model()
     batch = Collator(engine.builder, layout, scoring)(EXAMPLES)
     vocab_ids = jnp.asarray(Scorer.of(engine.builder).vocab_ids)
     trained = np.asarray(candidate_scores(model.params, model.config, batch, vocab_ids, scoring))
-    reuse = "none" if layout is Layout.SEQUENTIAL else "blocks"
     for row, example in zip(trained, EXAMPLES, strict=True):
         served = scores(
-            engine, example.candidates, user_id="", history=example.history, arm=f"{layout}_{scoring}_{reuse}"
+            engine, example.candidates, user_id="", history=example.history, arm=f"{layout}_{scoring}_{SERVED[layout]}"
         )
         row = row[:3]
         if scoring is Scoring.LABEL:  # the engine reports log-probabilities among the candidates' labels
@@ -39,17 +61,17 @@ def test_scores_are_those_that_the_engine_serves(compiled_engine, layout, scorin
         assert row.tolist() == pytest.approx([served[i.item_id] for i in example.candidates], abs=2e-5)
 
 
-def test_blocks_that_requests_share_are_computed_once(compiled_engine):
-    collate = Collator(compiled_engine.builder, Layout.PARALLEL, Scoring.ANCHOR)
+def test_blocks_that_requests_share_are_computed_once(builder):
+    collate = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)
     once, thrice = collate(EXAMPLES[:1]), collate(EXAMPLES[:1] * 3)
     assert (once.build.tokens.pos >= 0).sum() == (thrice.build.tokens.pos >= 0).sum()
     assert thrice.rank.pages.table.shape[0] == 3
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_passes_have_few_shapes_and_little_padding(compiled_engine, layout):
+def test_passes_have_few_shapes_and_little_padding(builder, layout):
     """Each shape is a program to compile: 15 s for six layers of SmolLM2."""
-    collate = Collator(compiled_engine.builder, layout, Scoring.ANCHOR)
+    collate = Collator(builder, layout, Scoring.ANCHOR)
     rng = np.random.default_rng(0)
     shapes = set()
     for _ in range(60):
@@ -66,8 +88,8 @@ def test_passes_have_few_shapes_and_little_padding(compiled_engine, layout):
     assert len(shapes) <= 8, len(shapes)
 
 
-def test_the_loss_counts_every_choice(compiled_engine):
-    batch = Collator(compiled_engine.builder, Layout.PARALLEL, Scoring.ANCHOR)(EXAMPLES)
+def test_the_loss_counts_every_choice(builder):
+    batch = Collator(builder, Layout.PARALLEL, Scoring.ANCHOR)(EXAMPLES)
     np.testing.assert_allclose(batch.choice_shares, [[0, 1, 0], [2 / 3, 0, 1 / 3], [0, 0, 1]], rtol=1e-6)
 
 
@@ -81,15 +103,3 @@ def test_losses_are_their_formulas():
     pairs = [np.log1p(np.exp(values[b, j] - values[b, t])) for b, t in flat for j in range(5) if j != t]
     assert float(listwise_loss(*map(jnp.asarray, (values, shares)))) == pytest.approx(listwise, rel=1e-5)
     assert float(ranknet_loss(*map(jnp.asarray, (values, shares)))) == pytest.approx(np.mean(pairs), rel=1e-5)
-
-
-@pytest.fixture(scope="module")
-def compiled_engine(tmp_path_factory):
-    from tiny_engine import restarted, tiny_engine, tiny_settings
-
-    folder = tmp_path_factory.mktemp("training")
-    settings = tiny_settings(folder)
-    engine = restarted(tiny_engine(folder), settings)
-    engine.put_user(User("u", (event(1),)))
-    assert recommend(engine, [item(1)]).ranking
-    return engine
