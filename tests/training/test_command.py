@@ -63,7 +63,7 @@ def config(files: Path, path: Path, catalogue: dict | None = None, **train) -> P
 
 def train(*args: object) -> str:
     result = CliRunner().invoke(app, ["train", *map(str, args)])
-    return result.output if result.exit_code == 0 else f"exit {result.exit_code}: {result.output}"
+    return result.output if result.exit_code == 0 else f"exit {result.exit_code}: {result.output}{result.exception!r}"
 
 
 def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, tmp_path):
