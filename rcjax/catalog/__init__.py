@@ -1,8 +1,9 @@
 """Items, users and events: their types, the readers of their files, and the embedded shop."""
 
 from rcjax.catalog.embedded import EmbeddedWorld, embedded_catalogue
-from rcjax.catalog.readers import CataloguePaths, Format, ReadReport, load_catalogue
-from rcjax.catalog.source import CatalogueError
+from rcjax.catalog.errors import CatalogueError
+from rcjax.catalog.readers import CataloguePaths, Format, load_catalogue
+from rcjax.catalog.report import OnError, ReadReport
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Event",
     "Format",
     "Item",
+    "OnError",
     "ReadReport",
     "Request",
     "User",

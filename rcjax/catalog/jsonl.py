@@ -3,30 +3,40 @@
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from rcjax.catalog import schema
+from rcjax.catalog.json_record import json_record
+from rcjax.catalog.record import Record
+from rcjax.catalog.report import ReadLog
 from rcjax.catalog.schema import Interaction
-from rcjax.catalog.source import read_json_rows
+from rcjax.catalog.source import read_lines
 from rcjax.catalog.types import Catalogue, Item, Request, User
 
-
-def read_items(path: Path, *, progress: bool = False) -> Iterator[Item]:
-    return map(schema.item_from_row, read_json_rows(path, progress=progress))
+T = TypeVar("T")
 
 
-def read_users(path: Path, *, progress: bool = False) -> Iterator[tuple[str, list[Interaction]]]:
-    return map(schema.interactions_from_user_row, read_json_rows(path, progress=progress))
+def read_items(path: Path, log: ReadLog) -> Iterator[Item]:
+    return _each(path, log, lambda record: schema.item_from_record(record, log))
 
 
-def read_events(path: Path, *, progress: bool = False) -> Iterator[Interaction]:
-    for row in read_json_rows(path, progress=progress):
-        yield schema.interaction_from_row(row, row.identifier("user_id"))
+def read_users(path: Path, log: ReadLog) -> Iterator[tuple[str, list[Interaction]]]:
+    return _each(path, log, schema.interactions_from_user_record)
 
 
-def read_requests(path: Path, *, progress: bool = False) -> Iterator[Request]:
-    return map(schema.request_from_row, read_json_rows(path, progress=progress))
+def read_events(path: Path, log: ReadLog) -> Iterator[Interaction]:
+    return _each(path, log, schema.event_from_record)
+
+
+def read_requests(path: Path, log: ReadLog) -> Iterator[Request]:
+    return _each(path, log, schema.request_from_record)
+
+
+def _each(path: Path, log: ReadLog, parse: Callable[[Record], T]) -> Iterator[T]:
+    lines = read_lines(path, progress=log.progress)
+    return log.each(path, lines, lambda line: parse(json_record(line)))
 
 
 def write_records(path: Path, records: Iterable[Item | User | Request]) -> None:

@@ -1,6 +1,5 @@
 """The front door: files of any supported format to a `Catalogue`, and a count of what had to be left out."""
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -10,23 +9,22 @@ from types import ModuleType
 from typing import Literal, Protocol, runtime_checkable
 
 from rcjax.catalog import amazon, jsonl, movielens, parquet, yelp
+from rcjax.catalog.errors import CatalogueError
+from rcjax.catalog.report import OnError, ReadLog, ReadReport
 from rcjax.catalog.schema import Interaction
-from rcjax.catalog.source import CatalogueError
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
 Format = Literal["jsonl", "parquet", "amazon2014", "amazon2023", "movielens", "yelp"]
 
-logger = logging.getLogger(__name__)
-
 
 @runtime_checkable
 class _ItemReader(Protocol):
-    def __call__(self, path: Path, *, progress: bool) -> Iterator[Item]: ...
+    def __call__(self, path: Path, log: ReadLog) -> Iterator[Item]: ...
 
 
 @runtime_checkable
 class _EventReader(Protocol):
-    def __call__(self, path: Path, *, progress: bool) -> Iterator[Interaction]: ...
+    def __call__(self, path: Path, log: ReadLog) -> Iterator[Interaction]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +39,6 @@ class CataloguePaths:
     events: Path | None = None
     users: Path | None = None
     requests: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadReport:
-    """How much was read, and how many records were left out and why."""
-
-    num_items: int
-    num_users: int
-    num_events: int
-    num_requests: int
-    skipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,35 +117,39 @@ class _Assembly:
 
 
 def load_catalogue(
-    paths: CataloguePaths | Path | str, format: Format = "jsonl", *, progress: bool = True
+    paths: CataloguePaths | Path | str,
+    format: Format = "jsonl",
+    *,
+    progress: bool = True,
+    on_error: OnError = "stop",
 ) -> tuple[Catalogue, ReadReport]:
     """Reads a catalogue from named files, or from a folder whose files have their usual names.
 
     A user's events are sorted by timestamp, then by `order`, then as they stand in the file. Records that
     cannot be used (an item without a title, an event or a request about one, a request with a candidate
-    twice) are left out, counted in the report and logged as a warning. A record that is wrong raises
-    `CatalogueError`, which names its place.
+    twice) are left out and counted in the report. A record that is wrong raises `CatalogueError`, which
+    names its place, or is left out with `on_error="skip"`; a file that is damaged as a whole always raises.
     """
     if format not in _LAYOUTS:
         raise CatalogueError(f"{format=} is unknown; choose one of {', '.join(_LAYOUTS)}")
     layout = _LAYOUTS[format]
     if not isinstance(paths, CataloguePaths):
         paths = _paths_in(Path(paths), layout)
-    assembly = _Assembly()
-    for item in layout.read_items(paths.items, progress=progress):
+    assembly, log = _Assembly(), ReadLog(on_error, progress)
+    for item in layout.read_items(paths.items, log):
         assembly.add_item(item)
     if paths.users:
-        for user_id, interactions in _own_format(paths.users).read_users(paths.users, progress=progress):
+        for user_id, interactions in _own_format(paths.users).read_users(paths.users, log):
             assembly.add_user(user_id, interactions)
     if paths.events:
-        for interaction in layout.read_events(paths.events, progress=progress):
+        for interaction in layout.read_events(paths.events, log):
             assembly.add_event(interaction)
     if paths.requests:
-        for request in _own_format(paths.requests).read_requests(paths.requests, progress=progress):
+        for request in _own_format(paths.requests).read_requests(paths.requests, log):
             assembly.add_request(request)
     users = {user_id: assembly.user(user_id) for user_id in assembly.interactions}
     catalogue = Catalogue(assembly.items, users, tuple(assembly.requests))
-    return catalogue, _report(catalogue, assembly.skipped, paths.items)
+    return catalogue, _report(catalogue, assembly.skipped, log)
 
 
 def _time_order(interaction: Interaction) -> tuple[float, float]:
@@ -193,13 +184,16 @@ def _find(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     return found[0] if found else None
 
 
-def _report(catalogue: Catalogue, skipped: Counter[str], items_path: Path) -> ReadReport:
-    for reason, count in skipped.items():
-        logger.warning("%s: left out %d records: %s", items_path.parent, count, reason)
+def _report(catalogue: Catalogue, skipped: Counter[str], log: ReadLog) -> ReadReport:
     return ReadReport(
         num_items=len(catalogue.items),
         num_users=len(catalogue.users),
         num_events=sum(len(user.events) for user in catalogue.users.values()),
         num_requests=len(catalogue.requests),
         skipped=dict(skipped),
+        num_errors=log.num_errors,
+        errors=tuple(log.errors),
+        num_unread_prices=log.num_unread_prices,
+        unread_price=log.unread_price,
+        notes=tuple(log.notes),
     )

@@ -9,7 +9,9 @@ requests: user_id, candidates, target.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rcjax.catalog.source import Row
+from rcjax.catalog.errors import shown
+from rcjax.catalog.record import Record
+from rcjax.catalog.report import ReadLog
 from rcjax.catalog.types import Event, Item, Request, User
 
 
@@ -26,43 +28,48 @@ class Interaction:
     order: float | None = None
 
 
-def item_from_row(row: Row) -> Item:
+def item_from_record(record: Record, log: ReadLog) -> Item:
     return Item(
-        item_id=row.identifier("item_id"),
-        title=row.text("title"),
-        description=row.text("description"),
-        brand=row.text("brand"),
-        categories=row.texts("categories"),
-        price=row.number("price"),
+        item_id=record.identifier("item_id"),
+        title=record.text("title"),
+        description=record.text("description"),
+        brand=record.text("brand"),
+        categories=record.texts("categories"),
+        price=log.price(record),
     )
 
 
-def interaction_from_row(row: Row, user_id: str) -> Interaction:
+def interaction_from_record(record: Record, user_id: str) -> Interaction:
     return Interaction(
         user_id=user_id,
-        item_id=row.identifier("item_id"),
-        title=row.text("title"),
-        text=row.text("text"),
-        rating=row.number("rating"),
-        timestamp_s=row.integer("timestamp_s"),
-        order=row.number("order"),
+        item_id=record.identifier("item_id"),
+        title=record.text("title"),
+        text=record.text("text"),
+        rating=record.number("rating"),
+        timestamp_s=record.timestamp("timestamp_s"),
+        order=record.number("order"),
     )
 
 
-def interactions_from_user_row(row: Row) -> tuple[str, list[Interaction]]:
+def interactions_from_user_record(record: Record) -> tuple[str, list[Interaction]]:
     """A user's id and events; a user may have none."""
-    user_id = row.identifier("user_id")
-    return user_id, [interaction_from_row(event, user_id) for event in row.rows("events")]
+    user_id = record.identifier("user_id")
+    return user_id, [interaction_from_record(event, user_id) for event in record.records("events")]
 
 
-def request_from_row(row: Row) -> Request:
-    candidates = row.identifiers("candidates")
+def request_from_record(record: Record) -> Request:
+    candidates = record.identifiers("candidates")
     if not candidates:
-        raise row.error("candidates", "missing")
-    target = None if row.values.get("target") is None else row.identifier("target")
+        raise record.error("candidates", "missing")
+    target = None if record.values.get("target") is None else record.identifier("target")
     if target is not None and target not in candidates:
-        raise row.error("target", f"{target!r} is not among the candidates")
-    return Request(row.identifier("user_id"), candidates, target)
+        raise record.error("target", f"{shown(target)} is not among the candidates")
+    return Request(record.identifier("user_id"), candidates, target)
+
+
+def event_from_record(record: Record) -> Interaction:
+    """An event of a flat stream, which names its user."""
+    return interaction_from_record(record, record.identifier("user_id"))
 
 
 def record_of(thing: Item | User | Event | Request) -> dict[str, Any]:

@@ -4,41 +4,56 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rcjax.catalog.errors import shown
+from rcjax.catalog.json_record import json_record
+from rcjax.catalog.record import Record
+from rcjax.catalog.report import ReadLog
 from rcjax.catalog.schema import Interaction
-from rcjax.catalog.source import Row, read_json_rows
+from rcjax.catalog.source import Line, read_lines
 from rcjax.catalog.types import Item
 
+_MAX_STARS = 5.0
 
-def read_items(path: Path, *, progress: bool = False) -> Iterator[Item]:
+
+def read_items(path: Path, log: ReadLog) -> Iterator[Item]:
     """A business's place is its description; stars are left out, since they tell what users chose later."""
-    for row in read_json_rows(path, progress=progress):
-        place = (row.text("address"), row.text("city"), row.text("state"))
-        categories = (category.strip() for category in row.text("categories").split(","))
-        yield Item(
-            item_id=row.identifier("business_id"),
-            title=row.text("name"),
-            description=", ".join(part for part in place if part),
-            categories=tuple(category for category in categories if category),
-        )
+    return log.each(path, read_lines(path, progress=log.progress), _item)
 
 
-def read_events(path: Path, *, progress: bool = False) -> Iterator[Interaction]:
-    for row in read_json_rows(path, progress=progress):
-        yield Interaction(
-            user_id=row.identifier("user_id"),
-            item_id=row.identifier("business_id"),
-            text=row.text("text"),
-            rating=row.number("stars"),
-            timestamp_s=_timestamp_s(row),
-        )
+def read_events(path: Path, log: ReadLog) -> Iterator[Interaction]:
+    return log.each(path, read_lines(path, progress=log.progress), _event)
 
 
-def _timestamp_s(row: Row) -> int | None:
-    """Yelp's dates have no zone; UTC keeps their order, which is all that is read from them."""
-    date = row.text("date")
-    if not date:
+def _item(line: Line) -> Item:
+    record = json_record(line)
+    place = (record.text("address"), record.text("city"), record.text("state"))
+    categories = (category.strip() for category in record.text("categories").split(","))
+    return Item(
+        item_id=record.identifier("business_id"),
+        title=record.text("name"),
+        description=", ".join(part for part in place if part),
+        categories=tuple(category for category in categories if category),
+    )
+
+
+def _event(line: Line) -> Interaction:
+    record = json_record(line)
+    return Interaction(
+        user_id=record.identifier("user_id"),
+        item_id=record.identifier("business_id"),
+        text=record.text("text"),
+        rating=record.number("stars", low=0.0, high=_MAX_STARS),
+        timestamp_s=_timestamp_s(record),
+    )
+
+
+def _timestamp_s(record: Record) -> int | None:
+    """A date without a zone, as all of Yelp's are, counts as UTC: that keeps their order, which is all that is used."""
+    text = record.text("date")
+    if not text:
         return None
     try:
-        return int(datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp())
-    except ValueError as error:
-        raise row.error("date", f"expected a date like 2016-03-09 20:56:38, got {date!r}") from error
+        date = datetime.fromisoformat(text)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise record.error("date", f"expected a date like 2016-03-09 20:56:38, got {shown(text)}") from error

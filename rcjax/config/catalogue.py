@@ -1,26 +1,53 @@
 """Settings of where items, users and requests come from, and the catalogue that they name."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast, get_args
 
 from pydantic import Field
 
-from rcjax.catalog import Catalogue, CataloguePaths, Format, embedded_catalogue, load_catalogue
+from rcjax.catalog import Catalogue, CataloguePaths, Format, OnError, embedded_catalogue, load_catalogue
 from rcjax.config.strict import StrictModel
 
 _PATH_KEYS = ("items", "events", "users", "requests")
 
+logger = logging.getLogger(__name__)
+
 
 class CatalogueSettings(StrictModel):
-    """Where items, users and requests come from: `embedded`, or a format of `rcjax.catalog` and its files."""
+    """Where items, users and requests come from: `embedded`, or a format of `rcjax.catalog` and its files.
+
+    `on_error` says what a record does that cannot be read: stop the load, or be left out and told of.
+    """
 
     format: str = "embedded"
     paths: dict[str, Path] = Field(default_factory=dict)
+    on_error: OnError = "stop"
     seed: int = 0
 
+    def in_folder(self, folder: Path) -> "CatalogueSettings":
+        """The same with absolute paths: relative ones start in `folder`, and `~` is a home directory.
 
-def read_catalogue(settings: CatalogueSettings, *, progress: bool = True) -> Catalogue:
-    """The catalogue that settings name: the embedded shop, a folder, or files by name; ValueError on bad ones."""
+        ValueError names a path whose home directory is not known.
+        """
+        paths = {}
+        for name, path in self.paths.items():
+            try:
+                paths[name] = (folder / path.expanduser()).absolute()
+            except RuntimeError as error:
+                problem = "its home directory is not known; write the path without ~"
+                raise ValueError(f"catalogue.paths.{name}: {str(path)!r}: {problem}") from error
+        return self.model_copy(update={"paths": paths})
+
+
+def read_catalogue(
+    settings: CatalogueSettings, *, progress: bool = True, tell: Callable[[str], None] = logger.warning
+) -> Catalogue:
+    """The catalogue that settings name: the embedded shop, a folder, or files by name; ValueError on bad ones.
+
+    `tell` gets a line for each thing that had to be left out.
+    """
     if settings.format == "embedded":
         return embedded_catalogue(settings.seed)
     if settings.format not in get_args(Format):
@@ -30,4 +57,8 @@ def read_catalogue(settings: CatalogueSettings, *, progress: bool = True) -> Cat
     if set(paths) != {"folder"} and ("items" not in paths or not set(paths) <= set(_PATH_KEYS)):
         raise ValueError(f"catalogue.paths has {sorted(paths)}; give `folder`, or `items` and any of {_PATH_KEYS[1:]}")
     source = paths["folder"] if "folder" in paths else CataloguePaths(**paths)
-    return load_catalogue(source, cast(Format, settings.format), progress=progress)[0]
+    format = cast(Format, settings.format)
+    catalogue, report = load_catalogue(source, format, progress=progress, on_error=settings.on_error)
+    for line in report.lines():
+        tell(line)
+    return catalogue

@@ -1,97 +1,108 @@
-"""Lines, rows and the messages of bad ones."""
+"""Lines of files, plain or gzipped, the JSON in them, and the messages of bad ones."""
 
 import gzip
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rcjax.catalog.source import CatalogueError, Row, byte_progress, read_json_rows, read_lines
+from rcjax.catalog import CatalogueError
+from rcjax.catalog.json_record import json_record
+from rcjax.catalog.source import byte_progress, read_lines
+
+
+def texts(path: Path, *, progress: bool = False) -> list[tuple[str, str]]:
+    return [(line.where.removeprefix(f"{path}:"), line.text()) for line in read_lines(path, progress=progress)]
+
+
+def objects(path: Path, data: bytes) -> list[dict[str, Any]]:
+    path.write_bytes(data)
+    return [dict(json_record(line).values) for line in read_lines(path, progress=False)]
 
 
 def test_plain_and_gzipped_lines_are_the_same(tmp_path: Path) -> None:
     data = "one\r\n\n  \nzwölf\nlast".encode()
     (tmp_path / "a.jsonl").write_bytes(data)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(data))
-    expected = [(1, "one"), (4, "zwölf"), (5, "last")]
-    assert list(read_lines(tmp_path / "a.jsonl", progress=False)) == expected
-    assert list(read_lines(tmp_path / "a.jsonl.gz", progress=True)) == expected
+    (tmp_path / "b.jsonl").write_bytes(gzip.compress(data))  # its name does not say that it is gzipped
+    expected = [("1", "one"), ("4", "zwölf"), ("5", "last")]
+    assert texts(tmp_path / "a.jsonl") == expected
+    assert texts(tmp_path / "a.jsonl.gz", progress=True) == expected
+    assert texts(tmp_path / "b.jsonl") == expected
 
 
-def test_a_byte_order_mark_is_not_part_of_the_first_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
-    assert [row.values for row in read_json_rows(path, progress=False)] == [{"a": 1}]
+def test_a_byte_order_mark_is_not_part_of_a_line(tmp_path: Path) -> None:
+    """Several files made into one have a mark in the middle, too."""
+    data = b'\xef\xbb\xbf{"a": 1}\r\n\xef\xbb\xbf{"a": 2}\r\n\xef\xbb\xbf'
+    assert objects(tmp_path / "a.jsonl", data) == [{"a": 1}, {"a": 2}]
 
 
 def test_lines_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"n": 1}\nbroken\n')
-    rows = read_json_rows(path, progress=False)
-    assert next(rows).values == {"n": 1}
-    with pytest.raises(CatalogueError):
-        next(rows)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"first\n" + os.urandom(100_000))[:-1000])
+    lines = read_lines(path, progress=False)
+    assert next(lines).text() == "first"
+    with pytest.raises(CatalogueError, match=r"a\.jsonl\.gz:\d+: damaged"):
+        list(lines)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"a": 1}\n{"a": }\n', r"a\.jsonl:2: not JSON: Expecting value at column 7"),
-        (b"[1]\n", r"a\.jsonl:1: expected a JSON object, got \[1\]"),
-        (b'{"a": 1}\n\xff\n', r"a\.jsonl:2: not utf-8: byte 0 is 0xff"),
+        (b'{"a": 1}\n{"a": }\n', r"a\.jsonl:2: not JSON: Expecting value at column 7$"),
+        (b'{"a": 1}\n{"a": "x', r"a\.jsonl:2: not JSON: .* at column 7 \(the file ends in this line.* cut off\?\)$"),
+        (b'{"a": 1}\n{"a": "x\xc3', r"a\.jsonl:2: not utf-8: byte 9 is 0xc3.* cut off\?\)$"),
+        (b"[1]\n", r"a\.jsonl:1: expected a JSON object, got \[1\]; one line is one record"),
+        (b'{"a": 1}\n\xff\n', r"a\.jsonl:2: not utf-8: byte 1 is 0xff; convert the file$"),
+        (b'{"a": ' + b"[" * 100_000 + b"\n", r"a\.jsonl:1: JSON that is nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}\n", r"a\.jsonl:1: JSON with a number of more than 4,300 digits"),
+        (b'{"\\ud83d": 1}\n', r"a\.jsonl:1: field '\\ud83d': \\ud83d at character 1 is half a surrogate pair"),
+        ('{"a": 1}\n'.encode("utf-16"), r"a\.jsonl: UTF-16 text; convert it to UTF-8"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, data: bytes, message: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(data)
     with pytest.raises(CatalogueError, match=message):
-        list(read_json_rows(path, progress=False))
+        objects(tmp_path / "a.jsonl", data)
+
+
+def test_a_name_with_two_values_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"title": "A", "price": 1, "title": "B", "price": 1}\n')
+    (record,) = map(json_record, read_lines(path, progress=False))
+    with pytest.raises(CatalogueError, match=r"a\.jsonl:1: field 'title': expected text, got several values for one"):
+        record.text("title")
+    assert record.number("price") == 1.0
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"none\.jsonl: no such file"):
-        list(read_lines(tmp_path / "none.jsonl", progress=False))
+        texts(tmp_path / "none.jsonl")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"line\n" * 1000)[:-12])
     with pytest.raises(CatalogueError, match=r"cut\.gz:\d+: damaged or truncated gzip data"):
-        list(read_lines(tmp_path / "cut.gz", progress=False))
+        texts(tmp_path / "cut.gz")
     (tmp_path / "not.gz").write_bytes(b"plain\n")
-    with pytest.raises(CatalogueError, match=r"not\.gz:1: damaged"):
-        list(read_lines(tmp_path / "not.gz", progress=False))
+    with pytest.raises(CatalogueError, match=r"not\.gz:1: damaged, or not gzip data; if it is plain text, take \.gz"):
+        texts(tmp_path / "not.gz")
+    with pytest.raises(CatalogueError, match=r"cannot be read: Is a directory"):
+        texts(tmp_path)
+    with pytest.raises(CatalogueError, match=r"a\\x00b.*: not a file's name"):
+        texts(tmp_path / "a\0b")
 
 
-@pytest.mark.parametrize(
-    ("values", "read", "message"),
-    [
-        ({"price": "abc"}, lambda r: r.number("price"), "x:3: field 'price': expected a number, got 'abc'"),
-        ({"price": True}, lambda r: r.number("price"), "field 'price': expected a number, got True"),
-        ({"price": float("nan")}, lambda r: r.number("price"), "field 'price': expected a number, got nan"),
-        ({"price": 10**400}, lambda r: r.number("price"), "field 'price': expected a number, got 1000"),
-        ({"t": 1.5}, lambda r: r.integer("t"), "field 't': expected a whole number, got 1.5"),
-        ({}, lambda r: r.identifier("item_id"), "x:3: field 'item_id': missing"),
-        ({"item_id": 1.5}, lambda r: r.identifier("item_id"), "field 'item_id': expected an id, got 1.5"),
-        ({"title": 7}, lambda r: r.text("title"), "field 'title': expected text, got 7"),
-        ({"c": "a"}, lambda r: r.texts("c"), "field 'c': expected a list, got 'a'"),
-        ({"c": [1]}, lambda r: r.texts("c"), "field 'c': expected a list of text, got the entry 1"),
-        ({"c": ["a", ""]}, lambda r: r.identifiers("c"), r"field 'c\[1\]': missing"),
-        ({"e": [{}, 3]}, lambda r: list(r.rows("e")), r"field 'e\[1\]': expected an object, got 3"),
-        (
-            {"e": [{}, {"n": "x"}]},
-            lambda r: [e.number("n") for e in r.rows("e")],
-            r"x:3: field 'e\[1\]\.n': expected a number, got 'x'",
-        ),
-    ],
-)
-def test_a_bad_field_is_named(values: dict[str, object], read, message: str) -> None:
-    with pytest.raises(CatalogueError, match=message):
-        read(Row("x:3", values))
+def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rcjax.catalog.source._MAX_LINE_BYTES", 1 << 20)
+    (tmp_path / "zeros.gz").write_bytes(gzip.compress(bytes(3 << 20)))
+    with pytest.raises(CatalogueError, match=r"zeros\.gz:1: a line of more than 1 MiB; write one record a line"):
+        texts(tmp_path / "zeros.gz")
 
 
-def test_absent_null_and_written_numbers() -> None:
-    row = Row("x:1", {"null": None, "empty": "", "written": "12.5", "whole": "7", "id": 42})
-    assert [row.number(name) for name in ("absent", "null", "empty", "written")] == [None, None, None, 12.5]
-    assert row.integer("whole") == 7
-    assert row.identifier("id") == "42"
-    assert row.text("null") == ""
-    assert row.texts("null") == ()
+def test_a_message_is_one_line_that_can_be_printed(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\nb\xff.jsonl"))
+    path.write_text("[1]\n")
+    with pytest.raises(CatalogueError, match=r"/a b\\udcff\.jsonl:1: expected a JSON object") as caught:
+        [json_record(line) for line in read_lines(path, progress=False)]
+    str(caught.value).encode("utf-8")
 
 
 def test_progress_shows_bytes_on_a_terminal_only(tmp_path: Path, capsys, monkeypatch) -> None:

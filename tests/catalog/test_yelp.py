@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rcjax.catalog import CatalogueError, Event, Item, load_catalogue, yelp
+from rcjax.catalog.report import ReadLog
 
 BUSINESS = {
     "business_id": "b1",
@@ -43,7 +44,13 @@ def test_businesses_and_reviews(tmp_path: Path) -> None:
 def test_bad_fields_are_named(tmp_path: Path) -> None:
     reviews = write(tmp_path / "review.json", REVIEW, {**REVIEW, "date": "yesterday"})
     with pytest.raises(CatalogueError, match=r"review\.json:2: field 'date': expected a date .* got 'yesterday'"):
-        list(yelp.read_events(reviews))
+        list(yelp.read_events(reviews, ReadLog()))
     businesses = write(tmp_path / "business.json", {**BUSINESS, "categories": ["Noodles"]})
     with pytest.raises(CatalogueError, match=r"business\.json:1: field 'categories': expected text"):
-        list(yelp.read_items(businesses))
+        list(yelp.read_items(businesses, ReadLog()))
+
+
+def test_a_date_with_a_zone_is_taken_at_its_word(tmp_path: Path) -> None:
+    dates = ("2016-03-09T20:56:38", "2016-03-09T22:56:38+02:00", "2016-03-09T20:56:38Z")
+    path = write(tmp_path / "review.json", *({**REVIEW, "date": date} for date in dates))
+    assert [event.timestamp_s for event in yelp.read_events(path, ReadLog())] == [1457556998] * 3
