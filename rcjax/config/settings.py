@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
 from rcjax.config.cache import CacheSettings, SemanticSettings
@@ -59,15 +59,28 @@ class Settings(StrictModel):
     def compilation_cache_dir(self) -> Path:
         if self.compilation_cache is not None:
             return self.compilation_cache
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(base) / "rcjax" / "xla"
+        return _user_cache_dir() / "rcjax" / "xla"
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Reads a YAML file, or gives the embedded defaults; ValueError names the file and the field at fault."""
+    """Reads a YAML file, or gives the embedded defaults; ValueError names the file and the field at fault.
+
+    The catalogue's paths are relative to the file's folder.
+    """
     if path is None:
         return Settings()
     try:
-        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        settings = Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return settings.model_copy(update={"catalogue": settings.catalogue.in_folder(path.parent)})
+    # ValueError: pydantic's, of bytes that are not UTF-8, of dates that are none, and of paths without a home
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _user_cache_dir() -> Path:
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ValueError("the home directory is not known; set compilation_cache, HOME or XDG_CACHE_HOME") from error

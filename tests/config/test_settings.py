@@ -1,5 +1,6 @@
 """Settings: what a file may say, and errors that name the file and the field."""
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,16 @@ import yaml
 
 from rcjax.config import Settings, load_settings
 from rcjax.engine.arm import Arm
-from rcjax.engine.shape import Shape
 from rcjax.model.selection import BoundarySelection
 from rcjax.prompt import Layout, Reuse, Scoring
-from rcjax.serving.startup import arm_of, shapes_of
+from rcjax.serving.slices import arm_of
+
+
+@pytest.fixture
+def without_home(monkeypatch):
+    """An account without a home: HOME is not set, and the user's number is not in the password file."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
 
 
 def write(folder: Path, text: str) -> Path:
@@ -30,7 +37,7 @@ model: ../models/mine
 dtype: bfloat16
 attention: dense
 template: shop.yaml
-catalogue: {format: amazon, paths: {reviews: reviews.json.gz}, seed: 3}
+catalogue: {format: amazon2014, paths: {items: meta.json.gz}, on_error: skip, seed: 3}
 cache: {page_tokens: 8, kv_dtype: float32, pool_bytes: 3 GiB}
 limits: {max_candidates: 20, max_item_tokens: 100, max_history_tokens: 200}
 arms:
@@ -50,7 +57,7 @@ compilation_cache: xla
     assert arm_of(settings.arms["fixed"]) == Arm(
         Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1)
     )
-    assert list(shapes_of("rank", settings.shapes)) == [Shape(64, 32), Shape(128, 32, 4)]
+    assert settings.shapes.rank == ((64, 32), (128, 32, 4))
     assert settings.semantic_arms == ["lent"]
     assert settings.compilation_cache_dir() == Path("xla")
     again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
@@ -62,6 +69,8 @@ compilation_cache: xla
     [
         ("modle: x", "modle"),
         ("dtype: float16", "dtype"),
+        ("catalogue: {on_error: ignore}", "catalogue.on_error"),
+        ("catalogue: {paths: [items.jsonl]}", "catalogue.paths"),
         ("cache: {page_tokens: 0}", "cache.page_tokens"),
         ("cache: {kv_dtype: int3}", "cache.kv_dtype"),
         ("cache: {pool_bytes: plenty}", "cache.pool_bytes"),
@@ -118,6 +127,13 @@ def test_the_compilation_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Settings().compilation_cache_dir() == tmp_path / "home" / ".cache" / "rcjax" / "xla"
+
+
+def test_without_a_home_the_compilation_cache_has_to_be_named(monkeypatch, without_home):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ValueError, match="home directory is not known; set compilation_cache, HOME or XDG_CACHE_HOME"):
+        Settings().compilation_cache_dir()
+    assert Settings(compilation_cache="xla").compilation_cache_dir() == Path("xla")
 
 
 def test_reuse_takes_the_prefix_first():
