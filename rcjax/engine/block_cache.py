@@ -36,9 +36,10 @@ class BlockCache:
         self._page_tokens = directory.pool.page_tokens
         self._instruction = instruction
         self._instruction_pages: tuple[int, ...] = ()
-        self._builds: dict[bytes, Build] = {}  # by key: waiting or running
-        self._urgent: dict[bytes, Build] = {}  # waiting, in order
-        self._background: dict[bytes, Build] = {}
+        self._builds: dict[bytes, Build] = {}  # by key: the newest that waits or runs
+        self._urgent: dict[Build, None] = {}  # waiting, in order
+        self._background: dict[Build, None] = {}
+        self._open: dict[Build, None] = {}  # all that wait or run, those too that were overtaken
         self._num_claims = 0
 
     def build_instruction(self) -> None:
@@ -73,7 +74,7 @@ class BlockCache:
     @property
     def building_versions(self) -> list[int]:
         """Of the plans and writes whose blocks wait to be built or are being built."""
-        return [build.version for build in self._builds.values()]
+        return [build.version for build in self._open]
 
     @property
     def max_claim_pages(self) -> int:
@@ -118,6 +119,7 @@ class BlockCache:
         self._num_claims += 1
         for build in builds:
             self._builds[build.cached.key] = build
+            self._open[build] = None
             self.directory.pin(build.cached)  # the claim's own pin, beside the reserver's
             found[build.cached.key] = build.cached
         for build in (*joined, *builds):
@@ -135,7 +137,7 @@ class BlockCache:
         self._unpin(dict.fromkeys(claim.pins))
         claim.pins = []
         if claim.num_building:
-            for build in [build for build in self._builds.values() if claim in build.claims]:
+            for build in [build for build in self._open if claim in build.claims]:
                 build.claims.remove(claim)
                 if not build.claims and not build.is_running:
                     self._forget(build)
@@ -204,17 +206,17 @@ class BlockCache:
     def _enqueue(self, build: Build, is_urgent: bool) -> None:
         if build.is_running:
             return
-        key = build.cached.key
         if is_urgent:
-            self._background.pop(key, None)
-            self._urgent.setdefault(key, build)
-        elif key not in self._urgent:
-            self._background.setdefault(key, build)
+            self._background.pop(build, None)
+            self._urgent.setdefault(build)
+        elif build not in self._urgent:
+            self._background.setdefault(build)
 
     def _forget(self, build: Build) -> None:
-        for builds in (self._builds, self._urgent, self._background):
-            if builds.get(build.cached.key) is build:
-                del builds[build.cached.key]
+        for builds in (self._open, self._urgent, self._background):
+            builds.pop(build, None)
+        if self._builds.get(build.cached.key) is build:
+            del self._builds[build.cached.key]
 
     # ---- builds
 
@@ -229,17 +231,17 @@ class BlockCache:
 
     def next_builds(self) -> tuple[list[Build], Shape]:
         """What the next build pass computes, and in which shape: what requests wait for, then what else fits in."""
-        group = self._pack([], self._urgent.values(), self._largest)
+        group = self._pack([], self._urgent, self._largest)
         shape = self._fit(group) if group else self._largest
-        group = self._pack(group, self._background.values(), shape)
+        group = self._pack(group, self._background, shape)
         return group, self._fit(group)
 
     def run_builds(self, group: list[Build]) -> Generator[Pending[Any], Any, None]:
         """Computes and commits a group; if the pass fails, so do the claims that wait for its blocks."""
         for build in group:
             build.is_running = True
-            self._urgent.pop(build.cached.key, None)
-            self._background.pop(build.cached.key, None)
+            self._urgent.pop(build, None)
+            self._background.pop(build, None)
         try:
             batch, source, destination, shape = self._arrays(group)
             yield self.executor.build(batch, source, destination, shape)

@@ -8,7 +8,7 @@ from rcjax.model.selection import Measure, Quantity
 
 _NEW_SHARE = 0.2  # of an estimate that the newest observation makes
 _ASSUMED_FLOPS_PER_S = 5e10  # until the first pass has been timed
-_ASSUMED_BYTES_PER_S = 1e9
+_ASSUMED_BYTES_PER_S = 1e9  # until the first transfer has
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CostModel:
         self._seconds: dict[Program, float] = {}
         self._flops = 0.0
         self._flops_s = 0.0
-        self._bytes_per_s = _ASSUMED_BYTES_PER_S
+        self._page_s: float | None = None  # of a transfer
         self._build: Program | None = None  # the longest build program, which fills most blocks
 
     def pass_s(self, purpose: str, shape: Shape, measure: Measure | None = None) -> float:
@@ -53,7 +53,8 @@ class CostModel:
 
     def transfer_s(self, num_pages: int) -> float:
         """Seconds to move so many pages between host and device."""
-        return num_pages * self._page_bytes / self._bytes_per_s
+        page_s = self._page_bytes / _ASSUMED_BYTES_PER_S if self._page_s is None else self._page_s
+        return num_pages * page_s
 
     def observe(self, purpose: str, shape: Shape, seconds: float, measure: Measure | None = None) -> None:
         """Learns from a pass that took `seconds`."""
@@ -67,8 +68,10 @@ class CostModel:
 
     def observe_transfer(self, num_pages: int, seconds: float) -> None:
         """Learns from a transfer that took `seconds`."""
-        if num_pages and seconds > 0:
-            self._bytes_per_s += _NEW_SHARE * (num_pages * self._page_bytes / seconds - self._bytes_per_s)
+        if num_pages:
+            page_s = seconds / num_pages
+            before = page_s if self._page_s is None else self._page_s
+            self._page_s = before + _NEW_SHARE * (page_s - before)
 
     def _program_flops(self, program: Program) -> float:
         shape = program.shape

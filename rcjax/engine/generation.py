@@ -8,9 +8,10 @@ import numpy as np
 from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
-from rcjax.engine.plan import Plan, PlannedBlock
+from rcjax.engine.plan import Plan
 from rcjax.engine.selector import PinnedPrompt, Selector
 from rcjax.engine.shape import ShapeSet
+from rcjax.engine.state import claim_of
 from rcjax.engine.tasks import Steps
 from rcjax.prompt import Block
 
@@ -54,13 +55,12 @@ class Generator:
         Gives way before each token. Raises `InvalidRequestError` where no shape holds the prompt or its continuation,
         and `ResourceExhaustedError` where the pool has no pages for it.
         """
-        if isinstance(source, Block):
-            return (yield from self._generate(Row([source], {}, (), self._page_tokens), [], sampling))
-        blocks = source.prompt.blocks
-        wanted = [PlannedBlock(blocks[i], key) for i, key in zip(source.cached, source.keys, strict=True)]
-        claim = Claim(wanted, source.version, is_urgent=True)
+        # A text claims no blocks, but holds pages that others may have to wait for: the cache has to know of it.
+        claim = Claim((), 0, is_urgent=True) if isinstance(source, Block) else claim_of(source)
         yield claim
         try:
+            if isinstance(source, Block):
+                return (yield from self._generate(Row([source], {}, (), self._page_tokens), [], sampling))
             cached = dict(zip(source.cached, claim.pins, strict=True))
             prompt = PinnedPrompt(source.prompt, cached, self._page_tokens)
             (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])

@@ -51,7 +51,7 @@ class SliceLoop:
         self._num_running = 0
         self._turns: deque[Task] = deque()  # tasks that wait for a turn
         self._claiming: deque[tuple[Task, Claim]] = deque()  # tasks whose claim is not granted yet
-        self._waiting: list[tuple[Task, Claim]] = []  # tasks whose claim is being built
+        self._waiting: list[tuple[Task, Claim]] = []  # tasks whose claim is granted, and being built or just there
         self._num_flights = 0
         self._landed_s = 0.0
         self._background_s = 0.0  # seconds that writes may take before requests go first again
@@ -109,26 +109,28 @@ class SliceLoop:
         else:
             self.cache.executor.check()
         self._drop_dead()
-        if flight.task.is_urgent and not self._num_flights and any(self._ready.values()):
+        if flight.pending.program.purpose == "rank" and not self._num_flights and self._ready:
             self._start()
         self._resume(flight.task, flight.value, flight.error)
 
     def _observe(self, flight: Flight, seconds: float) -> None:
         program = flight.pending.program
         self.cache.executor.cost.observe(program.purpose, program.shape, seconds, program.measure)
-        if flight.task.is_urgent:
+        if not flight.task.is_urgent:
+            # Not below the one pass: what writes took while no request waited is not held against them.
+            self._background_s = max(self._background_s - seconds, -seconds)
+        elif self.cache.has_builds or not all(
+            task.is_urgent for task in (*self._turns, *(t for t, _ in self._waiting))
+        ):
             self._background_s += seconds * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE)
         else:
-            self._background_s = max(0.0, self._background_s - seconds)
+            self._background_s = 0.0  # time that no write asked for is not saved up
 
     def _advance(self) -> None:
         """Every step that needs no pass: grants, in order of arrival, and what is built by now."""
         for state in [state for state in self._building if state.claim.is_done]:
             self._building.remove(state)
             self._leave_building(state)
-        for entry in [entry for entry in self._waiting if entry[1].is_done]:
-            self._waiting.remove(entry)
-            self._end_wait(*entry)
         while self._planned and self._num_granted < MAX_GRANTED:
             if not self._grant(self._planned[0]):
                 return  # in order: those behind it would keep it waiting for ever
@@ -155,6 +157,7 @@ class SliceLoop:
         except (IntegrityError, ExecutorLostError):
             raise
         except Exception as error:
+            self.cache.executor.check()
             self._give_back_scratch(state)
             state.stage = Stage.DONE
             fail(state.future, public(error))
@@ -209,7 +212,7 @@ class SliceLoop:
 
     def _start(self) -> bool:
         """Takes the step that is due; whether there was one. It may end without a pass."""
-        has_urgent = bool(self._ready or self.cache.has_urgent_builds or any(task.is_urgent for task in self._turns))
+        has_urgent = bool(self._ready or self.cache.has_urgent_builds or self._next_turn(may_write=False))
         may_write = not has_urgent or self._background_s > 0
         for kind in list(self._kinds):
             if self._start_kind(kind, may_write=may_write):
@@ -223,18 +226,28 @@ class SliceLoop:
             self._start_rank()
         elif kind == "build" and (self.cache.has_urgent_builds or (may_write and self.cache.has_builds)):
             self._start_builds()
-        elif kind == "turn" and (task := self._next_turn(may_write)) is not None:
-            self._resume(task, None, None)
+        elif kind == "turn" and (entry := self._next_turn(may_write=may_write)) is not None:
+            self._take_turn(entry)
         else:
             return False
         return True
 
-    def _next_turn(self, may_write: bool) -> Task | None:
-        for task in self._turns:
-            if task.is_urgent or may_write:
-                self._turns.remove(task)
-                return task
-        return None
+    def _next_turn(self, *, may_write: bool) -> Task | tuple[Task, Claim] | None:
+        """A task that can go on: one whose claim is there, else the one whose turn it is."""
+        for task, claim in self._waiting:
+            if claim.is_done and (may_write or task.is_urgent):
+                return task, claim
+        return next((task for task in self._turns if may_write or task.is_urgent), None)
+
+    def _take_turn(self, entry: Task | tuple[Task, Claim]) -> None:
+        if _task_of(entry).is_dead(self._clock()):
+            self._drop_dead()
+        elif isinstance(entry, Task):
+            self._turns.remove(entry)
+            self._resume(entry, None, None)
+        else:
+            self._waiting.remove(entry)
+            self._end_wait(*entry)
 
     def _start_rank(self) -> None:
         """Starts a pass of the arm whose oldest request waits longest."""
@@ -310,6 +323,7 @@ class SliceLoop:
         except (IntegrityError, ExecutorLostError):
             raise
         except Exception as failure:
+            self.cache.executor.check()  # a pass may fail where it is started, too
             task.on_error(failure)
         else:
             self._wait_for(task, wanted)
@@ -333,11 +347,7 @@ class SliceLoop:
             self._claiming.popleft()
             self._resume(task, None, error)
             return True
-        self._claiming.popleft()
-        if claim.is_done:
-            self._end_wait(task, claim)
-        else:
-            self._waiting.append((task, claim))
+        self._waiting.append(self._claiming.popleft())
         return True
 
     def _end_wait(self, task: Task, claim: Claim) -> None:

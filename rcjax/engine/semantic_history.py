@@ -17,7 +17,7 @@ from rcjax.engine.claim import Claim
 from rcjax.engine.plan import PlannedBlock
 from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt
-from rcjax.engine.state import Loan, RequestState
+from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
 from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import BlockKind, History
@@ -96,6 +96,8 @@ class SemanticHistories:
         Nothing happens where the arm wants exact histories, this one is in cache, or there is no pool. False where
         pages lack for now; raises `ResourceExhaustedError` where waiting would not help.
         """
+        if state.loan is not None:  # of an earlier try, which found no pages for the others
+            state.loan, state.extra_fresh, state.claim = None, 0, claim_of(state.plan)
         index = self._borrower(state)
         if self._pool is None or index is None:
             return True
@@ -152,7 +154,11 @@ class SemanticHistories:
                 return None
             raise
         assert self._pool is not None  # it made the match
-        self._cache.executor.write_pages(scratch.pages, self._pool.pages(match, directory.pool.page_tokens))
+        try:
+            self._cache.executor.write_pages(scratch.pages, self._pool.pages(match, directory.pool.page_tokens))
+        except BaseException:
+            directory.release(scratch)
+            raise
         return scratch
 
 

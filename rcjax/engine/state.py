@@ -1,7 +1,8 @@
 """The state of a request between its plan and its answer."""
 
 import logging
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Int32
 from rcjax.cache import CachedBlock
 from rcjax.engine.assembly import Row
 from rcjax.engine.claim import Claim
-from rcjax.engine.plan import Plan
+from rcjax.engine.plan import Plan, PlannedBlock
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.errors import DeadlineExceededError, RcjaxError
 from rcjax.request import RecommendResult
@@ -28,6 +29,13 @@ class Stage(IntEnum):
     READY = 2  # waits for a pass
     RUNNING = 3
     DONE = 4  # answered or given up; nothing of it is pinned
+
+
+def claim_of(plan: Plan) -> Claim:
+    """A claim on every block that a request takes from the cache."""
+    blocks = plan.prompt.blocks
+    wanted = [PlannedBlock(blocks[i], key) for i, key in zip(plan.cached, plan.keys, strict=True)]
+    return Claim(wanted, plan.version, is_urgent=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +80,8 @@ class RequestState:
 
 
 def is_given_up(future: Future[Any], deadline_s: float | None, now_s: float) -> bool:
-    """Whether a caller cancelled or let the deadline pass; of the latter they are told."""
-    if future.cancelled():
+    """Whether a caller cancelled, was told something already, or let the deadline pass; of the last they are told."""
+    if future.done():
         return True
     if deadline_s is None or now_s < deadline_s:
         return False
@@ -82,14 +90,14 @@ def is_given_up(future: Future[Any], deadline_s: float | None, now_s: float) -> 
 
 
 def resolve(future: Future[Any], value: Any) -> None:
-    """Answers, unless the caller gave up or was told something already."""
-    if not future.done() and future.set_running_or_notify_cancel():
+    """Answers, unless the caller gave up or was told something already, perhaps by another thread just now."""
+    with suppress(InvalidStateError):
         future.set_result(value)
 
 
 def fail(future: Future[Any], error: BaseException) -> None:
-    """Answers with an error, unless the caller gave up or was told something already."""
-    if not future.done() and future.set_running_or_notify_cancel():
+    """Answers with an error, as `resolve` does."""
+    with suppress(InvalidStateError):
         future.set_exception(error)
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from rcjax.cache import IntegrityError
 from rcjax.engine import tasks
 from rcjax.engine.block_cache import BlockCache
-from rcjax.engine.claim import Claim
 from rcjax.engine.completion import Completions, Flight
 from rcjax.engine.executor import ExecutorLostError
 from rcjax.engine.generation import Generator, Sampling
@@ -21,7 +20,7 @@ from rcjax.engine.offline import OrderChooser
 from rcjax.engine.plan import Plan, PlannedBlock
 from rcjax.engine.ranker import Ranker
 from rcjax.engine.semantic_history import SemanticHistories
-from rcjax.engine.state import RequestState, fail, public, resolve
+from rcjax.engine.state import RequestState, claim_of, fail, public, resolve
 from rcjax.engine.tasks import Steps, Task
 from rcjax.errors import InvalidRequestError, UnavailableError
 from rcjax.prompt import Block, BlockKind
@@ -79,6 +78,7 @@ class SliceWorker:
         self._load_s = 0.0
         self._forget_before = 0
         self._is_checking = False
+        self._has_given_up = False  # the grace period is over: no more steps, whatever waits
         # Daemons, as a pass that outlasts the grace period must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name=f"rcjax-{name}", daemon=True)
 
@@ -91,6 +91,7 @@ class SliceWorker:
         self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(grace_s)
+            self._has_given_up = True
             if self._open:
                 logger.warning("stopping with %d calls not done after %.1f s of grace", len(self._open), grace_s)
         self._completions.stop()
@@ -100,11 +101,8 @@ class SliceWorker:
 
     def submit(self, plan: Plan, *, arrival_s: float, deadline_s: float | None = None) -> Future[RecommendResult]:
         """Ranks; the answer's times run from `arrival_s`, which is on the worker's clock as `deadline_s` is."""
-        blocks = plan.prompt.blocks
-        wanted = [PlannedBlock(blocks[i], key) for i, key in zip(plan.cached, plan.keys, strict=True)]
         future: Future[RecommendResult] = Future()
-        claim = Claim(wanted, plan.version, is_urgent=True)
-        state = RequestState(plan, arrival_s, deadline_s, future, claim, row=plan.row)
+        state = RequestState(plan, arrival_s, deadline_s, future, claim_of(plan), row=plan.row)
         return self._hand_over(future, plan.cost_s, lambda: self._loop.add_request(state))
 
     def fill(self, blocks: Sequence[PlannedBlock], version: int) -> Future[int]:
@@ -167,12 +165,12 @@ class SliceWorker:
         future: Future[T] = Future()
 
         def run() -> None:
-            if not future.set_running_or_notify_cancel():
+            if future.done():
                 return
             try:
-                future.set_result(task(self))
+                resolve(future, task(self))
             except BaseException as error:
-                future.set_exception(error)
+                fail(future, error)
                 if isinstance(error, IntegrityError | ExecutorLostError):
                     raise
 
@@ -240,6 +238,8 @@ class SliceWorker:
             self._is_checking = not self.cache.directory.check_integrity_within(_INTEGRITY_SLICE_S, self._clock)
         pause_s = _INTEGRITY_PAUSE_S if is_idle and self._is_checking else None
         messages = self._inbox.take(pause_s, until_closed=not self._loop.has_flights)
+        if self._has_given_up:
+            return False
         if not messages:
             return not (is_idle and self._inbox.is_closed)
         for message in messages:
