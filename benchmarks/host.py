@@ -5,7 +5,8 @@
 Requests of the embedded shop with 20 candidates and histories of about 250 tokens, in the default arm, with all blocks
 in cache. `router`: planned, scheduled, batched and answered in this process by an executor whose passes take no time.
 `grpc`: the same through gRPC on the loopback, from another process. `memory`: what 200,000 different requests, two of
-whose items come inline, leave behind. `outside`: what a request takes besides its pass, alone on the real model.
+whose items come inline, leave behind. `directory`: a million blocks (benchmarks/directory_cost.py). `outside`: what a
+request takes besides its pass, alone on the real model.
 """
 
 import argparse
@@ -41,7 +42,8 @@ NUM_CANDIDATES, HISTORY_TOKENS = 20, (230, 270)
 UNDER_WAY = 64
 NUM_PAGES = 60_000  # of 16 tokens: all of the shop's items, and then some
 NUM_INLINE = 2
-PARTS = ("router", "grpc", "memory", "outside")
+PARTS = ("router", "grpc", "memory", "directory", "outside")
+ROOT = Path(__file__).parents[1]
 
 
 def settings() -> Settings:
@@ -81,6 +83,12 @@ def main() -> None:
                 claims.append(
                     Claim("MiB that distinct requests left", report["memory"]["grown_mib"], 8, at_least=False)
                 )
+    if "directory" in chosen:
+        sys.path.insert(0, str(ROOT))
+        from benchmarks.directory_cost import measure_directory
+
+        report["directory"], of_directory = measure_directory()
+        claims += of_directory
     if "outside" in chosen:
         report["outside"] = measure_outside()
         for arm, values in report["outside"].items():
