@@ -5,15 +5,14 @@ list in order of use is too. Each page of the fake device holds what was last wr
 pages hold is read back, by whoever may read it, after every step.
 """
 
-import hashlib
-from dataclasses import dataclass, field
-
 import pytest
+from directory_kit import key_of
+from directory_model import Expected, Model
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from rcjax.cache import SCRATCH, BlockBusyError, BlockDirectory, CachedBlock, GreedyDual, PagePool
+from rcjax.cache import SCRATCH, BlockBusyError, BlockDirectory, GreedyDual, PagePool
 from rcjax.errors import ResourceExhaustedError
 
 PAGE_TOKENS = 2
@@ -22,76 +21,6 @@ GARBAGE = "half written"
 names = st.tuples(st.sampled_from(["item", "history"]), st.sampled_from("abc"))
 # Prefixes of two sequences: a text changes, comes back, and can be appended to.
 texts = st.tuples(st.sampled_from([0, 100]), st.integers(1, 7)).map(lambda t: tuple(range(t[0], t[0] + t[1])))
-
-
-def key_of(name, ids):
-    return hashlib.sha256(repr((name, ids)).encode()).digest()
-
-
-@dataclass(eq=False)
-class Expected:
-    """What the model knows of a block that has pages."""
-
-    name: tuple[str, str]
-    ids: tuple[int, ...]
-    num_pages: int
-    handle: CachedBlock
-    state: str = "pending"
-    doomed: bool = False
-    pins: int = 1
-    written: int = 0  # tokens whose KV must be intact
-
-    @property
-    def is_findable(self):
-        return self.state == "ready" or (self.state == "pending" and not self.doomed)
-
-
-@dataclass
-class Counts:
-    hits: int = 0
-    misses: int = 0
-    collisions: int = 0
-    evictions: int = 0
-
-
-@dataclass
-class Model:
-    capacity: int
-    blocks: list[Expected] = field(default_factory=list)  # all that have pages, in order of reservation
-    by_use: list[Expected] = field(default_factory=list)  # the evictable ones, least recently used first
-    counts: Counts = field(default_factory=Counts)
-
-    def find(self, name, ids):
-        return next((b for b in self.blocks if b.is_findable and (b.name, b.ids) == (name, ids)), None)
-
-    def ready(self, name):
-        return next((b for b in self.blocks if b.state == "ready" and b.name == name), None)
-
-    @property
-    def num_free(self):
-        return self.capacity - sum(b.num_pages for b in self.blocks)
-
-    def fits(self, num_pages):
-        return num_pages <= self.num_free + sum(b.num_pages for b in self.by_use)
-
-    def make_room(self, num_pages):
-        while self.num_free < num_pages:
-            self.blocks.remove(self.by_use.pop(0))
-            self.counts.evictions += 1
-
-    def retire(self, block):
-        block.state = "retired"
-        if not block.pins:
-            self.blocks.remove(block)
-            if block in self.by_use:
-                self.by_use.remove(block)
-
-    def unpin(self, block):
-        block.pins -= 1
-        if not block.pins and block.state == "ready":
-            self.by_use.append(block)
-        elif not block.pins:
-            self.blocks.remove(block)
 
 
 class DirectoryMachine(RuleBasedStateMachine):
@@ -131,7 +60,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         num_pages = -(-len(ids) // PAGE_TOKENS)
 
         def call():
-            return self.directory.reserve(key_of(name, ids), *name, ids, float(num_pages))
+            return self.directory.reserve(key_of((name, ids)), *name, ids, float(num_pages))
 
         if self.model.find(name, ids):
             with pytest.raises(ValueError, match="already"):
@@ -200,7 +129,7 @@ class DirectoryMachine(RuleBasedStateMachine):
 
     def check_lookup(self, name, ids):
         expected = self.model.find(name, ids)
-        found = self.directory.lookup(key_of(name, ids), ids)
+        found = self.directory.lookup(key_of((name, ids)), ids)
         if expected is None or expected.state != "ready":
             assert found is None
             self.model.counts.misses += 1
@@ -272,7 +201,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         missing = num_pages - block.num_pages
 
         def call():
-            return self.directory.grow(block.handle, key_of(block.name, ids), ids, float(num_pages))
+            return self.directory.grow(block.handle, key_of((block.name, ids)), ids, float(num_pages))
 
         if block.pins > 1:
             with pytest.raises(BlockBusyError):
