@@ -48,7 +48,7 @@ class Source:
 class RowLayout:
     """A row as arrays: T fresh tokens, and M pages of which only the numbers are missing.
 
-    `drops` are the (page, slot) of cached tokens that are selected. `last` is where each readout block's last token went.
+    `drops` are the (page, slot) of cached tokens that are selected, `last` where each readout block's last token went.
     """
 
     fresh: Int32[np.ndarray, "4 T"]  # token id, position, segment, horizon
@@ -135,55 +135,68 @@ def assemble(
 
 def _lay_out_fresh(row: Row) -> tuple[np.ndarray, list[int]]:
     """The row's fresh tokens, and where the last one of each readout block stands."""
-    ids, offsets, lengths, places = [], [], [], []
-    ends = []
+    ids: list[np.ndarray] = []
+    lengths: list[int] = []
+    places: list[int] = []  # of each run: position less place in the row, segment, horizon
+    scattered: list[tuple[int, np.ndarray]] = []  # where runs begin whose positions do not run on, and these
+    ends: list[int] = []
     at = 0
     for index, block in enumerate(row.blocks):
         source = row.sources.get(index)
-        if source is None:
-            own, tokens = _offsets(0, len(block.token_ids)), block.token_ids
-        else:
+        tokens = block.token_ids
+        if source is not None:
+            if source.num_cached == len(tokens) and (source.is_corrected or not len(source.selected)):
+                ends.append(at - 1)
+                continue
             own = row.fresh_offsets(index)
-            tokens = block.token_ids[own] if len(own) else NOTHING
-        at += len(own)
+            tokens = tokens[own]
+            scattered.append((at, block.start + own))
+        ids.append(tokens)
+        num = len(tokens)
+        lengths.append(num)
+        places += (block.start - at, block.segment, block.horizon)
+        at += num
         ends.append(at - 1)
-        if len(own):
-            ids.append(tokens)
-            offsets.append(own)
-            lengths.append(len(own))
-            places.append((block.start, block.segment, block.horizon))
     fresh = np.empty((4, at), np.int32)
     if at:
         np.concatenate(ids, out=fresh[0])
-        fresh[1:] = np.repeat(np.array(places, np.int32).T, lengths, axis=1)
-        fresh[1] += np.concatenate(offsets)
+        fresh[1:] = np.array(places, np.int32).reshape(-1, 3).T.repeat(lengths, axis=1)
+        fresh[1] += _offsets(0, at)
+        for first, positions in scattered:
+            fresh[1, first : first + len(positions)] = positions
     return fresh, [ends[index] for index in row.readouts]
 
 
 def _lay_out_pages(row: Row) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Position, length and segment of the pages that the row reads, and the slots of selected tokens in them."""
     size = row.page_tokens
-    within, counts, places = [], [], []
-    drop_pages, drop_slots = [], []
+    counts: list[int] = []
+    places: list[int] = []  # of each block: position less slots before, cached tokens and slots before, segment
+    selected: list[np.ndarray] = []
+    num_selected: list[int] = []
+    bases: list[int] = []  # slots before each block that has selected tokens
     at = 0
     for index, source in row.sources.items():
+        num_cached = source.num_cached
         if not source.is_read:
             continue
-        num = -(-source.num_cached // size)
         block = row.blocks[index]
-        within.append(_offsets(0, num))
-        counts.append(num)
-        places.append((block.start, source.num_cached, block.segment))
+        before = at * size
+        places += (block.start - before, num_cached + before, block.segment)
         if len(source.selected):
-            page, slot = np.divmod(source.selected, size)
-            drop_pages.append(page + at)
-            drop_slots.append(slot)
+            selected.append(source.selected)
+            num_selected.append(len(source.selected))
+            bases.append(before)
+        num = -(-num_cached // size)
+        counts.append(num)
         at += num
     pages = np.empty((3, at), np.int32)
     if at:
-        first = np.concatenate(within) * size
-        pages[:] = np.repeat(np.array(places, np.int32).T, counts, axis=1)
+        pages[:] = np.array(places, np.int32).reshape(-1, 3).T.repeat(counts, axis=1)
+        first = _offsets(0, at) * size
         pages[0] += first
-        pages[1] = np.minimum(pages[1] - first, size)
-    drops = (np.concatenate(drop_pages), np.concatenate(drop_slots)) if drop_pages else (NOTHING, NOTHING)
-    return pages, drops
+        np.minimum(pages[1] - first, size, out=pages[1])
+    if not selected:
+        return pages, (NOTHING, NOTHING)
+    slots = np.concatenate(selected) + np.repeat(np.array(bases, np.int32), num_selected)
+    return pages, np.divmod(slots, size)

@@ -115,9 +115,16 @@ class Executor:
         self.cost.observe_transfer(len(index), time.perf_counter() - start_s)
 
     def check(self) -> None:
-        """Raises `ExecutorLostError` where a failed write took the pages along."""
-        if any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(self.pages)):
-            raise ExecutorLostError("the KV pages were lost in a write that failed; the process has to start anew")
+        """Raises `ExecutorLostError` where a failed write took the pages along; blocks until they are ready.
+
+        A write that fails where it starts leaves deleted pages behind, one that fails later pages that no pass can read.
+        """
+        try:
+            jax.block_until_ready(self.pages)
+        except RuntimeError as error:
+            raise ExecutorLostError(
+                "the KV pages were lost in a write that failed; the process has to start anew"
+            ) from error
 
     def _start(self, program: Program, *arrays: Any) -> Any:
         return self.programs.run(program, self._params, self.pages, *arrays)

@@ -8,24 +8,23 @@ answers of the one that ended are read out.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rcjax.cache import IntegrityError
-from rcjax.engine.batching import next_batch
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.completion import Flight
 from rcjax.engine.executor import ExecutorLostError, Pending
 from rcjax.engine.ranker import Ranker
+from rcjax.engine.requests import Requests
 from rcjax.engine.semantic_history import SemanticHistories
-from rcjax.engine.state import RequestState, Stage, fail, public, resolve
+from rcjax.engine.state import RequestState
 from rcjax.engine.tasks import Task
 from rcjax.errors import RcjaxError
 
 logger = logging.getLogger(__name__)
 
-MAX_GRANTED = 64  # requests that hold pins at once: enough to fill any batch, few enough to leave pages to others
 BACKGROUND_SHARE = 0.2  # of the time for writes, while requests wait
 
 
@@ -42,13 +41,9 @@ class SliceLoop:
     ):
         self.cache = cache
         self._ranker = ranker
-        self._semantic = semantic
         self._fly = fly
         self._clock = clock
-        self._planned: deque[RequestState] = deque()
-        self._building: list[RequestState] = []
-        self._ready: dict[str, list[RequestState]] = {}  # by arm, oldest first; no arm without any
-        self._num_running = 0
+        self._requests = Requests(cache, semantic, ranker.shapes, clock)
         self._turns: deque[Task] = deque()  # tasks that wait for a turn
         self._claiming: deque[tuple[Task, Claim]] = deque()  # tasks whose claim is not granted yet
         self._waiting: list[tuple[Task, Claim]] = []  # tasks whose claim is granted, and being built or just there
@@ -56,16 +51,14 @@ class SliceLoop:
         self._landed_s = 0.0
         self._background_s = 0.0  # seconds that writes may take before requests go first again
         self._kinds = deque(["rank", "build", "turn"])  # who is asked first for the next pass, in turn
+        self._claimants = deque(["requests", "tasks"])  # who is asked first for the next claim, in turn
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way and nothing waits."""
         return not (
             self._num_flights
-            or self._planned
-            or self._building
-            or self._ready
-            or self._num_running
+            or len(self._requests)
             or self._turns
             or self._claiming
             or self._waiting
@@ -79,13 +72,11 @@ class SliceLoop:
     @property
     def live_versions(self) -> list[int]:
         """Of the requests and writes that could still commit a block."""
-        states = [*self._planned, *self._building, *(state for ready in self._ready.values() for state in ready)]
         claims = [claim for _, claim in (*self._claiming, *self._waiting)]
-        live = [state.plan.version for state in states] + [claim.version for claim in claims]
-        return live + self.cache.building_versions
+        return [*self._requests.live_versions, *(claim.version for claim in claims), *self.cache.building_versions]
 
     def add_request(self, state: RequestState) -> None:
-        self._planned.append(state)
+        self._requests.add(state)
 
     def add_task(self, task: Task) -> None:
         self._turns.append(task)
@@ -109,7 +100,7 @@ class SliceLoop:
         else:
             self.cache.executor.check()
         self._drop_dead()
-        if flight.pending.program.purpose == "rank" and not self._num_flights and self._ready:
+        if flight.pending.program.purpose == "rank" and not self._num_flights and self._requests.has_ready:
             self._start()
         self._resume(flight.task, flight.value, flight.error)
 
@@ -119,86 +110,40 @@ class SliceLoop:
         if not flight.task.is_urgent:
             # Not below the one pass: what writes took while no request waited is not held against them.
             self._background_s = max(self._background_s - seconds, -seconds)
-        elif self.cache.has_builds or not all(
-            task.is_urgent for task in (*self._turns, *(t for t, _ in self._waiting))
-        ):
+        elif self._has_background:
             self._background_s += seconds * BACKGROUND_SHARE / (1 - BACKGROUND_SHARE)
         else:
             self._background_s = 0.0  # time that no write asked for is not saved up
 
-    def _advance(self) -> None:
-        """Every step that needs no pass: grants, in order of arrival, and what is built by now."""
-        for state in [state for state in self._building if state.claim.is_done]:
-            self._building.remove(state)
-            self._leave_building(state)
-        while self._planned and self._num_granted < MAX_GRANTED:
-            if not self._grant(self._planned[0]):
-                return  # in order: those behind it would keep it waiting for ever
-            self._planned.popleft()
-        while self._claiming and self._grant_task(*self._claiming[0]):
-            pass
-
     @property
-    def _num_granted(self) -> int:
-        return len(self._building) + self._num_running + sum(map(len, self._ready.values()))
+    def _has_background(self) -> bool:
+        tasks = (*self._turns, *(task for task, _ in self._waiting))
+        return self.cache.has_builds or not all(task.is_urgent for task in tasks)
 
-    def _grant(self, state: RequestState) -> bool:
-        """Pins what a request needs, or answers it; False where it has to wait for pages."""
-        if state.is_dead(self._clock()):
-            state.stage = Stage.DONE
-            return True
-        state.granted_s = self._clock()
-        try:
-            if self._semantic is not None and not self._semantic.lend(state):
-                return False
-            if not self.cache.grant(state.claim):
-                self._give_back_scratch(state)
-                return False
-        except (IntegrityError, ExecutorLostError):
-            raise
-        except Exception as error:
-            self.cache.executor.check()
-            self._give_back_scratch(state)
-            state.stage = Stage.DONE
-            fail(state.future, public(error))
-            return True
-        state.stage = Stage.BUILDING
-        if state.claim.is_done:
-            self._leave_building(state)
-        else:
-            self._building.append(state)
-        return True
+    def _advance(self) -> None:
+        """Every step that needs no pass: what is built by now, and grants.
 
-    def _leave_building(self, state: RequestState) -> None:
-        state.ready_s = self._clock()
-        if state.claim.error is not None:
-            self._release(state)
-            fail(state.future, public(state.claim.error))
-            return
-        if self._semantic is not None:
-            self._semantic.complete(state)
-        state.stage = Stage.READY
-        self._ready.setdefault(state.plan.request.arm, []).append(state)
+        Requests and tasks are granted in turn, each in order of arrival. Whoever lacks pages keeps those behind it, and
+        the others, from taking them: else it would wait for ever.
+        """
+        self._requests.note_built()
+        while True:
+            claimants = [name for name in self._claimants if self._can_grant(name)]
+            if not claimants or not self._grant_next(claimants[0]):
+                return
+            self._claimants.remove(claimants[0])
+            self._claimants.append(claimants[0])
 
-    def _release(self, state: RequestState) -> None:
-        state.stage = Stage.DONE
-        self.cache.release(state.claim)
-        self._give_back_scratch(state)
+    def _can_grant(self, claimant: str) -> bool:
+        return self._requests.can_grant if claimant == "requests" else bool(self._claiming)
 
-    def _give_back_scratch(self, state: RequestState) -> None:
-        for scratch in state.scratch:
-            self.cache.directory.release(scratch)
-        state.scratch.clear()
+    def _grant_next(self, claimant: str) -> bool:
+        return self._requests.grant_next() if claimant == "requests" else self._grant_task(*self._claiming[0])
 
     def _drop_dead(self) -> None:
         """Lets go of requests and tasks that nobody waits for any more."""
         now_s = self._clock()
-        self._planned = deque(state for state in self._planned if not state.is_dead(now_s))
-        for states in (self._building, *self._ready.values()):
-            for state in [state for state in states if state.is_dead(now_s)]:
-                states.remove(state)
-                self._release(state)
-        self._ready = {arm: states for arm, states in self._ready.items() if states}
+        self._requests.drop_dead()
         for task, claim in [entry for entry in self._waiting if entry[0].is_dead(now_s)]:
             self._waiting.remove((task, claim))
             self.cache.release(claim)
@@ -212,7 +157,8 @@ class SliceLoop:
 
     def _start(self) -> bool:
         """Takes the step that is due; whether there was one. It may end without a pass."""
-        has_urgent = bool(self._ready or self.cache.has_urgent_builds or self._next_turn(may_write=False))
+        has_turn = self._next_turn(may_write=False) is not None
+        has_urgent = self._requests.has_ready or self.cache.has_urgent_builds or has_turn
         may_write = not has_urgent or self._background_s > 0
         for kind in list(self._kinds):
             if self._start_kind(kind, may_write=may_write):
@@ -222,7 +168,7 @@ class SliceLoop:
         return False
 
     def _start_kind(self, kind: str, *, may_write: bool) -> bool:
-        if kind == "rank" and self._ready:
+        if kind == "rank" and self._requests.has_ready:
             self._start_rank()
         elif kind == "build" and (self.cache.has_urgent_builds or (may_write and self.cache.has_builds)):
             self._start_builds()
@@ -250,62 +196,17 @@ class SliceLoop:
             self._end_wait(*entry)
 
     def _start_rank(self) -> None:
-        """Starts a pass of the arm whose oldest request waits longest."""
-        arm = min(self._ready, key=lambda name: self._ready[name][0].arrival_s)
-        waiting = self._ready[arm]
-        alone = next((state for state in waiting if state.is_alone), None)
-        try:
-            members, shape = next_batch([alone] if alone is not None else waiting, self._ranker.shapes)
-        except RcjaxError as error:
-            state = alone or waiting[0]
-            self._take_ready(arm, [state])
-            self._release(state)
-            fail(state.future, error)
+        batch = self._requests.take_batch()
+        if batch is None:
             return
-        self._take_ready(arm, members)
-        for state in members:
-            state.stage = Stage.RUNNING
-        self._num_running += len(members)
+        members, shape = batch
+
+        def on_error(error: BaseException) -> None:
+            if self._requests.return_failed(members, error) and not isinstance(error, RcjaxError):
+                logger.error("a pass of %d requests failed; running each alone", len(members), exc_info=error)
+
         steps = self._ranker.rank(members, shape)
-        task = Task(steps, lambda answers: self._answer(members, answers), lambda e: self._fail_batch(members, e), True)
-        self._resume(task, None, None)
-
-    def _take_ready(self, arm: str, members: Sequence[RequestState]) -> None:
-        left = [state for state in self._ready[arm] if state not in members]
-        if left:
-            self._ready[arm] = left
-        else:
-            del self._ready[arm]
-
-    def _answer(self, members: Sequence[RequestState], answers: Sequence[Any]) -> None:
-        self._num_running -= len(members)
-        for state, answer in zip(members, answers, strict=True):
-            if isinstance(answer, RcjaxError):
-                self._discard(state)
-                fail(state.future, answer)
-            self._release(state)
-            resolve(state.future, answer)
-
-    def _discard(self, state: RequestState) -> None:
-        """Makes the blocks of a request unfindable: its scores were no numbers, so some KV of it may be none either."""
-        for index in state.plan.cached:
-            block = state.plan.prompt.blocks[index]
-            if block.owner:
-                self.cache.directory.drop(block.kind, block.owner, state.plan.version)
-
-    def _fail_batch(self, members: Sequence[RequestState], error: BaseException) -> None:
-        """A request that breaks a batch breaks alone: the others, and it, are run again by themselves."""
-        self._num_running -= len(members)
-        if len(members) == 1:
-            self._release(members[0])
-            fail(members[0].future, public(error))
-            return
-        if not isinstance(error, RcjaxError):
-            logger.error("a pass of %d requests failed; running each alone", len(members), exc_info=error)
-        for state in members:
-            state.stage, state.is_alone = Stage.READY, True
-        arm = members[0].plan.request.arm
-        self._ready[arm] = [*members, *self._ready.get(arm, [])]
+        self._resume(Task(steps, lambda answers: self._requests.answer(members, answers), on_error, True), None, None)
 
     def _start_builds(self) -> None:
         is_urgent = self.cache.has_urgent_builds
@@ -332,6 +233,7 @@ class SliceLoop:
         if wanted is None:
             self._turns.append(task)
         elif isinstance(wanted, Claim):
+            wanted.since_s = self._clock()
             self._claiming.append((task, wanted))
         else:
             self._num_flights += 1

@@ -1,6 +1,7 @@
 """Offline choice: the order in which a block's tokens are worth correcting, worked out before any request."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,10 +50,13 @@ class OrderChooser:
         rng = np.random.default_rng(seed)
         orders = self._cache.directory.orders()
         wanted = [planned for planned in blocks if planned.key not in orders]
+        if not wanted:
+            return 0
         totals = {planned.block.owner: np.zeros(len(planned.block)) for planned in wanted}
+        known = _Known(self._planner.library.item_ids, self._planner.library.user_ids)
         for _ in range(NUM_CONTEXTS):
             shuffled = [wanted[i] for i in rng.permutation(len(wanted))]
-            for prompt, measured in self._contexts(shuffled, rng):
+            for prompt, measured in self._contexts(shuffled, known, rng):
                 deviations = yield from self._deviations(prompt, measured)
                 for planned, deviation in zip(measured, deviations, strict=True):
                     totals[planned.block.owner] += deviation
@@ -67,13 +71,13 @@ class OrderChooser:
         return num_stored
 
     def _contexts(
-        self, blocks: list[PlannedBlock], rng: np.random.Generator
+        self, blocks: list[PlannedBlock], known: "_Known", rng: np.random.Generator
     ) -> Iterator[tuple[Prompt, list[PlannedBlock]]]:
         """Prompts that hold each of `blocks` once, and which of these each holds: no more than shapes and pool do."""
         size, at = min(NUM_ITEMS, len(self._builder.labels)), 0
         while at < len(blocks):
             measured = blocks[at : at + size]
-            prompt = self._prompt(measured, size, rng)
+            prompt = self._prompt(measured, size, known, rng)
             if size > 1 and not self._holds(prompt, measured):
                 size -= 1
                 continue
@@ -87,22 +91,23 @@ class OrderChooser:
             shape.holds(prompt.num_tokens, 0) for shape in self._selector.shapes(DEVIATION)
         )
 
-    def _prompt(self, measured: Sequence[PlannedBlock], size: int, rng: np.random.Generator) -> Prompt:
+    def _prompt(
+        self, measured: Sequence[PlannedBlock], size: int, known: "_Known", rng: np.random.Generator
+    ) -> Prompt:
         owners = {planned.block.owner for planned in measured}
-        known = self._planner.library.item_ids
-        others = [known[i] for i in rng.permutation(len(known))[: size + len(owners)] if known[i] not in owners]
+        others = [item_id for item_id in known.some_items(size + len(owners), rng) if item_id not in owners]
         items = [planned.block for planned in measured]
         items += [planned.block for planned in self._items(others[: size - len(measured)])]
         shuffled = [items[i] for i in rng.permutation(len(items))]
-        return self._builder.build(self._history(rng), shuffled, Layout.SEQUENTIAL, Scoring.LABEL)
+        history = self._history(known.some_user(rng))
+        return self._builder.build(history, shuffled, Layout.SEQUENTIAL, Scoring.LABEL)
 
     def _items(self, item_ids: Sequence[str]) -> list[PlannedBlock]:
         found = map(self._planner.item_block, item_ids)
         return [planned for planned in found if planned is not None]
 
-    def _history(self, rng: np.random.Generator) -> Block:
-        users = self._planner.library.user_ids
-        planned = self._planner.history_block(users[rng.integers(len(users))]) if users else None
+    def _history(self, user_id: str | None) -> Block:
+        planned = self._planner.history_block(user_id) if user_id is not None else None
         if planned is not None:
             return planned.block
         return self._builder.block(BlockKind.HISTORY, self._builder.history_ids(()), "")
@@ -122,3 +127,18 @@ class OrderChooser:
         parts = np.split(values, np.cumsum([len(planned.block) for planned in in_order])[:-1])
         of_owner = {planned.block.owner: part for planned, part in zip(in_order, parts, strict=True)}
         return [of_owner[planned.block.owner] for planned in measured]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The library's ids when choosing began: listing them for every prompt would be quadratic in the catalogue."""
+
+    item_ids: list[str]
+    user_ids: list[str]
+
+    def some_items(self, num: int, rng: np.random.Generator) -> list[str]:
+        num = min(num, len(self.item_ids))
+        return [self.item_ids[i] for i in rng.choice(len(self.item_ids), num, replace=False)] if num else []
+
+    def some_user(self, rng: np.random.Generator) -> str | None:
+        return self.user_ids[rng.integers(len(self.user_ids))] if self.user_ids else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 
-from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, Write, WriteResult
+from rcjax.request import DeleteItems, PutItems, PutUser, Write, WriteResult
 from rcjax.serving.calls import Call, Calls, check_room
 from rcjax.serving.parts import Library, Planner, Worker, WritePlanned
 from rcjax.serving.versions import VersionKeeper
@@ -74,10 +74,10 @@ class Writer:
             self._end(call, error)
             return
         try:
-            if isinstance(call.body, PutItems | PutUser | AppendEvents):
-                self._build(call, plan)
-            else:
+            if plan.drop:  # a deletion, or a history that has become empty
                 self._drop(call, plan)
+            else:
+                self._build(call, plan)
         except Exception as error:
             self._end(call, error, plan)
 
