@@ -132,7 +132,7 @@ class EmbeddedWorld:
         for _ in range(MIN_EVENTS + min(draws.below(num_lengths), draws.below(num_lengths))):
             item = draws.weighted(weights)
             weights[item] = 0.0
-            rating = RATINGS[draws.weighted(self.tastes.rating_probabilities(item)[profile])]
+            rating = RATINGS[draws.weighted(self.tastes.rating_probabilities[item][profile])]
             mentions.append(draws.weighted(self.tastes.mention_probabilities(item, rating)[profile]))
             items.append(item)
             ratings.append(rating)

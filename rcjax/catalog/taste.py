@@ -51,14 +51,25 @@ class TasteModel:
     def event_weights(self) -> Float[np.ndarray, "P I"]:
         return np.asarray(self.popularity * np.exp(HISTORY_SHARPNESS * self.utility))
 
-    def rating_probabilities(self, item: int) -> Float[np.ndarray, "P R"]:
-        middle = 3.0 + 2.0 * np.tanh(self.utility[:, item] / 4.0)
-        misfit = (np.array(RATINGS) - middle[:, None]) / _RATING_SPREAD
-        return _softmax(-0.5 * misfit**2)
+    @cached_property
+    def rating_probabilities(self) -> tuple[Float[np.ndarray, "P R"], ...]:
+        """Of each item."""
+        middles = 3.0 + 2.0 * np.tanh(self.utility / 4.0)
+        misfits = [(np.array(RATINGS) - middle[:, None]) / _RATING_SPREAD for middle in middles.T]
+        return tuple(_softmax(-0.5 * misfit**2) for misfit in misfits)
+
+    @cached_property
+    def praise_probabilities(self) -> tuple[Float[np.ndarray, "P A"], ...]:
+        """What reviews of each item mention that rate it with 3 or more."""
+        return tuple(_softmax(_MENTION_SHARPNESS * aspects) for aspects in self.aspects.transpose(1, 0, 2))
+
+    @cached_property
+    def blame_probabilities(self) -> tuple[Float[np.ndarray, "P A"], ...]:
+        """What reviews of each item mention that rate it with less."""
+        return tuple(_softmax(-_MENTION_SHARPNESS * aspects) for aspects in self.aspects.transpose(1, 0, 2))
 
     def mention_probabilities(self, item: int, rating: int) -> Float[np.ndarray, "P A"]:
-        sign = 1.0 if rating >= 3 else -1.0
-        return _softmax(_MENTION_SHARPNESS * sign * self.aspects[:, item, :])
+        return (self.praise_probabilities if rating >= 3 else self.blame_probabilities)[item]
 
     def choice_probabilities(self, candidates: Int[np.ndarray, "C"]) -> Float[np.ndarray, "P C"]:
         return _softmax(self.utility[:, candidates])
@@ -70,7 +81,7 @@ class TasteModel:
         log_posterior = np.log(self.prior)
         for item, rating, mention in zip(trace.items, trace.ratings, trace.mentions, strict=True):
             log_posterior = log_posterior + np.log(weights[:, item] / left)
-            log_posterior += np.log(self.rating_probabilities(item)[:, rating - 1])
+            log_posterior += np.log(self.rating_probabilities[item][:, rating - 1])
             log_posterior += np.log(self.mention_probabilities(item, rating)[:, mention])
             left = left - weights[:, item]
         return np.asarray(_softmax(log_posterior[None, :])[0])

@@ -28,6 +28,11 @@ def catalogue() -> Catalogue:
     return embedded_catalogue()
 
 
+@pytest.fixture(scope="module")
+def validation(world: EmbeddedWorld) -> list[Request]:
+    return list(world.requests(400, split="validation"))
+
+
 def digest(catalogue: Catalogue) -> str:
     return hashlib.sha256(json.dumps(dataclasses.asdict(catalogue)).encode()).hexdigest()
 
@@ -127,11 +132,10 @@ def test_splits_and_streams(world: EmbeddedWorld) -> None:
     assert len(set(events.values())) == 3
 
 
-def test_the_ceiling_is_calibrated_and_far_from_chance(world: EmbeddedWorld) -> None:
+def test_the_ceiling_is_calibrated_and_far_from_chance(world: EmbeddedWorld, validation: list[Request]) -> None:
     """What the posterior promises is what the drawn targets give, within four standard errors."""
-    requests = list(world.requests(400, split="validation"))
-    report = bayes_optimal(world, requests)
-    standard_error = 0.5 / np.sqrt(len(requests))  # at most: the metrics lie between 0 and 1
+    report = bayes_optimal(world, validation)
+    standard_error = 0.5 / np.sqrt(len(validation))  # at most: the metrics lie between 0 and 1
     assert report.realised.ndcg_at_10 == pytest.approx(report.bayes.ndcg_at_10, abs=4 * standard_error)
     assert report.realised.mrr == pytest.approx(report.bayes.mrr, abs=4 * standard_error)
     assert 0.6 <= report.bayes.ndcg_at_10 <= 0.8
@@ -139,8 +143,8 @@ def test_the_ceiling_is_calibrated_and_far_from_chance(world: EmbeddedWorld) -> 
     assert report.chance.ndcg_at_10 == pytest.approx(0.227, abs=5e-4)
 
 
-def test_each_score_is_as_often_right_as_it_says(world: EmbeddedWorld) -> None:
-    requests = list(world.requests(300, split="validation"))
+def test_each_score_is_as_often_right_as_it_says(world: EmbeddedWorld, validation: list[Request]) -> None:
+    requests = validation[:300]
     scores = np.concatenate([world.optimal_scores(request) for request in requests])
     chosen = np.concatenate([[c == request.target for c in request.candidates] for request in requests])
     for low, high in ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.0)):
@@ -149,9 +153,9 @@ def test_each_score_is_as_often_right_as_it_says(world: EmbeddedWorld) -> None:
         assert abs(chosen[inside].sum() - scores[inside].sum()) <= 4 * deviation
 
 
-def test_words_in_common_with_the_history_help(world: EmbeddedWorld) -> None:
+def test_words_in_common_with_the_history_help(world: EmbeddedWorld, validation: list[Request]) -> None:
     """Tastes show in the text: a ranker that counts shared words is far above chance, and below the ceiling."""
-    requests = list(world.requests(150, split="validation"))
+    requests = validation[:150]
     places = []
     for request in requests:
         history = Counter(word for e in world.user(request.user_id).events for word in words_of(e.title))

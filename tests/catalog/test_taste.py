@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from rcjax.catalog.draws import Draws
 from rcjax.catalog.taste import TasteModel, Trace
 
 NUM_PROFILES, NUM_ITEMS, NUM_ASPECTS = 3, 5, 2
@@ -68,16 +67,20 @@ def test_a_history_of_every_item_has_a_posterior() -> None:
 
 def test_target_probabilities_match_simulated_users_with_that_history() -> None:
     """Users are simulated blindly; among those who happen to have the history, targets are counted."""
-    model, draws, candidates = tiny_model(1), Draws(7), np.array([1, 2, 3])
-    history, targets = (0, 4), []
-    for _ in range(30_000):
-        profile = draws.weighted(model.prior)
-        weights = model.popularity * np.exp(model.aspects[profile].sum(axis=1) / 2)
-        first = draws.weighted(weights)
-        weights[first] = 0.0
-        if (first, draws.weighted(weights)) == history:
-            appeal = np.exp(model.aspects[profile, candidates].sum(axis=1))
-            targets.append(draws.weighted(appeal))
+    model, rng, candidates = tiny_model(1), np.random.default_rng(7), np.array([1, 2, 3])
+    history, num_users = (0, 4), 30_000
+
+    def drawn(weights: np.ndarray) -> np.ndarray:
+        totals = weights.cumsum(axis=1)
+        return (rng.random((num_users, 1)) * totals[:, -1:] >= totals).sum(axis=1)
+
+    profiles = drawn(np.tile(model.prior, (num_users, 1)))
+    weights = model.popularity * np.exp(model.aspects[profiles].sum(axis=2) / 2)
+    first = drawn(weights)
+    weights[np.arange(num_users), first] = 0.0
+    second = drawn(weights)
+    chosen = drawn(np.exp(model.aspects[profiles][:, candidates].sum(axis=2)))
+    targets = chosen[(first == history[0]) & (second == history[1])]
     # ratings and mentions summed out: the average over what could have been said
     expected = np.zeros(3)
     total = 0.0
