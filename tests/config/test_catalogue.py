@@ -12,13 +12,8 @@ from rcjax.config import CatalogueSettings, load_settings, read_catalogue
 
 def deployment(folder: Path, paths: str, **more: str) -> Path:
     path = folder / "deployment.yaml"
-    lines = (
-        "catalogue:",
-        "  format: jsonl",
-        f"  paths: {paths}",
-        *(f"  {key}: {value}" for key, value in more.items()),
-    )
-    path.write_text("\n".join(lines))
+    settings = {"format": "jsonl", "paths": paths, **more}
+    path.write_text("catalogue:\n" + "".join(f"  {key}: {value}\n" for key, value in settings.items()))
     return path
 
 
@@ -32,12 +27,8 @@ def test_paths_are_relative_to_the_file_that_has_them(tmp_path, monkeypatch):
     write_items(tmp_path / "conf" / "data" / "items.jsonl", {"item_id": "a", "title": "A"})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for paths in (
-        "{items: data/items.jsonl}",
-        "{folder: data}",
-        "{folder: ../conf/data}",
-        f"{{folder: {tmp_path}/conf/data}}",
-    ):
+    absolute = f"{{folder: {tmp_path}/conf/data}}"
+    for paths in ("{items: data/items.jsonl}", "{folder: data}", "{folder: ../conf/data}", absolute):
         path = deployment(tmp_path / "conf", paths)
         monkeypatch.chdir(elsewhere)
         assert list(read_catalogue(load_settings(path).catalogue).items) == ["a"]
