@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rcjax.cache import BlockBusyError, BlockDirectory, BlockKeys, CachedBlock
-from rcjax.engine.assembly import Row, Source, assemble
+from rcjax.engine.build_pass import BuildPasses
 from rcjax.engine.claim import Build, Claim
 from rcjax.engine.executor import Executor, Pending
 from rcjax.engine.plan import PlannedBlock
@@ -31,11 +31,8 @@ class BlockCache:
         self.executor = executor
         self.num_hits = 0
         self.num_misses = 0
-        self._shapes = shapes
-        self._largest = max(shapes, key=lambda shape: shape.fresh_tokens)
-        self._page_tokens = directory.pool.page_tokens
+        self.passes = BuildPasses(shapes, instruction, directory.pool.page_tokens)
         self._instruction = instruction
-        self._instruction_pages: tuple[int, ...] = ()
         self._builds: dict[bytes, Build] = {}  # by key: the newest that waits or runs
         self._urgent: dict[Build, None] = {}  # waiting, in order
         self._background: dict[Build, None] = {}
@@ -48,23 +45,23 @@ class BlockCache:
             self.keys.instruction, self._instruction.kind, "", self._instruction.token_ids, 0.0
         )
         build = Build(self._instruction, cached)
-        batch, source, destination, shape = self._arrays([build])
+        batch, source, destination, shape = self.passes.arrays([build])
         self.executor.build(batch, source, destination, shape).result()
         self.directory.commit(cached)
-        self._instruction_pages = tuple(cached.pages)
+        self.passes.instruction_pages = tuple(cached.pages)
 
     @property
     def page_tokens(self) -> int:
-        return self._page_tokens
+        return self.passes.page_tokens
 
     @property
     def pass_tokens(self) -> int:
         """The most tokens that one build pass computes."""
-        return self._largest.fresh_tokens
+        return self.passes.largest.fresh_tokens
 
     @property
     def instruction_pages(self) -> tuple[int, ...]:
-        return self._instruction_pages
+        return self.passes.instruction_pages
 
     @property
     def num_claims(self) -> int:
@@ -79,7 +76,7 @@ class BlockCache:
     @property
     def max_claim_pages(self) -> int:
         """The most pages that one claim can have: all but the instruction's."""
-        return self.directory.pool.capacity_pages - len(self._instruction_pages)
+        return self.directory.pool.capacity_pages - len(self.passes.instruction_pages)
 
     # ---- claims
 
@@ -200,8 +197,7 @@ class BlockCache:
         num_fresh = len(block) - num_cached
         if num_fresh <= 0 or not np.array_equal(block.token_ids[:num_cached], current.token_ids):
             return False
-        num_pages = len(current.pages) + len(self._instruction_pages)
-        return any(shape.holds(num_fresh, num_pages) for shape in self._shapes)
+        return self.passes.can_extend(num_fresh, len(current.pages))
 
     def _enqueue(self, build: Build, is_urgent: bool) -> None:
         if build.is_running:
@@ -231,10 +227,10 @@ class BlockCache:
 
     def next_builds(self) -> tuple[list[Build], Shape]:
         """What the next build pass computes, and in which shape: what requests wait for, then what else fits in."""
-        group = self._pack([], self._urgent, self._largest)
-        shape = self._fit(group) if group else self._largest
-        group = self._pack(group, self._background, shape)
-        return group, self._fit(group)
+        group = self.passes.pack([], self._urgent, self.passes.largest)
+        shape = self.passes.fit(group) if group else self.passes.largest
+        group = self.passes.pack(group, self._background, shape)
+        return group, self.passes.fit(group)
 
     def run_builds(self, group: list[Build]) -> Generator[Pending[Any], Any, None]:
         """Computes and commits a group; if the pass fails, so do the claims that wait for its blocks."""
@@ -243,7 +239,7 @@ class BlockCache:
             self._urgent.pop(build, None)
             self._background.pop(build, None)
         try:
-            batch, source, destination, shape = self._arrays(group)
+            batch, source, destination, shape = self.passes.arrays(group)
             yield self.executor.build(batch, source, destination, shape)
         except BaseException as error:
             for build in group:
@@ -260,83 +256,3 @@ class BlockCache:
         for claim in build.claims:
             claim.num_building -= 1
             claim.error = claim.error or error
-
-    def _pack(self, group: list[Build], builds: Iterable[Build], shape: Shape) -> list[Build]:
-        """`group`, and of `builds`, in order, those that one row of `shape` holds beside it; at least one in all."""
-        packed = list(group)
-        num_tokens, num_written, num_pages = self._size(packed)
-        for build in builds:
-            own_tokens, own_written, own_pages = self._size([build])
-            own_pages -= len(self._instruction_pages)
-            tokens = self._least_tokens(num_tokens + own_tokens, num_written + own_written)
-            if packed and not shape.holds(tokens, num_pages + own_pages):
-                if tokens - self._least_tokens(num_tokens, num_written) <= self._page_tokens:
-                    break  # the row is as good as full: no need to look at the thousand others
-                continue
-            packed.append(build)
-            num_tokens += own_tokens
-            num_written += own_written
-            num_pages += own_pages
-        return packed
-
-    def _fit(self, group: list[Build]) -> Shape:
-        num_tokens, num_written, num_pages = self._size(group)
-        return self._shapes.fit(self._least_tokens(num_tokens, num_written), num_pages)
-
-    def _size(self, group: list[Build]) -> tuple[int, int, int]:
-        """Tokens to compute, pages to write, and pages to read."""
-        num_tokens = sum(build.num_fresh for build in group)
-        num_written = sum(len(self._written_pages(build)) for build in group)
-        grown = sum(self.directory.pool.pages_for(build.num_cached) for build in group)
-        return num_tokens, num_written, len(self._instruction_pages) + grown
-
-    def _least_tokens(self, num_tokens: int, num_written: int) -> int:
-        """The fewest fresh tokens of a shape that can compute so many and write so many pages."""
-        return max(num_tokens, ((num_written + 1) // 2 - 1) * self._page_tokens + 1)
-
-    def _written_pages(self, build: Build) -> tuple[int, ...]:
-        return tuple(build.cached.pages)[build.num_cached // self._page_tokens :]
-
-    def no_writes(self, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-        """The source and destination of a build pass of this shape that writes nothing.
-
-        It can write twice the pages that its tokens fill, as blocks leave their last page partly so.
-        """
-        num = 2 * self.directory.pool.pages_for(shape.fresh_tokens)
-        return np.full((num, self._page_tokens), -1, np.int32), np.zeros(num, np.int32)
-
-    def _row(self, group: list[Build]) -> tuple[Row, list[tuple[int, ...]]]:
-        """The instruction, then the blocks side by side: each sees the instruction and itself."""
-        blocks: list[Block] = []
-        sources: dict[int, Source] = {}
-        table: list[tuple[int, ...]] = []
-        if self._instruction_pages:
-            blocks.append(self._instruction)
-            sources[0] = Source(len(self._instruction))
-            table.append(self._instruction_pages)
-        start = blocks[0].end if blocks else 0
-        for i, build in enumerate(group):
-            block = build.block
-            if build.num_cached:
-                sources[len(blocks)] = Source(build.num_cached)
-                table.append(tuple(build.cached.pages)[: self.directory.pool.pages_for(build.num_cached)])
-            # Not `block.start`: that is where a prompt puts it, and KV is kept as computed after the instruction.
-            blocks.append(Block(block.kind, block.token_ids, start, 1 + i, 1, block.owner))
-        return Row(blocks, sources, (), self._page_tokens), table
-
-    def _arrays(self, group: list[Build]) -> tuple[Any, np.ndarray, np.ndarray, Shape]:
-        """The batch of a build pass, which token goes to which slot of which page, and the shape."""
-        row, table = self._row(group)
-        shape = self._fit(group)
-        batch = assemble([row], [table], shape, self._page_tokens, 1)
-        source, destination = self.no_writes(shape)
-        at = token = 0
-        for build in group:
-            slots = np.full(len(build.cached.pages) * self._page_tokens, -1, np.int32)
-            slots[build.num_cached : len(build.block)] = token + np.arange(build.num_fresh)
-            pages = self._written_pages(build)
-            source[at : at + len(pages)] = slots.reshape(-1, self._page_tokens)[-len(pages) :]
-            destination[at : at + len(pages)] = pages
-            at += len(pages)
-            token += build.num_fresh
-        return batch, source, destination, shape

@@ -11,7 +11,7 @@ from jaxtyping import Int32
 from rcjax.engine.cost import CostModel, Program
 from rcjax.engine.programs import Programs
 from rcjax.engine.shape import Shape
-from rcjax.kernels.kv import KVPages
+from rcjax.kernels.kv import KVFormat, KVPages
 from rcjax.model.decoder import Batch, Params
 from rcjax.model.kv import empty_pages
 from rcjax.model.selection import Measure
@@ -53,6 +53,10 @@ class Executor:
         self.cost = cost
         self._params = params
         self.pages = empty_pages(programs.format, programs.num_pages)
+
+    @property
+    def format(self) -> KVFormat:
+        return self.programs.format
 
     @property
     def pool_bytes(self) -> int:
@@ -117,7 +121,7 @@ class Executor:
     def check(self) -> None:
         """Raises `ExecutorLostError` where a failed write took the pages along; blocks until they are ready.
 
-        A write that fails where it starts leaves deleted pages behind, one that fails later pages that no pass can read.
+        A write that fails where it starts leaves deleted pages; one that fails later, pages that are never ready.
         """
         try:
             jax.block_until_ready(self.pages)

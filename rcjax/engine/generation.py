@@ -1,6 +1,7 @@
 """Generation: decoding is `extend` with everything cached and one fresh token."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +10,11 @@ from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import Plan
-from rcjax.engine.selector import PinnedPrompt, Selector
+from rcjax.engine.ranker import pinned_prompt
+from rcjax.engine.selector import Selector
+from rcjax.engine.semantic_history import SemanticHistories
 from rcjax.engine.shape import ShapeSet
-from rcjax.engine.state import claim_of
+from rcjax.engine.state import RequestState, claim_of
 from rcjax.engine.tasks import Steps
 from rcjax.prompt import Block
 
@@ -42,9 +45,17 @@ class Sampling:
 class Generator:
     """Continues a prompt of cached and fresh blocks, in scratch pages that are given back at the end."""
 
-    def __init__(self, cache: BlockCache, selector: Selector, shapes: ShapeSet, eos_ids: frozenset[int]):
+    def __init__(
+        self,
+        cache: BlockCache,
+        selector: Selector,
+        semantic: SemanticHistories | None,
+        shapes: ShapeSet,
+        eos_ids: frozenset[int],
+    ):
         self._cache = cache
         self._selector = selector
+        self._semantic = semantic
         self._shapes = shapes
         self._eos_ids = eos_ids
         self._page_tokens = cache.page_tokens
@@ -55,16 +66,31 @@ class Generator:
         Gives way before each token. Raises `InvalidRequestError` where no shape holds the prompt or its continuation,
         and `ResourceExhaustedError` where the pool has no pages for it.
         """
-        # A text claims no blocks, but holds pages that others may have to wait for: the cache has to know of it.
-        claim = Claim((), 0, is_urgent=True) if isinstance(source, Block) else claim_of(source)
+        if isinstance(source, Block):
+            return (yield from self._continue_text(source, sampling))
+        state = RequestState(source, 0.0, None, Future(), claim_of(source))
+        try:
+            while self._semantic is not None and not self._semantic.lend(state):
+                yield None  # others hold the pages that it needs
+            yield state.claim
+            try:
+                if self._semantic is not None:
+                    self._semantic.complete(state)
+                prompt = pinned_prompt(state, self._page_tokens)
+                (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
+                return (yield from self._generate(row, prompt.table, sampling))
+            finally:
+                self._cache.release(state.claim)
+        finally:
+            for scratch in state.scratch:
+                self._cache.directory.release(scratch)
+
+    def _continue_text(self, text: Block, sampling: Sampling) -> Steps[list[int]]:
+        # It wants no blocks, but holds pages that others may have to wait for: the cache has to know of it.
+        claim = Claim((), 0, is_urgent=True)
         yield claim
         try:
-            if isinstance(source, Block):
-                return (yield from self._generate(Row([source], {}, (), self._page_tokens), [], sampling))
-            cached = dict(zip(source.cached, claim.pins, strict=True))
-            prompt = PinnedPrompt(source.prompt, cached, self._page_tokens)
-            (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
-            return (yield from self._generate(row, prompt.table, sampling))
+            return (yield from self._generate(Row([text], {}, (), self._page_tokens), [], sampling))
         finally:
             self._cache.release(claim)
 

@@ -233,7 +233,6 @@ class SliceLoop:
         if wanted is None:
             self._turns.append(task)
         elif isinstance(wanted, Claim):
-            wanted.since_s = self._clock()
             self._claiming.append((task, wanted))
         else:
             self._num_flights += 1

@@ -91,9 +91,7 @@ class OrderChooser:
             shape.holds(prompt.num_tokens, 0) for shape in self._selector.shapes(DEVIATION)
         )
 
-    def _prompt(
-        self, measured: Sequence[PlannedBlock], size: int, known: "_Known", rng: np.random.Generator
-    ) -> Prompt:
+    def _prompt(self, measured: Sequence[PlannedBlock], size: int, known: "_Known", rng: np.random.Generator) -> Prompt:
         owners = {planned.block.owner for planned in measured}
         others = [item_id for item_id in known.some_items(size + len(owners), rng) if item_id not in owners]
         items = [planned.block for planned in measured]

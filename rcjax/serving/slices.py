@@ -121,10 +121,6 @@ def new_worker(
         num_reads=parts.num_reads,
         clock=time.monotonic,
     )
-    generator = None
-    if "generate" in parts.shapes:
-        generator = Generator(cache, selector, parts.shapes["generate"], parts.model.tokenizer.eos_ids)
-    is_offline = any(not measure.is_probe for _, measure in _measures(settings))
     semantic = None
     if settings.semantic_arms:
         semantic = SemanticHistories(
@@ -134,6 +130,10 @@ def new_worker(
             max_history_tokens=settings.limits.max_history_tokens,
             **settings.semantic.model_dump(),
         )
+    generator = None
+    if "generate" in parts.shapes:
+        generator = Generator(cache, selector, semantic, parts.shapes["generate"], parts.model.tokenizer.eos_ids)
+    is_offline = any(not measure.is_probe for _, measure in _measures(settings))
     return SliceWorker(
         cache,
         ranker,
@@ -151,7 +151,7 @@ def compile_slice(settings: Settings, parts: SliceParts, worker: SliceWorker, pr
     for shape in parts.shapes["build"]:
         progress(f"compiling build {shape}")
         batch = assemble([], [], shape, parts.page_tokens, 1)
-        source, destination = cache.no_writes(shape)
+        source, destination = cache.passes.no_writes(shape)
         programs.compile_build(Program("build", shape), batch, source)
         _time(parts.cost, cache.executor.build(batch, source, destination, shape))
     progress("computing the instruction")
