@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from rcjax.catalog import amazon, jsonl, movielens, parquet, yelp
 from rcjax.catalog.errors import CatalogueError
@@ -132,6 +132,8 @@ def load_catalogue(
     """
     if format not in _LAYOUTS:
         raise CatalogueError(f"{format=} is unknown; choose one of {', '.join(_LAYOUTS)}")
+    if on_error not in get_args(OnError):
+        raise CatalogueError(f"{on_error=} is unknown; choose one of {', '.join(get_args(OnError))}")
     layout = _LAYOUTS[format]
     if not isinstance(paths, CataloguePaths):
         paths = _paths_in(Path(paths), layout)

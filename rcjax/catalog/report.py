@@ -69,7 +69,7 @@ class ReadLog:
         """What `parse` makes of each record of a file.
 
         Records that it cannot read stop the file or are skipped. Errors of `raws` are of the file and always stop,
-        and so does a file that has errors only.
+        and so does a file that has nothing but errors, more than are listed.
         """
         num_read, former_errors, first = 0, self.num_errors, ""
         for raw in raws:
@@ -83,8 +83,8 @@ class ReadLog:
                 continue
             num_read += 1
             yield thing
-        if first and not num_read:
-            num_errors = self.num_errors - former_errors
+        num_errors = self.num_errors - former_errors
+        if num_errors > MAX_LISTED and not num_read:
             raise CatalogueError(f"{path}: none of its {num_errors:,} records can be read; the first: {first}")
 
     def price(self, record: Record, field: str = "price") -> float | None:

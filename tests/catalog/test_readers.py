@@ -177,6 +177,8 @@ def test_a_folder_must_be_clear_about_its_files(tmp_path: Path) -> None:
         load_catalogue(tmp_path, progress=False)
 
 
-def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_format_or_policy_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises((CatalogueError, TypeError), match="amazon2014"):
         load_catalogue(tmp_path, "csv", progress=False)
+    with pytest.raises((CatalogueError, TypeError), match="stop"):
+        load_catalogue(tmp_path, progress=False, on_error="ignore")

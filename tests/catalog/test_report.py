@@ -54,8 +54,10 @@ def test_rows_of_parquet_are_skipped_too(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_wrong_as_a_whole_is_not_skipped(tmp_path: Path) -> None:
-    path = write(tmp_path / "items.jsonl", item("a")[:-1], item("b")[:-1])
-    with pytest.raises(CatalogueError, match=r"items\.jsonl: none of its 2 records can be read; the first: .*:1: not"):
+    path = write(tmp_path / "items.jsonl", *[item("a")[:-1]] * 10)
+    assert load_catalogue(tmp_path, progress=False, on_error="skip")[1].num_errors == 10
+    write(path, *[item("a")[:-1]] * 11)
+    with pytest.raises(CatalogueError, match=r"items\.jsonl: none of its 11 records can be read; the first: .*:1: not"):
         load_catalogue(tmp_path, progress=False, on_error="skip")
     path.write_bytes(gzip.compress(b"".join(item(n).encode() + b"\n" for n in range(1000)))[:-9])
     with pytest.raises(CatalogueError, match=r"items\.jsonl:1001: damaged or truncated gzip data"):
