@@ -207,7 +207,7 @@ class BlockDirectory:
         return current >= 0 or was_pending
 
     def forget_versions(self, before: int) -> None:
-        """Says that no plan or write of a smaller version lives any more, so that what is older need not be kept."""
+        """Says that no plan or write of a smaller version lives, nor ever will: what is older need not be kept."""
         self._versions.forget(before)
 
     # ---- orders of correction

@@ -15,8 +15,10 @@ class KnownVersions:
         return self._newest.get(name, 0)
 
     def note(self, name: Name, version: int) -> None:
+        """Takes in a version that is not older than what is known."""
+        self._newest.pop(name, None)
         if version > self._oldest_alive:
-            self._newest[name] = max(version, self._newest.pop(name, 0))
+            self._newest[name] = version
 
     def forget(self, before: int) -> None:
         """Lets go of what no plan or write of version `before` or newer can be too old for.

@@ -70,19 +70,19 @@ class PlansMachine(RuleBasedStateMachine):
         self.history = {name: [(0, None)] for name in NAMES}  # (version, text) of the writes
         self.plans, self.writes, self.reserved = [], [], []
         self.books = Books()
+        for name in NAMES:
+            self.write_whole(name, 1)
 
     # ---- the library: what plans see
 
     @rule()
     def begin_plan(self):
-        unseen = [write.version for write in self.writes if not write.is_swapped]
-        version = min(unseen) - 1 if unseen else self.last_version
-        self.plans.append(Plan(version, dict(self.library)))
+        self.plans.append(Plan(self.next_plan_version, dict(self.library)))
 
-    @rule(data=st.data())
-    def end_plan(self, data):
-        if self.plans:
-            self.plans.remove(data.draw(st.sampled_from(self.plans)))
+    @property
+    def next_plan_version(self):
+        """Smaller than that of every write that a plan would not see."""
+        return min([self.last_version, *(write.version - 1 for write in self.writes if not write.is_swapped)])
 
     @rule(name=names, text=st.none() | texts)
     def begin_write(self, name, text):
@@ -99,7 +99,12 @@ class PlansMachine(RuleBasedStateMachine):
 
     @rule(name=names, text=st.none() | texts)
     def write_at_once(self, name, text):
-        """The usual course in one step: without it few plans grow old while a write goes all its way."""
+        """The usual course in one step, with a plan from before that is old then."""
+        if len(self.plans) < 3:
+            self.begin_plan()
+        self.write_whole(name, text)
+
+    def write_whole(self, name, text):
         begun = self.begin(name, text)
         if begun is not None:
             write, reserved = begun
@@ -148,26 +153,25 @@ class PlansMachine(RuleBasedStateMachine):
 
     # ---- the directory: what plans and writes do with blocks
 
-    @rule(data=st.data(), name=names)
-    def plan_builds(self, data, name):
-        if self.plans:
-            plan = data.draw(st.sampled_from(self.plans))
-            if name in plan.library:
-                self.reserve(name, plan.library[name], plan.version)
-
-    @rule(data=st.data(), name=names)
-    def plan_caches(self, data, name):
-        if self.plans:
-            plan = data.draw(st.sampled_from(self.plans))
-            reserved = self.reserve(name, plan.library[name], plan.version) if name in plan.library else None
-            if reserved is not None:
+    @rule(data=st.data(), at_once=st.booleans())
+    def plan_builds(self, data, at_once):
+        choice = [
+            (plan, name) for plan in self.plans for name in plan.library if self.can_reserve(name, plan.library[name])
+        ]
+        if choice:
+            plan, name = data.draw(st.sampled_from(choice))
+            reserved = self.reserve(name, plan.library[name], plan.version)
+            if at_once:
                 self.finish(reserved)
 
+    def can_reserve(self, name, text):
+        is_pending = any((r.name, r.text) == (name, text) and not r.is_dead for r in self.reserved)
+        return not is_pending and self.books.ready.get(name, (None, 0))[0] != text and len(self.reserved) < 4
+
     def reserve(self, name, text, version):
-        key, ids = content(name, text)
-        pending = any(r.name == name and r.text == text and not r.is_dead for r in self.reserved)
-        if pending or self.books.ready.get(name, (None, 0))[0] == text or len(self.reserved) == 4:
+        if not self.can_reserve(name, text):
             return None
+        key, ids = content(name, text)
         handle = self.directory.reserve(key, *name, ids, float(text), version)
         self.note_evictions()
         is_dead = version < self.books.newest.get(name, 0)
@@ -201,18 +205,19 @@ class PlansMachine(RuleBasedStateMachine):
             if books.orders.get(one.name, (key,))[0] != key:
                 del books.orders[one.name]
 
-    @rule(data=st.data())
-    def abort(self, data):
-        if self.reserved:
+    @rule(data=st.data(), how=st.sampled_from(["abort", "evict", "end a plan"]))
+    def give_up(self, data, how):
+        """One rule for three, so that more is built than given up."""
+        if how == "abort" and self.reserved:
             one = data.draw(st.sampled_from(self.reserved))
             self.reserved.remove(one)
             self.directory.abort(one.handle)
-
-    @rule()
-    def evict_all(self):
-        self.directory.release(self.directory.reserve_scratch(self.directory.num_available_pages or 1))
-        self.note_evictions()
-        assert not self.books.ready
+        elif how == "end a plan" and self.plans:
+            self.plans.remove(data.draw(st.sampled_from(self.plans)))
+        elif how == "evict" and self.directory.num_available_pages:
+            self.directory.release(self.directory.reserve_scratch(self.directory.num_available_pages))
+            self.note_evictions()
+            assert not self.books.ready
 
     def note_evictions(self):
         for name in NAMES:
@@ -263,7 +268,7 @@ class PlansMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_known_stays_bounded(self):
         alive = [one.version for one in (*self.plans, *self.writes, *self.reserved)]
-        self.directory.forget_versions(min(alive, default=self.last_version))
+        self.directory.forget_versions(min([self.next_plan_version, *alive]))
         if not alive:
             assert not len(self.directory._versions)
 
