@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
-from engine_fixtures import compiled, engine, oracle, probing, settings  # noqa: F401
+from engine_fixtures import closing, compiled, engine, oracle, probing, quiet, settings  # noqa: F401

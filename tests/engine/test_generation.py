@@ -78,12 +78,16 @@ def test_a_continuation_that_fits_no_shape_or_pool_is_refused_and_leaves_nothing
     with pytest.raises(InvalidRequestError, match="generate"):
         engine.generate("oak", Sampling(max_new_tokens=5000))
     with pytest.raises(InvalidRequestError, match="generate"):
-        engine.generate("oak " * 200)
-    scratch = engine.cache.directory.reserve_scratch(engine.cache.directory.num_available_pages)
+        engine.generate("oak " * 200, Sampling())
+    (scratch,) = engine.call_workers(lambda worker: take_all_pages(worker.cache.directory))
     with pytest.raises(ResourceExhaustedError):
-        engine.generate("oak")
-    engine.cache.directory.release(scratch)
+        engine.generate("oak", Sampling())
+    engine.call_workers(lambda worker: worker.cache.directory.release(scratch))
     assert_idle(engine)
+
+
+def take_all_pages(directory):
+    return directory.reserve_scratch(directory.num_available_pages)
 
 
 @pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}])

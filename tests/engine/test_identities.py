@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_engine import ARMS, LIMITS, arms, event, item, tiny_model
+from tiny_engine import ARMS, LIMITS, arms, event, item, tiny_model, together
 
 from rcjax.catalog.types import User
 from rcjax.model.decoder import forward
@@ -92,7 +92,7 @@ def test_an_empty_history_is_a_history_that_says_so(engine, oracle):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_two_batched_requests_score_as_each_alone(stocked, arm):
+def test_two_batched_requests_score_as_each_alone(stocked, monkeypatch, arm):
     stocked.put_user(User("v", (event(50),)))
     requests = [
         RecommendRequest(("i0", "i1", "i2"), "u", arm=arm),
@@ -101,12 +101,13 @@ def test_two_batched_requests_score_as_each_alone(stocked, arm):
     ]
     alone = [stocked.recommend([request])[0] for request in requests]
     calls = []
-    rank = stocked.slice.rank
-    stocked.slice.rank = lambda batch: calls.append(batch.token_ids.shape[0]) or rank(batch)
-    together = stocked.recommend(requests)
+    rank = stocked.executor.rank
+    stocked.executor.rank = lambda batch, shape: calls.append(shape.batch) or rank(batch, shape)
+    monkeypatch.setattr(stocked.parts.rank_shapes, "seconds", lambda shape: 1.0)
+    answers = together(stocked, requests)
     assert calls[0] == 2, "the test is about a pass of two rows"
     assert len(calls) == 2
-    for one, other in zip(together, alone, strict=True):
+    for one, other in zip(answers, alone, strict=True):
         assert_close({r.item_id: r.score for r in one.ranking}, {r.item_id: r.score for r in other.ranking})
         assert one.tokens == other.tokens
 

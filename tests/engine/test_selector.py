@@ -1,19 +1,23 @@
 """Policies that measure: their scores and choices against dense attention in float64, and their identities."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from driving import drain, held
 from probing import ARMS, EVENTS, IDS, ITEMS, POLICIES, Dense, best, know
-from tiny_engine import event, restarted, tiny_engine
+from tiny_engine import compiled_parts, event, restarted, tiny_settings, together, unstarted
 
 from rcjax.catalog.types import User
+from rcjax.engine.compilation import CompilationCounter
+from rcjax.engine.cost import Program
 from rcjax.engine.generation import Sampling
-from rcjax.engine.plan import resident as make_resident
-from rcjax.engine.selector import Resident
+from rcjax.engine.selector import PinnedPrompt
+from rcjax.kernels.kv import KVPages
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import BlockKind, Layout, Scoring
-from rcjax.request import RecommendRequest
+from rcjax.request import PutItems, PutUser, RecommendRequest
 
 TOLERANCE = 1e-5
 
@@ -25,6 +29,25 @@ def engine(probing):
     know(engine)
     engine.choose_orders()
     return engine
+
+
+@pytest.fixture
+def still(probing):
+    """The same before its threads start: a test runs the passes itself."""
+    engine = unstarted(*probing)
+    for write in (PutItems(tuple(ITEMS)), PutUser(User("u", EVENTS))):
+        plan = engine.planner.plan_write(write)
+        engine.library.swap(plan)
+        engine.library.versions.end_write(plan.version)
+    return engine
+
+
+def compile_probe(engine, measure):
+    """One that no arm of this engine has."""
+    selector, programs = engine.worker._loop._ranker.selector, engine.parts.programs
+    for shape in selector.shapes(measure):
+        if not programs.has(Program("probe", shape, measure)):
+            programs.compile_probe(Program("probe", shape, measure), *selector.probe_arrays([], [], shape))
 
 
 @pytest.fixture(scope="module")
@@ -47,71 +70,79 @@ def approx(expected):
     return {key: pytest.approx(value, abs=TOLERANCE) for key, value in expected.items()}
 
 
-def resident(engine, arm):
-    """The request over all items, its blocks resident; for as long as nothing is evicted."""
-    plan = engine._plan(RecommendRequest(IDS, "u", arm=arm))
-    with make_resident([plan], engine.cache, None) as ((request,), _):
-        return request
+@contextmanager
+def pinned(engine, arm):
+    """The prompt over all items with its blocks pinned, and the selector of an engine that nothing else uses."""
+    with engine.router.planned(RecommendRequest(IDS, "u", arm=arm)) as plan:
+        blocks = [plan.prompt.blocks[index] for index in plan.cached]
+        with held(engine.cache, blocks) as (cached, _):
+            yield PinnedPrompt(plan.prompt, dict(zip(plan.cached, cached, strict=True)), engine.parts.page_tokens)
 
 
-def of_items(request: Resident, values):
+def measure(engine, measure, prompt, offsets):
+    """What one probe says of the cached tokens, those at `offsets` of each block being computed."""
+    selector = engine.worker._loop._ranker.selector
+    (found,) = drain(engine.cache, selector.measure(measure, [prompt.row(offsets)], [prompt.table]))
+    return found
+
+
+def whole(prompt):
+    return [np.arange(block.num_tokens) for block in prompt.cached.values()]
+
+
+def of_items(prompt, values):
     kinds = np.repeat(
-        [request.prompt.blocks[i].kind for i in request.cached], [b.num_tokens for b in request.cached.values()]
+        [prompt.prompt.blocks[i].kind for i in prompt.cached], [b.num_tokens for b in prompt.cached.values()]
     )
     return values[..., kinds == BlockKind.ITEM]
 
 
 class TestScores:
     @pytest.mark.parametrize("layer", [1, 2])
-    def test_deviation_of_a_layer(self, engine, prompt, layer):
-        request = resident(engine, "deviation")
-        row = request.row([np.arange(block.num_tokens) for block in request.cached.values()])
-        if layer == 2:
-            engine.selector.compile([Measure(Quantity.DEVIATION, 2)], lambda step: None)
-        (found,) = engine.selector.measure(Measure(Quantity.DEVIATION, layer), [row])
+    def test_deviation_of_a_layer(self, still, prompt, layer):
+        compile_probe(still, Measure(Quantity.DEVIATION, layer))
+        with pinned(still, "deviation") as request:
+            found = measure(still, Measure(Quantity.DEVIATION, layer), request, whole(request))
         expected = prompt.deviation(layer, prompt.all_items)
         assert expected.min() > 1e-3, "items depend on what comes before them"
         np.testing.assert_allclose(of_items(request, found), expected, rtol=1e-4, atol=1e-5)
 
-    def test_deviation_of_survivors_only(self, engine, prompt):
-        request = resident(engine, "narrowed")
+    def test_deviation_of_survivors_only(self, still, prompt):
         fresh = np.random.default_rng(0).random(prompt.num_item_tokens) < 0.4
         offsets = [np.zeros(0, int)] * 2 + [np.array(part, int) for part in prompt.split(fresh)]
-        (found,) = engine.selector.measure(Measure(Quantity.DEVIATION, 2, is_whole=False), [request.row(offsets)])
+        with pinned(still, "narrowed") as request:
+            found = measure(still, Measure(Quantity.DEVIATION, 2, is_whole=False), request, offsets)
         found = of_items(request, found)
         assert np.isneginf(found[~fresh]).all()
         np.testing.assert_allclose(found[fresh], prompt.deviation(2, fresh)[fresh], rtol=1e-4, atol=1e-5)
 
-    def test_first_layer(self, engine, prompt):
+    def test_first_layer(self, still, prompt):
         """There KV depends on the token alone: nothing deviates."""
-        request = resident(engine, "heavy_hitter")
-        row = request.row([np.arange(block.num_tokens) for block in request.cached.values()])
-        (found,) = engine.selector.measure(Measure(Quantity.FIRST_LAYER), [row])
+        with pinned(still, "heavy_hitter") as request:
+            found = measure(still, Measure(Quantity.FIRST_LAYER), request, whole(request))
         attention, deviation = of_items(request, found)
         everyone = np.ones(len(prompt.ids), bool)
         np.testing.assert_allclose(attention, prompt.received(1, everyone, prompt.all_items), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(deviation, 0, atol=1e-4)
 
-    def test_first_layer_of_other_cached_kv(self, engine):
+    def test_first_layer_of_other_cached_kv(self, still):
         """As a semantic history will have: pages changed by a known amount deviate by it."""
-        request = resident(engine, "heavy_hitter")
-        history = list(request.cached.values())[1]
-        k, v = engine.slice.read_pages(history.pages)
-        rng = np.random.default_rng(0)
-        change = [rng.standard_normal(x.shape).astype(np.float32) for x in (k, v)]
-        engine.slice.write_pages(history.pages, k + change[0], v + change[1])
-        row = request.row([np.arange(block.num_tokens) for block in request.cached.values()])
-        (found,) = engine.selector.measure(Measure(Quantity.FIRST_LAYER), [row])
-        start = len(engine.builder.instruction_ids)
+        with pinned(still, "heavy_hitter") as request:
+            history = list(request.cached.values())[1]
+            kv = still.executor.read_pages(history.pages)
+            rng = np.random.default_rng(0)
+            change = [rng.standard_normal(x.shape).astype(np.float32) for x in (kv.k, kv.v)]
+            still.executor.write_pages(history.pages, KVPages(kv.k + change[0], kv.v + change[1]))
+            found = measure(still, Measure(Quantity.FIRST_LAYER), request, whole(request))
+        start = len(still.builder.instruction_ids)
         expected = sum(np.abs(x[0]).reshape(-1, x[0][0, 0].size).sum(1) for x in change)[: history.num_tokens]
         np.testing.assert_allclose(found[1, start : start + history.num_tokens], expected, rtol=1e-4)
 
     @pytest.mark.parametrize(("layers", "arm"), [(3, "query"), (2, "query_two_layers")])
-    def test_query_attention(self, engine, prompt, layers, arm):
-        request = resident(engine, arm)
-        row = request.row([np.zeros(0, int) for _ in request.cached])
-        measure = Measure(Quantity.QUERY_ATTENTION, 0 if layers == 3 else layers, is_whole=False)
-        (found,) = engine.selector.measure(measure, [row])
+    def test_query_attention(self, still, prompt, layers, arm):
+        asked = Measure(Quantity.QUERY_ATTENTION, 0 if layers == 3 else layers, is_whole=False)
+        with pinned(still, arm) as request:
+            found = measure(still, asked, request, [np.zeros(0, int) for _ in request.cached])
         expected = prompt.received(layers, prompt.asks, ~prompt.all_items)
         np.testing.assert_allclose(of_items(request, found), expected, rtol=1e-4, atol=1e-5)
 
@@ -183,8 +214,7 @@ class TestChoices:
     def test_two_batched_requests_are_as_each_alone(self, engine, name):
         engine.put_user(User("v", (event(50),)))
         requests = [RecommendRequest(IDS[:3], "u", arm=name), RecommendRequest(IDS[::-2], "v", arm=name)]
-        together = engine.recommend(requests)
-        for request, result in zip(requests, together, strict=True):
+        for request, result in zip(requests, together(engine, requests), strict=True):
             alone = recommend(engine, name, request.candidates, request.user_id)
             assert scores(result) == approx(scores(alone))
             assert result.tokens == alone.tokens
@@ -197,10 +227,10 @@ class TestChoices:
 
 class TestReporting:
     def test_probed_tokens_are_those_of_the_passes(self, engine, prompt):
-        whole, asks = len(prompt.ids), int(prompt.asks.sum())
+        every, asks = len(prompt.ids), int(prompt.asks.sum())
         survivors = math.ceil(0.5 * prompt.num_item_tokens)
-        expected = {"none": 0, "offline": 0, "deviation": whole, "heavy_hitter": whole, "union": whole, "query": asks}
-        expected["narrowed"] = whole + survivors + asks
+        expected = {"none": 0, "offline": 0, "deviation": every, "heavy_hitter": every, "union": every, "query": asks}
+        expected["narrowed"] = every + survivors + asks
         found = {name: recommend(engine, name).tokens.probed for name in expected}
         assert found == expected
         assert engine.stats().tokens.probed == sum(expected.values())
@@ -211,7 +241,7 @@ class TestReporting:
             assert (result.times.probe_ms > 0) == (result.tokens.probed > 0)
             times = result.times
             stages = (times.plan_ms, times.build_ms, times.probe_ms, times.extend_ms, times.readout_ms)
-            assert sum(stages) == pytest.approx(times.ttft_ms, abs=1e-6)
+            assert times.queue_ms + sum(stages) == pytest.approx(times.ttft_ms, abs=1e-6)
 
     @pytest.mark.parametrize("name", ["prefix_deviation", "parallel_deviation"])
     def test_where_every_cached_block_is_exact_nothing_is_probed(self, engine, name):
@@ -222,20 +252,21 @@ class TestReporting:
 
 class TestStart:
     def test_nothing_is_compiled_after_it(self, probing):
-        engine, settings = probing
-        assert {"deviation", "query", "offline"} <= set(settings.arms)
-        other = restarted(engine, settings)
-        before = engine.stats().num_compilations
-        know(other)
-        other.choose_orders()
+        assert {"deviation", "query", "offline"} <= set(probing[1].arms)
+        engine = restarted(*probing)
+        count = CompilationCounter()
+        know(engine)
+        engine.choose_orders()
         for name in ARMS:
             for num in (1, 4):
-                other.recommend([RecommendRequest(IDS[:num], "u", arm=name), RecommendRequest(IDS[2:], "u", arm=name)])
-                recommend(other, name, IDS[:num])
-        assert engine.stats().num_compilations == before
+                together(engine, [RecommendRequest(IDS[:num], "u", arm=name), RecommendRequest(IDS[2:], "u", arm=name)])
+                recommend(engine, name, IDS[:num])
+        assert count() == 0
 
-    def test_a_model_with_too_few_layers_is_named_with_the_arm(self, probing):
+    def test_a_model_with_too_few_layers_is_named_with_the_arm(self, probing, tmp_path):
         settings = probing[1]
         arms = {"deep": settings.arms["none"].model_copy(update={"selection": "deviation(layers=3)"})}
+        deep = tiny_settings(tmp_path, arms=arms, default_arm="deep", shapes=settings.shapes)
+        deep = deep.model_copy(update={"compilation_cache": settings.compilation_cache})
         with pytest.raises(ValueError, match=r"arm 'deep', selection 'deviation\(layers=3\)'.* 3 layers"):
-            tiny_engine(settings.compilation_cache_dir().parent, arms=arms, default_arm="deep", shapes=settings.shapes)
+            compiled_parts(deep)

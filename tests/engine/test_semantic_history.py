@@ -1,20 +1,33 @@
 """Histories that borrow KV, against dense attention in float64 over what brute force says they borrow."""
 
 import math
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from dense_oracle import causal_kv
+from driving import drain, held
 from lending import DONOR_EVENTS, EVENTS, IDS, ITEMS, LENT, SELECTIONS, lending_settings, lent
-from tiny_engine import assert_idle, close_to, recommend, restarted, tiny_model
+from tiny_engine import (
+    PAGE_TOKENS,
+    assert_idle,
+    close_to,
+    compiled_parts,
+    item,
+    recommend,
+    restarted,
+    together,
+    unstarted,
+)
 
 from rcjax.cache.semantic import Match
 from rcjax.catalog.types import User
+from rcjax.engine.compilation import CompilationCounter
 from rcjax.engine.generation import Sampling
-from rcjax.errors import ResourceExhaustedError
-from rcjax.prompt import Layout, Scoring
-from rcjax.request import RecommendRequest
-from rcjax.serving.startup import start_engine
+from rcjax.engine.state import RequestState, claim_of
+from rcjax.errors import RcjaxError, ResourceExhaustedError
+from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.request import PutUser, RecommendRequest
 
 LAYOUTS = [layout.value for layout in Layout]
 
@@ -22,7 +35,7 @@ LAYOUTS = [layout.value for layout in Layout]
 @pytest.fixture(scope="module")
 def lending(tmp_path_factory):
     settings = lending_settings(tmp_path_factory.mktemp("lending"))
-    return start_engine(settings, model=tiny_model()), settings
+    return compiled_parts(settings), settings
 
 
 @pytest.fixture
@@ -65,6 +78,13 @@ def dense_scores(oracle, layout, borrowed, events=EVENTS):
 
 def num_item_tokens(oracle):
     return sum(len(oracle.item_ids(one)) for one in ITEMS)
+
+
+def know_user(engine, user_id, events):
+    """Puts a user into the library of an engine whose threads are not started."""
+    plan = engine.planner.plan_write(PutUser(User(user_id, events)))
+    engine.library.swap(plan)
+    engine.library.versions.end_write(plan.version)
 
 
 class TestScores:
@@ -112,7 +132,8 @@ class TestScores:
     def test_generation_borrows_too(self, engine):
         request = RecommendRequest(IDS, history=EVENTS, arm="parallel_all")
         found = engine.generate(request, Sampling(max_new_tokens=5))
-        assert engine.cache.current(engine.prompt(request).blocks[1]) is None
+        history = engine.prompt(request).blocks[1]
+        assert engine.directory.current(history.kind, history.owner) is None
         exact = RecommendRequest(IDS, history=EVENTS, arm="parallel_exact")
         assert found == engine.generate(exact, Sampling(max_new_tokens=5))
         assert_idle(engine)
@@ -159,7 +180,7 @@ class TestCounts:
         assert narrowed.probed == narrowed.prompt_len + survivors + trusting.fresh
 
 
-class TestResidence:
+class TestPages:
     @pytest.mark.parametrize("arm", LENT)
     def test_nothing_is_left_behind(self, engine, arm):
         ask(engine, arm)
@@ -172,21 +193,21 @@ class TestResidence:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_the_exact_key_still_misses_and_is_computed_when_put(self, engine, oracle, layout):
         engine.put_user(User("u", EVENTS))
-        engine.cache.drop(engine.library.history_kind, "u")
+        engine.call_workers(lambda worker: worker.cache.directory.drop(BlockKind.HISTORY, "u"))
         assert ask(engine, f"{layout}_none", "u", None)[0].semantic > 0
-        assert engine.cache.current(engine.library.history("u")) is None
+        assert engine.directory.current(BlockKind.HISTORY, "u") is None
         engine.put_user(User("u", EVENTS))
         tokens, found = ask(engine, f"{layout}_none", "u", None)
         assert tokens.semantic == 0
         for expected in (dense_scores(oracle, layout, {}), ask(engine, f"{layout}_exact")[1]):
             assert found == close_to(expected)
 
-    def test_resident_and_borrowed_histories_in_one_pass(self, engine):
+    def test_cached_and_borrowed_histories_in_one_pass(self, engine):
         requests = [
             RecommendRequest(IDS, "donor", arm="sequential_deviation"),
             RecommendRequest(IDS[:2], history=EVENTS, arm="sequential_deviation"),
         ]
-        both = engine.recommend(requests)
+        both = together(engine, requests)
         assert [result.tokens.semantic > 0 for result in both] == [False, True]
         for request, result in zip(requests, both, strict=True):
             (alone,) = engine.recommend([request])
@@ -200,16 +221,36 @@ class TestResidence:
 
         ask(engine, "sequential_exact", history=())
         before = engine.stats().pages_used
-        monkeypatch.setattr(engine.slice, step, fail)
-        with pytest.raises(RuntimeError, match="broken"):
+        monkeypatch.setattr(engine.executor, step, fail)
+        with pytest.raises(RcjaxError, match="internal error"):
             ask(engine, "sequential_deviation")
         assert engine.stats().pages_used == before
         assert_idle(engine)
 
+    def test_a_loan_that_found_no_pages_is_forgotten_once_the_history_is_cached(self, lending):
+        """Its scratch pages were given back, so that they may hold anything by the next try."""
+        engine = unstarted(*lending)
+        for user_id, events in (("donor", DONOR_EVENTS), ("u", EVENTS)):
+            know_user(engine, user_id, events)
+        semantic = engine.worker._semantic
+        drain(engine.cache, semantic.build(0))
+        with engine.router.planned(RecommendRequest((item(1),), "u", arm="parallel_none")) as plan:
+            engine.directory.drop(BlockKind.HISTORY, "u", plan.version)
+            state = RequestState(plan, 0.0, None, Future(), claim_of(plan))
+        wanted = state.claim.wanted
+        assert semantic.lend(state)
+        assert state.loan is not None
+        engine.directory.release(state.scratch.pop())
+        history = next(block for block in plan.prompt.blocks if block.kind is BlockKind.HISTORY)
+        with held(engine.cache, [history], version=plan.version):
+            assert semantic.lend(state)
+        assert (state.loan, state.extra_fresh, state.scratch) == (None, 0, [])
+        assert [one.key for one in state.claim.wanted] == [one.key for one in wanted]
+
     @pytest.mark.parametrize("num_spare", [0, -1])
     def test_without_room_the_request_is_refused(self, lending, oracle, ids, num_spare):
         blocks = [oracle.instruction, ids, *map(oracle.item_ids, ITEMS)]
-        num_pages = sum(map(lending[0].cache.directory.pool.pages_for, map(len, blocks)))
+        num_pages = sum(-(-len(block) // PAGE_TOKENS) for block in blocks)
         engine = restarted(*lending, num_pages=1 + num_pages + num_spare)
         engine.put_user(User("donor", DONOR_EVENTS[:1]))
         engine.build_semantic_pool()
@@ -235,7 +276,7 @@ class TestWithoutAMatch:
     def test_a_history_that_finds_nothing_is_fresh(self, engine, oracle, ids, monkeypatch, layout):
         nothing = Match(np.full(len(ids), -1), np.zeros(len(ids), np.float32), np.zeros(len(ids), bool))
         fresh = ask(engine, f"{layout}_none")[0]
-        monkeypatch.setattr(engine._semantic, "match", lambda history: nothing)
+        monkeypatch.setattr(engine.worker._semantic._pool, "lookup", lambda token_ids, min_similarity: nothing)
         for name in SELECTIONS:
             tokens, found = ask(engine, f"{layout}_{name}")
             assert tokens.semantic == 0
@@ -255,7 +296,7 @@ class TestPool:
         engine = restarted(*lending)
         for n, one in enumerate(DONOR_EVENTS):
             engine.put_user(User(f"donor{n}", (one,)))
-        engine._semantic._num_sampled_users = 2
+        engine.worker._semantic._num_sampled_users = 2
         engine.put_items(ITEMS)
 
         def found(seed):
@@ -275,14 +316,14 @@ class TestPool:
         assert ask(engine, "parallel_none")[0].semantic == 0
 
     def test_nothing_is_compiled_for_it(self, lending):
-        before = lending[0].stats().num_compilations
         engine = restarted(*lending)
+        count = CompilationCounter()
         engine.put_items(ITEMS)
         engine.put_user(User("donor", DONOR_EVENTS))
         engine.build_semantic_pool()
         for arm in LENT:
             ask(engine, arm)
-        assert lending[0].stats().num_compilations == before
+        assert count() == 0
 
     def test_an_engine_whose_arms_do_not_borrow_has_none(self, compiled, settings):
         engine = restarted(compiled, settings)

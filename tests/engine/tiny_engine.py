@@ -4,6 +4,8 @@ The weights are scaled so that attention is far from uniform: a token too many o
 by much more than the tolerances of the tests.
 """
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from rcjax.model.spec import Model
 from rcjax.model.tokenizer import Tokenizer
 from rcjax.prompt import Layout, PromptBuilder, Reuse, Scoring
 from rcjax.prompt.template import load_template
-from rcjax.request import RecommendRequest
+from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
 from rcjax.serving.slices import SliceParts, compile_slice, new_worker, slice_parts
@@ -247,6 +249,15 @@ def scores(engine, *args, **fields):
     if isinstance(result, RcjaxError):
         raise result
     return {ranked.item_id: ranked.score for ranked in result.ranking}
+
+
+def together(engine: TinyEngine, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
+    """As `engine.recommend`, but all are handed over before the worker looks at any: they can share passes."""
+    handed_over = threading.Event()
+    engine.worker.call(lambda worker: handed_over.wait())
+    futures = engine.router.submit_planned(requests)
+    handed_over.set()
+    return [future.exception() or future.result() for future in futures]
 
 
 def close_to(expected):
