@@ -109,9 +109,8 @@ class BlockColumns:
     def count_pages_by_kind(self, page_tokens: int) -> dict[str, int]:
         """Pages of all blocks, counted anew from their tokens; vectorised."""
         num_pages = -(-np.frombuffer(self.num_tokens, np.int32) // page_tokens)
-        kinds = np.frombuffer(self.kind_numbers, np.uint8)
-        counts = np.bincount(kinds, weights=num_pages, minlength=len(self.kinds))
-        return dict(zip(self.kinds, map(int, counts), strict=True))
+        numbers = np.frombuffer(self.kind_numbers, np.uint8)
+        return {kind: int((num_pages * (numbers == i)).sum(dtype=np.int64)) for i, kind in enumerate(self.kinds)}
 
     def check_slot(self, slot: int) -> None:
         """Raises `IntegrityError` where a used slot cannot be found, or does not hold what its columns say."""
@@ -128,13 +127,13 @@ class BlockColumns:
         num_tokens = np.frombuffer(self.num_tokens, np.int32)
         if int(num_tokens.sum(dtype=np.int64)) != self.num_tokens_in_all:
             raise IntegrityError(f"tokens are miscounted: {self.num_tokens_in_all}")
-        counts = np.bincount(np.frombuffer(self.kind_numbers, np.uint8)[num_tokens > 0], minlength=len(self.kinds))
-        if dict(zip(self.kinds, counts.tolist(), strict=True)) != {k: self.num_blocks_by_kind[k] for k in self.kinds}:
+        numbers, is_used = np.frombuffer(self.kind_numbers, np.uint8), num_tokens > 0
+        counts = {kind: int(np.count_nonzero((numbers == i) & is_used)) for i, kind in enumerate(self.kinds)}
+        if counts != {kind: self.num_blocks_by_kind[kind] for kind in self.kinds}:
             raise IntegrityError(f"blocks are miscounted: {self.num_blocks_by_kind}")
-        if len(self._free) != self.num_slots - counts.sum():
-            raise IntegrityError(
-                f"{len(self._free)} slots are free of {self.num_slots} that hold {counts.sum()} blocks"
-            )
+        num_blocks = sum(counts.values())
+        if len(self._free) != self.num_slots - num_blocks:
+            raise IntegrityError(f"{len(self._free)} slots are free of {self.num_slots} that hold {num_blocks} blocks")
 
     def _new_slot(self) -> int:
         self._records.append(b"")

@@ -27,6 +27,8 @@ class IntegrityCheck:
         self._pages_by_kind = pages_by_kind
         self._slot = 0
         self._page = 1
+        self._sum = 0
+        self._sums = (self._check_held, ready.check_counts, pool.check_counts, self._check_pages)
 
     def run(self, budget_s: float, clock: Callable[[], float]) -> bool:
         """Goes on for about `budget_s`, at least one step; whether a round has ended.
@@ -42,7 +44,7 @@ class IntegrityCheck:
 
     def run_whole(self) -> None:
         """A round from start to end, and the list of free pages."""
-        self._slot, self._page = 0, 1
+        self._slot, self._page, self._sum = 0, 1, 0
         while not self._step():
             pass
         self._pool.check_integrity()
@@ -59,15 +61,17 @@ class IntegrityCheck:
             self._pool.check_links(self._page, end)
             self._page = end
         else:
-            self._check_sums()
-            self._slot, self._page = 0, 1
-            return True
+            self._sums[self._sum]()
+            self._sum += 1
+            if self._sum == len(self._sums):
+                self._slot, self._page, self._sum = 0, 1, 0
+                return True
         return False
 
-    def _check_sums(self) -> None:
+    def _check_held(self) -> None:
         self._held.check_integrity(self._pool)
-        self._ready.check_counts()
-        self._pool.check_counts()
+
+    def _check_pages(self) -> None:
         by_kind: Counter[str] = Counter(self._ready.columns.count_pages_by_kind(self._pool.page_tokens))
         num_ready = by_kind.total()
         for block in self._held:

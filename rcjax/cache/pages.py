@@ -133,7 +133,7 @@ class PagePool:
 
     def check_counts(self) -> None:
         """Raises `IntegrityError` unless as many pages are marked used as are not counted as free; vectorised."""
-        num_used = int(np.frombuffer(self._is_used, np.uint8).sum(dtype=np.int64))
+        num_used = int(np.count_nonzero(np.frombuffer(self._is_used, np.bool_)))
         if num_used != self.num_used:
             raise IntegrityError(f"{num_used} pages are marked used, {self.num_used} are not free")
 
