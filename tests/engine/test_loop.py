@@ -269,6 +269,23 @@ class TestRoom:
             small.land()
         assert future.done()
 
+    @pytest.mark.xfail(strict=True, reason="a generation that waits for pages to borrow into takes every turn")
+    def test_a_task_that_gives_way_again_and_again_does_not_keep_a_write_from_its_turn(self, slice_):
+        """As a generation that waits for pages does, while a fill holds some that it could give back."""
+        fill, turns = slice_.fill([1]), []
+
+        def steps():
+            while not fill.done():
+                turns.append(1)
+                assert len(turns) < 1000, "it takes every turn"
+                yield None
+
+        slice_.turn()
+        future = slice_.task(steps(), is_urgent=True)
+        slice_.land_all()
+        assert future.exception() is None
+        assert fill.result() == 1
+
     def test_requests_are_granted_in_order_of_arrival(self):
         small = Slice(num_pages=20)
         holder, large = small.request([0], events=[0]), small.request([1, 2, 3], events=[1])
