@@ -139,6 +139,9 @@ def test_bad_reviews_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "reviews.json", json.dumps({**REVIEW_2014, "overall": "good"}))
     with pytest.raises(CatalogueError, match=r"reviews\.json:1: field 'overall': expected a number, got 'good'"):
         list(amazon.read_events_2014(path, ReadLog()))
+    path = write(tmp_path / "reviews.json", json.dumps({**REVIEW_2014, "overall": 6}))
+    with pytest.raises(CatalogueError, match=r"reviews\.json:1: field 'overall': expected a number from 0 to 5, got 6"):
+        list(amazon.read_events_2014(path, ReadLog()))
     path = write(tmp_path / "reviews.jsonl", json.dumps({**REVIEW_2023, "timestamp": "now"}))
     with pytest.raises(CatalogueError, match=r"reviews\.jsonl:1: field 'timestamp': expected a number, got 'now'"):
         list(amazon.read_events_2023(path, ReadLog()))

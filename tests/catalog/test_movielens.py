@@ -56,9 +56,18 @@ def test_a_bad_movie_is_named(tmp_path: Path, name: str, text: str, message: str
         list(movielens.read_items(tmp_path / name, ReadLog()))
 
 
-def test_a_bad_rating_is_named(tmp_path: Path) -> None:
-    (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n1::2::five::978300760\n")
-    with pytest.raises(CatalogueError, match=r"ratings\.dat:2: field 'rating': expected a number, got 'five'"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1::2::five::978300760", "field 'rating': expected a number, got 'five'"),
+        ("1::2::50::978300760", "field 'rating': expected a number from 0 to 5, got '50'"),
+        ("1::2::5::978300760000", "field 'timestamp': expected a time in s since 1970, got '978300760000'"),
+        (" 1::2::5::978300760", "field 'userId': blanks around the id ' 1'"),
+    ],
+)
+def test_a_bad_rating_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "ratings.dat").write_text(f"1::1::5::978300760\n{line}\n")
+    with pytest.raises(CatalogueError, match=rf"ratings\.dat:2: {message}"):
         list(movielens.read_events(tmp_path / "ratings.dat", ReadLog()))
 
 

@@ -122,3 +122,16 @@ def test_a_changed_byte_in_a_page_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CatalogueError, match=r"items\.parquet: row group 1, column 'title': cannot be read, damaged\?"):
         load_catalogue(tmp_path, "parquet", progress=False)
+
+
+def test_rows_that_the_footer_has_and_the_file_has_not_are_missed(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    ids = [f"i{n}" for n in range(100)]
+    pq.write_table(pa.table({"item_id": ids, "title": ids}), path)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    # the footer's first 64-bit integer that is 100: in Thrift's compact protocol 200 as a varint
+    num_rows, more_rows = b"\x16\xc8\x01", b"\x16\xca\x01"
+    path.write_bytes(data[:footer] + data[footer:].replace(num_rows, more_rows, 1))
+    with pytest.raises(CatalogueError, match=r"items\.parquet: damaged: 100 rows where its footer has 101"):
+        load_catalogue(tmp_path, "parquet", progress=False)

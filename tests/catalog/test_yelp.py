@@ -45,6 +45,9 @@ def test_bad_fields_are_named(tmp_path: Path) -> None:
     reviews = write(tmp_path / "review.json", REVIEW, {**REVIEW, "date": "yesterday"})
     with pytest.raises(CatalogueError, match=r"review\.json:2: field 'date': expected a date .* got 'yesterday'"):
         list(yelp.read_events(reviews, ReadLog()))
+    reviews = write(tmp_path / "review.json", REVIEW, {**REVIEW, "stars": 5.5})
+    with pytest.raises(CatalogueError, match=r"review\.json:2: field 'stars': expected a number from 0 to 5, got 5\.5"):
+        list(yelp.read_events(reviews, ReadLog()))
     businesses = write(tmp_path / "business.json", {**BUSINESS, "categories": ["Noodles"]})
     with pytest.raises(CatalogueError, match=r"business\.json:1: field 'categories': expected text"):
         list(yelp.read_items(businesses, ReadLog()))
