@@ -9,8 +9,9 @@ READY := $(VENV)/ready
 demo: $(READY)
 	$(BIN)/rcjax demo
 
+# One process a core, a file's tests in one of them: they share compiled programs.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10
 
 lint: $(READY)
 	$(BIN)/ruff check .

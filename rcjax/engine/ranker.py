@@ -1,6 +1,7 @@
 """The ranker: runs the pass of a batch of requests, and turns its logits into answers."""
 
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,13 +80,14 @@ class Ranker:
     ) -> Answer:
         plan = state.plan
         scores = self._scorer.scores(logits, plan.arm.scoring, len(plan.item_ids))
-        if not np.isfinite(scores).all():
+        values: list[float] = scores.tolist()
+        if not all(map(math.isfinite, values)):
             logger.error("the model gave scores that are not finite for %s: %s", plan.item_ids, scores)
             return RcjaxError("the model gave scores that are not finite numbers for this request")
         ids = plan.item_ids
-        order = np.argsort(-scores, kind="stable")[: plan.request.top_k or None].tolist()
-        values = scores.tolist()
-        ranking = tuple(RankedItem(ids[i], values[i], rank) for rank, i in enumerate(order, start=1))
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable: the earlier wins a tie
+        best = order[: plan.request.top_k or None]
+        ranking = tuple([RankedItem(ids[i], values[i], rank) for rank, i in enumerate(best, start=1)])
         times = _stage_times(state, of_pass, self._clock())
         return RecommendResult(ranking, token_counts(state, row, num_probed), times, plan.request.arm)
 

@@ -252,7 +252,11 @@ class SliceWorker:
         return not (self._inbox.is_closed and self._loop.is_idle)
 
     def _fly(self, flight: Flight) -> None:
-        self._completions.watch(flight)
+        if flight.pending.is_ready():
+            flight.land()
+            self._on_landed(flight)
+        else:
+            self._completions.watch(flight)
 
     def _on_landed(self, flight: Flight) -> None:
         self._inbox.put(lambda: self._loop.land(flight), even_if_closed=True)
