@@ -80,13 +80,10 @@ class CachedBlock:
         self.slot = NO_SLOT
 
     @classmethod
-    def ready(
-        cls, slot: int, token_ids: Int32[np.ndarray, "S"], fill: "Callable[[CachedBlock], None]"
-    ) -> "CachedBlock":
+    def ready(cls, slot: int, fill: "Callable[[CachedBlock], None]") -> "CachedBlock":
         """A handle of a ready block without pins, whose other fields `fill` sets when one of them is asked for."""
         block = cls.__new__(cls)
         block.slot = slot
-        block.token_ids = token_ids
         block._fill = fill
         block.pins = 0
         block.state = BlockState.READY

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from rcjax.cache.errors import IntegrityError
-from rcjax.cache.keys import KEY_BYTES
-from rcjax.cache.packing import pack_ids, unpack_ids
+from rcjax.cache.keys import KEY_BYTES, TokenIds
+from rcjax.cache.packing import holds_ids, pack_ids, unpack_ids
 
 _PAGES_PER_BUCKET = 4  # a bucket of the hash tables for so many pages: one for a block, if blocks are as long as that
 
@@ -50,8 +50,7 @@ class BlockColumns:
     def find(self, key: bytes) -> int:
         """The slot of the block with that key, or `NO_SLOT`."""
         slot = self._key_buckets[hash(key) & self._mask] - 1
-        records = self._records
-        while slot >= 0 and records[slot][:KEY_BYTES] != key:
+        while slot >= 0 and self._records[slot][:KEY_BYTES] != key:
             slot = self._after_key[slot] - 1
         return slot
 
@@ -73,6 +72,9 @@ class BlockColumns:
 
     def token_ids(self, slot: int) -> Int32[np.ndarray, "S"]:
         return unpack_ids(self._records[slot], KEY_BYTES)
+
+    def holds(self, slot: int, token_ids: TokenIds) -> bool:
+        return holds_ids(self._records[slot], KEY_BYTES, token_ids)
 
     def add(
         self, key: bytes, kind: str, owner: str, token_ids: Int32[np.ndarray, "S"], first_page: int, cost: float

@@ -14,7 +14,6 @@ from rcjax.cache.held import HeldBlocks
 from rcjax.cache.integrity import IntegrityCheck
 from rcjax.cache.keys import KEY_BYTES, TokenIds, as_token_ids
 from rcjax.cache.orders import BlockOrders, NamedOrder, as_order
-from rcjax.cache.packing import same_ids
 from rcjax.cache.pages import PagePool
 from rcjax.cache.ready import ReadyBlocks
 from rcjax.cache.versions import KnownVersions
@@ -72,18 +71,18 @@ class BlockDirectory:
         hit: it counts as a miss and as a collision, and stays. `reserve` refuses that key for as long as it
         does, so the tokens in question can be computed fresh but not cached.
         """
-        slot = self._ready.find(key)
+        ready = self._ready
+        slot = ready.columns.find(key)
         if slot < 0:
             self.num_misses += 1
             return None
-        ids = self._ready.columns.token_ids(slot)
-        if not same_ids(ids, token_ids):
+        if not ready.columns.holds(slot, token_ids):
             self.num_misses += 1
             self.num_collisions += 1
             return None
         self.num_hits += 1
-        self._ready.touch(slot)
-        return self._ready.handle(slot, ids)
+        ready.touch(slot)
+        return ready.handle(slot)
 
     def current(self, kind: str, owner: str) -> CachedBlock | None:
         """The ready block of an item or user, whatever its content; counts neither as a use nor as a miss."""
@@ -317,7 +316,7 @@ class BlockDirectory:
             raise ValueError(f"{kind=} is reserved; use reserve_scratch")
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}; make it with BlockKeys")
-        if self._held.find(key) is not None or self._ready.find(key) >= 0:
+        if self._held.find(key) is not None or self._ready.columns.find(key) >= 0:
             state = "pending" if self._held.find(key) is not None else "ready"
             raise ValueError(f"a block with key {key.hex()} is {state} already")
         cost_class(cost)  # refuses what is no cost

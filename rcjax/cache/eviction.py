@@ -127,13 +127,13 @@ class GreedyDual:
             raise IntegrityError(f"{slot=} and the one after it in the list of evictable blocks are out of order")
 
     def _append(self, slot: int, queue: _Queue) -> None:
-        links, uses = self._links, self._uses
+        links, uses, at = self._links, self._uses, 4 * slot
         self._num_uses = used = self._num_uses + 1
         uses[2 * slot] = priority = self._inflation + queue.cost
         uses[2 * slot + 1] = used
         last = queue.last
-        links[4 * slot + _BEFORE] = last
-        links[4 * slot + _AFTER] = _END
+        links[at + _BEFORE] = last
+        links[at + _AFTER] = _END
         queue.last = slot
         if last == _END:
             queue.first = slot
@@ -145,12 +145,12 @@ class GreedyDual:
 
     def _unlink(self, slot: int) -> _Queue:
         """Takes a slot out of its list, and returns that."""
-        links = self._links
-        after = links[4 * slot + _AFTER] if 4 * slot < len(links) else _ABSENT
+        links, at = self._links, 4 * slot
+        after = links[at + _AFTER] if at < len(links) else _ABSENT
         if after == _ABSENT:
             raise KeyError(f"the block in {slot=} is not evictable")
-        before = links[4 * slot + _BEFORE]
-        queue = self._queues[links[4 * slot + _CLASS]]
+        before = links[at + _BEFORE]
+        queue = self._queues[links[at + _CLASS]]
         if before == _END:
             queue.first = after
         else:

@@ -3,15 +3,11 @@
 from collections.abc import Iterator
 from weakref import ref
 
-import numpy as np
-from jaxtyping import Int32
-
 from rcjax.cache.blocks import NO_SLOT, BlockState, CachedBlock
 from rcjax.cache.columns import BlockColumns
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.eviction import GreedyDual
 from rcjax.cache.orders import BlockOrders
-from rcjax.cache.packing import same_ids
 from rcjax.cache.pages import PagePool
 from rcjax.cache.versions import Name
 
@@ -48,10 +44,6 @@ class ReadyBlocks:
         self._forget = forget
         self._fill = self._fill_handle
 
-    def find(self, key: bytes) -> int:
-        """The slot of a key, or `NO_SLOT`."""
-        return self.columns.find(key)
-
     def find_name(self, name: Name) -> int:
         return self.columns.find_name(*name)
 
@@ -63,13 +55,14 @@ class ReadyBlocks:
     def handles(self) -> Iterator[CachedBlock]:
         return map(self.handle, self.slots())
 
-    def handle(self, slot: int, token_ids: Int32[np.ndarray, "S"] | None = None) -> CachedBlock:
-        """The block's handle: the one that lives, or a new one. `token_ids` are its own, if they are at hand."""
-        block = self.live_handle(slot)
+    def handle(self, slot: int) -> CachedBlock:
+        """The block's handle: the one that lives, or a new one."""
+        known = self._handles.get(slot)
+        block = None if known is None else known()
         if block is None:
-            token_ids = self.columns.token_ids(slot) if token_ids is None else token_ids
-            block = CachedBlock.ready(slot, token_ids, self._fill)
-            self._register(block)
+            block = CachedBlock.ready(slot, self._fill)
+            known = self._handles[slot] = _HandleRef(block, self._forget)
+            known.slot = slot
         return block
 
     def live_handle(self, slot: int) -> CachedBlock | None:
@@ -83,7 +76,8 @@ class ReadyBlocks:
         block.state = BlockState.READY
         block.slot = slot
         self._pinned[slot] = block
-        self._register(block)
+        known = self._handles[slot] = _HandleRef(block, self._forget)
+        known.slot = slot
 
     def remove(self, slot: int) -> CachedBlock:
         """Gives a block up, with the pins that it has; the caller retires it, or frees its pages."""
@@ -169,7 +163,7 @@ class ReadyBlocks:
         columns = self.columns
         found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot)
         expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, BlockState.READY, slot)
-        if found != expected or not same_ids(columns.token_ids(slot), block.token_ids):
+        if found != expected or not columns.holds(slot, block.token_ids):
             raise IntegrityError(f"the handle of {slot=} is not what is kept there: {block}")
         if (block.pins > 0) != (slot in self._pinned):
             raise IntegrityError(f"the block in {slot=} has {block.pins} pins, against the books")
@@ -179,16 +173,12 @@ class ReadyBlocks:
         block.key = columns.key(slot)
         block.kind = columns.kind(slot)
         block.owner = columns.owners[slot]
+        block.token_ids = columns.token_ids(slot)
         block.cost = columns.cost[slot]
         block.pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
         block.order = self._orders.find(block.key)
         block.version = 0
         block.superseded = False
-
-    def _register(self, block: CachedBlock) -> None:
-        known = _HandleRef(block, self._forget)
-        known.slot = block.slot
-        self._handles[block.slot] = known
 
     def _remove_evictable(self, block: CachedBlock) -> None:
         self._policy.remove(block.slot)

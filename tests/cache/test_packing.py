@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcjax.cache import as_token_ids
-from rcjax.cache.packing import pack_ids, same_ids, unpack_ids
+from rcjax.cache.packing import holds_ids, pack_ids, unpack_ids
 
 # Edges of what two, three and four bytes hold.
 tokens = st.lists(
@@ -25,7 +25,15 @@ def test_a_token_takes_the_fewest_bytes_that_hold_all_of_the_block(highest, widt
     assert len(pack_ids(as_token_ids([1, highest, 2]))) == 3 * width + 1
 
 
-@given(tokens, tokens)
-def test_only_the_same_are_the_same(one, other):
+@given(tokens, tokens, st.binary(max_size=3))
+def test_only_the_same_are_the_same(one, other, before):
+    packed = before + pack_ids(as_token_ids(one))
     for others in (other, as_token_ids(other), np.array(other, np.int64)):
-        assert same_ids(as_token_ids(one), others) == (one == other)
+        assert holds_ids(packed, len(before), others) == (one == other)
+    assert holds_ids(packed, len(before), one)
+
+
+def test_ids_that_differ_by_what_two_bytes_cannot_hold_are_not_the_same():
+    packed = pack_ids(as_token_ids([1, 2]))
+    assert not holds_ids(packed, 0, as_token_ids([1, 2 + 2**16]))
+    assert not holds_ids(packed, 0, as_token_ids([1 - 2**16, 2]))
