@@ -46,7 +46,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.put_items(dict.fromkeys(ITEM_IDS, ""))
         self.put_user("u", [1])
 
-    @rule(texts=st.dictionaries(item_ids, texts, max_size=5))
+    @rule(texts=st.dictionaries(item_ids, texts, min_size=1, max_size=5))
     def put_items(self, texts):
         items = [text_of(item_id, text) for item_id, text in texts.items()]
         self.engine.put_items(items)
@@ -62,7 +62,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.events[user_id] = tuple(event(i) for i in numbers)
         self.engine.put_user(User(user_id, self.events[user_id]))
 
-    @rule(user_id=user_ids, numbers=event_numbers)
+    @rule(user_id=user_ids, numbers=st.lists(st.integers(0, 5), min_size=1, max_size=2))
     def append_events(self, user_id, numbers):
         more = tuple(event(i) for i in numbers)
         if user_id not in self.events:
@@ -129,6 +129,6 @@ def test_any_order_of_calls(compiled, settings):
     run_state_machine_as_test(
         EngineMachine,
         settings=hypothesis_settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
