@@ -43,7 +43,8 @@ def pool_of(params, history: np.ndarray) -> SemanticPool:
 def logits_from_pool(params, pool: SemanticPool, history: np.ndarray) -> np.ndarray:
     """Logits of the task: instruction, what the pool does not give, and the task fresh, the rest from its pages."""
     match = pool.lookup(history, min_similarity=0.999)
-    k, v = pool.pages(match, PAGE_TOKENS)
+    lent = pool.pages(match, PAGE_TOKENS)
+    k, v = lent.k, lent.v
     null = np.zeros_like(k[:, :1])
     pages = KVPages(*(jnp.asarray(np.concatenate([null, some], axis=1)) for some in (k, v)))
     first = np.arange(k.shape[1]) * PAGE_TOKENS
@@ -82,6 +83,6 @@ def test_another_users_number_is_never_read(params):
     assert set(pool.prototypes.token_ids.tolist()) == {0, 2, 7}
     match = pool.lookup(asked, min_similarity=0.7)
     assert match.fresh_offsets.tolist() == [2]
-    k, v = pool.pages(match, PAGE_TOKENS)
-    assert not k[:, 0, 2].any()
-    assert not v[:, 0, 2].any()
+    lent = pool.pages(match, PAGE_TOKENS)
+    assert not lent.k[:, 0, 2].any()
+    assert not lent.v[:, 0, 2].any()
