@@ -84,6 +84,17 @@ class BlockDirectory:
         ready.touch(slot)
         return ready.handle(slot)
 
+    def acquire(self, key: bytes, token_ids: TokenIds) -> CachedBlock | None:
+        """As `lookup`, and pins the block."""
+        ready = self._ready
+        slot = ready.columns.find(key)
+        if slot < 0 or not ready.columns.holds(slot, token_ids):
+            return self.lookup(key, token_ids)  # which counts what kind of miss it is
+        self.num_hits += 1
+        block = ready.handle(slot)
+        ready.pin(block)
+        return block
+
     def current(self, kind: str, owner: str) -> CachedBlock | None:
         """The ready block of an item or user, whatever its content; counts neither as a use nor as a miss."""
         slot = self._ready.find_name((kind, owner))
@@ -204,6 +215,11 @@ class BlockDirectory:
         if current >= 0:
             self._retire(current)
         return current >= 0 or was_pending
+
+    def discard(self, block: CachedBlock) -> None:
+        """Makes a ready block unfindable, its KV not to be trusted; whoever wants that content computes it anew."""
+        if block.state is BlockState.READY:
+            self._retire(block.slot)
 
     def forget_versions(self, before: int) -> None:
         """Says that no plan or write of a smaller version lives, nor ever will: what is older need not be kept."""

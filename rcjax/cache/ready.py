@@ -1,5 +1,6 @@
 """The blocks that can be found: as columns while idle, with a handle as long as somebody holds one."""
 
+from collections import deque
 from collections.abc import Iterator
 from weakref import ref
 
@@ -10,6 +11,8 @@ from rcjax.cache.eviction import GreedyDual
 from rcjax.cache.orders import BlockOrders
 from rcjax.cache.pages import PagePool
 from rcjax.cache.versions import Name
+
+NUM_RECENT = 2048  # handles kept after their last reader left: what is popular is wanted again at once
 
 
 class _HandleRef(ref[CachedBlock]):
@@ -22,8 +25,8 @@ class _HandleRef(ref[CachedBlock]):
 class ReadyBlocks:
     """Ready blocks, those without pins in the order in which they can be evicted.
 
-    A block has at most one handle at a time. Pinned blocks' handles are kept here; those of others live for as long
-    as the caller keeps them, and are found again until then.
+    A block has at most one handle at a time. The handles of pinned blocks are kept here, and for a while those of
+    blocks that were read last; others live for as long as the caller keeps them, and are found again until then.
     """
 
     def __init__(self, pool: PagePool, policy: GreedyDual, orders: BlockOrders):
@@ -33,6 +36,7 @@ class ReadyBlocks:
         self.columns = BlockColumns(pool.capacity_pages)
         self._handles: dict[int, _HandleRef] = {}  # by slot, all that live
         self._pinned: dict[int, CachedBlock] = {}  # by slot
+        self._recent: deque[CachedBlock] = deque(maxlen=NUM_RECENT)
         self.num_evictable_pages = 0
         handles = self._handles
 
@@ -127,6 +131,7 @@ class ReadyBlocks:
             del self._pinned[block.slot]
             self._policy.add(block.slot, block.cost / len(block.pages))
             self.num_evictable_pages += len(block.pages)
+            self._recent.append(block)
 
     def check_slot(self, slot: int) -> None:
         """Raises `IntegrityError` where columns, pages, policy, pins and handle of a slot disagree."""

@@ -73,11 +73,6 @@ class BlockCache:
         """Of the plans and writes whose blocks wait to be built or are being built."""
         return [build.version for build in self._open]
 
-    @property
-    def max_claim_pages(self) -> int:
-        """The most pages that one claim can have: all but the instruction's."""
-        return self.directory.pool.capacity_pages - len(self.passes.instruction_pages)
-
     # ---- claims
 
     def grant(self, claim: Claim) -> bool:
@@ -95,16 +90,18 @@ class BlockCache:
             build = self._builds.get(key)
             if build is not None and build.cached.superseded:
                 build = None  # dropped or overtaken since: nobody may find it any more
-            cached = build.cached if build is not None else self.directory.lookup(key, wanted.block.token_ids)
+            if build is not None:
+                cached: CachedBlock | None = build.cached
+                self.directory.pin(build.cached)
+                joined.append(build)
+            else:
+                cached = self.directory.acquire(key, wanted.block.token_ids)
             if cached is None:
                 missing[key] = wanted
-                continue
-            if build is not None:
-                joined.append(build)
-            self.directory.pin(cached)
-            found[key] = cached
+            else:
+                found[key] = cached
         try:
-            builds = self._reserve(claim, missing) if missing else []
+            builds = self._reserve(claim, missing) if missing or claim.num_scratch_pages else []
         except BaseException:
             self._unpin(found.values())
             raise
@@ -124,6 +121,7 @@ class BlockCache:
             claim.num_building += 1
             self._enqueue(build, claim.is_urgent)
         num_built = {build.cached.key: build.num_fresh for build in builds}
+        claim.is_granted = True
         claim.pins = [found[wanted.key] for wanted in claim.wanted]
         claim.num_built = [num_built.pop(wanted.key, 0) for wanted in claim.wanted]
         return True
@@ -132,7 +130,10 @@ class BlockCache:
         """Gives a granted claim's pins back; builds that nobody waits for any more are given up unless they run."""
         self._num_claims -= 1
         self._unpin(dict.fromkeys(claim.pins))
-        claim.pins = []
+        claim.pins, claim.is_granted = [], False
+        if claim.scratch is not None:
+            self.directory.release(claim.scratch)
+            claim.scratch = None
         if claim.num_building:
             for build in [build for build in self._open if claim in build.claims]:
                 build.claims.remove(claim)
@@ -146,11 +147,12 @@ class BlockCache:
             self.directory.unpin(cached)
 
     def _reserve(self, claim: Claim, missing: dict[bytes, PlannedBlock]) -> list[Build] | None:
-        """Pages for all of `missing`, or None."""
+        """Pages for all of `missing`, and those of the claim's own; or None."""
         grown = self._grow(claim)
         if grown is not None:
             return [grown]
-        num_pages = sum(self.directory.pool.pages_for(len(wanted.block)) for wanted in missing.values())
+        num_pages = claim.num_scratch_pages
+        num_pages += sum(self.directory.pool.pages_for(len(wanted.block)) for wanted in missing.values())
         if num_pages > self.directory.num_available_pages:
             if self._num_claims:
                 return None
@@ -167,6 +169,8 @@ class BlockCache:
                     wanted.key, block.kind, block.owner, block.token_ids, cost_s, version=claim.version
                 )
                 builds.append(Build(block, cached, claim.version))
+            if claim.num_scratch_pages:
+                claim.scratch = self.directory.reserve_scratch(claim.num_scratch_pages)
         except BaseException:
             for build in builds:
                 self.directory.abort(build.cached)

@@ -69,21 +69,17 @@ class Generator:
         if isinstance(source, Block):
             return (yield from self._continue_text(source, sampling))
         state = RequestState(source, 0.0, None, Future(), claim_of(source))
+        if self._semantic is not None:
+            self._semantic.borrow(state)
+        yield state.claim
         try:
-            while self._semantic is not None and not self._semantic.lend(state):
-                yield None  # others hold the pages that it needs
-            yield state.claim
-            try:
-                if self._semantic is not None:
-                    self._semantic.complete(state)
-                prompt = pinned_prompt(state, self._page_tokens)
-                (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
-                return (yield from self._generate(row, prompt.table, sampling))
-            finally:
-                self._cache.release(state.claim)
+            if self._semantic is not None:
+                self._semantic.complete(state)
+            prompt = pinned_prompt(state, self._page_tokens)
+            (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
+            return (yield from self._generate(row, prompt.table, sampling))
         finally:
-            for scratch in state.scratch:
-                self._cache.directory.release(scratch)
+            self._cache.release(state.claim)
 
     def _continue_text(self, text: Block, sampling: Sampling) -> Steps[list[int]]:
         # It wants no blocks, but holds pages that others may have to wait for: the cache has to know of it.

@@ -50,6 +50,7 @@ class SliceLoop:
         self._num_flights = 0
         self._landed_s = 0.0
         self._background_s = 0.0  # seconds that writes may take before requests go first again
+        self._gave_way = False  # the last turn of a task led to no pass
         self._kinds = deque(["rank", "build", "turn"])  # who is asked first for the next pass, in turn
         self._claimants = deque(["requests", "tasks"])  # who is asked first for the next claim, in turn
 
@@ -159,7 +160,7 @@ class SliceLoop:
         """Takes the step that is due; whether there was one. It may end without a pass."""
         has_turn = self._next_turn(may_write=False) is not None
         has_urgent = self._requests.has_ready or self.cache.has_urgent_builds or has_turn
-        may_write = not has_urgent or self._background_s > 0
+        may_write = not has_urgent or self._background_s > 0 or self._gave_way
         for kind in list(self._kinds):
             if self._start_kind(kind, may_write=may_write):
                 self._kinds.remove(kind)
@@ -186,6 +187,7 @@ class SliceLoop:
         return next((task for task in self._turns if may_write or task.is_urgent), None)
 
     def _take_turn(self, entry: Task | tuple[Task, Claim]) -> None:
+        num_flights = self._num_flights
         if _task_of(entry).is_dead(self._clock()):
             self._drop_dead()
         elif isinstance(entry, Task):
@@ -194,6 +196,7 @@ class SliceLoop:
         else:
             self._waiting.remove(entry)
             self._end_wait(*entry)
+        self._gave_way = self._num_flights == num_flights
 
     def _start_rank(self) -> None:
         batch = self._requests.take_batch()

@@ -11,6 +11,7 @@ from rcjax.engine.semantic_history import SemanticHistories
 from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.state import RequestState, Stage, fail, public, resolve
 from rcjax.errors import RcjaxError
+from rcjax.prompt import BlockKind
 from rcjax.request import RecommendResult
 
 MAX_GRANTED = 64  # requests that hold pins at once: enough to fill any batch, few enough to leave pages to others
@@ -88,15 +89,13 @@ class Requests:
             return True
         state.granted_s = self._clock()
         try:
-            if self._semantic is not None and not self._semantic.lend(state):
-                return False
+            if self._semantic is not None:
+                self._semantic.borrow(state)
             if not self._cache.grant(state.claim):
-                self._give_back_scratch(state)
                 return False
         except (IntegrityError, ExecutorLostError):
             raise
         except Exception as error:
-            self._give_back_scratch(state)
             state.stage = Stage.DONE
             fail(state.future, public(error))
             return True
@@ -113,8 +112,14 @@ class Requests:
             self._release(state)
             fail(state.future, public(state.claim.error))
             return
-        if self._semantic is not None:
-            self._semantic.complete(state)
+        try:
+            if self._semantic is not None:
+                self._semantic.complete(state)
+        except Exception as error:
+            self._cache.executor.check()
+            self._release(state)
+            fail(state.future, public(error))
+            return
         state.stage = Stage.READY
         self._ready.setdefault(state.plan.request.arm, []).append(state)
 
@@ -174,17 +179,10 @@ class Requests:
 
     def _discard(self, state: RequestState) -> None:
         """Makes the blocks of a request unfindable: its scores were no numbers, so some KV of it may be none either."""
-        for index in state.plan.cached:
-            block = state.plan.prompt.blocks[index]
-            if block.owner:
-                self._cache.directory.drop(block.kind, block.owner, state.plan.version)
+        for block in state.claim.pins:
+            if block.kind != BlockKind.INSTRUCTION:
+                self._cache.directory.discard(block)
 
     def _release(self, state: RequestState) -> None:
         state.stage = Stage.DONE
         self._cache.release(state.claim)
-        self._give_back_scratch(state)
-
-    def _give_back_scratch(self, state: RequestState) -> None:
-        for scratch in state.scratch:
-            self._cache.directory.release(scratch)
-        state.scratch.clear()

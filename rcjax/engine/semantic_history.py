@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from rcjax.cache import CachedBlock
-from rcjax.cache.semantic import InstanceFields, Match, SemanticPool, TokenEmbedding
+from rcjax.cache.semantic import InstanceFields, SemanticPool, TokenEmbedding
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import PlannedBlock
@@ -19,7 +19,6 @@ from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
-from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import BlockKind, History
 
 _log = logging.getLogger(__name__)
@@ -90,45 +89,43 @@ class SemanticHistories:
         if any(kind is BlockKind.HISTORY and owner in self._sampled for kind, owner in names):
             _log.warning("the semantic pool holds traces of a deleted user; call build_semantic_pool to be rid of them")
 
-    def lend(self, state: RequestState) -> bool:
-        """Puts what the pool has for a request's history into scratch pages, and takes the history out of its claim.
+    def borrow(self, state: RequestState) -> None:
+        """Looks up what the pool has for a request's history, and has its claim ask for pages to put that in.
 
-        Nothing happens where the arm wants exact histories, this one is in cache, or there is no pool. False where
-        pages lack for now; raises `ResourceExhaustedError` where waiting would not help.
+        Nothing happens where the arm wants exact histories, this one is in cache, or there is no pool.
         """
-        if state.loan is not None:  # of an earlier try, which found no pages for the others
+        if state.loan is not None:  # of an earlier try, which found no pages
             state.loan, state.extra_fresh, state.claim = None, 0, claim_of(state.plan)
         index = self._borrower(state)
         if self._pool is None or index is None:
-            return True
+            return
         history = state.plan.prompt.blocks[index]
         match = self._pool.lookup(history.token_ids, min_similarity=self._min_similarity)
-        lent = None
-        if match.taken.any():
-            scratch = self._fill_scratch(match)
-            if scratch is None:
-                return False
-            state.scratch.append(scratch)
-            lent = CachedBlock(b"", history.kind, history.owner, history.token_ids, scratch.pages, 0.0)
+        num_taken = int(match.taken.sum())
         keys = zip(state.plan.cached, state.plan.keys, strict=True)
         others = [PlannedBlock(state.plan.prompt.blocks[i], key) for i, key in keys if i != index]
-        state.claim = Claim(others, state.plan.version, is_urgent=True)
-        state.loan = Loan(index, lent, match.fresh_offsets)
-        state.extra_fresh = len(history) if lent is None else len(match.fresh_offsets)
-        return True
+        num_pages = self._cache.directory.pool.pages_for(len(history)) if num_taken else 0
+        state.claim = Claim(others, state.plan.version, is_urgent=True, num_scratch_pages=num_pages)
+        state.loan = Loan(index, match, self._pool)
+        state.extra_fresh = len(history) - num_taken
 
     def complete(self, state: RequestState) -> None:
-        """Puts a loan into the request's prompt, once its other blocks are there; nothing for others."""
+        """Puts a loan into pages and into the request's prompt, once its claim is done; nothing for others."""
         loan = state.loan
         if loan is None:
             return
-        plan = state.plan
+        plan, scratch = state.plan, state.claim.scratch
         pins = iter(state.claim.pins)
-        cached = {i: loan.block if i == loan.index else next(pins) for i in plan.cached}
-        held = {i: block for i, block in cached.items() if block is not None}
-        unmatched = {} if loan.block is None else {loan.index: loan.fresh_offsets}
+        held = {i: next(pins) for i in plan.cached if i != loan.index}
+        unmatched = {}
+        if scratch is not None:
+            self._cache.executor.write_pages(scratch.pages, loan.pool.pages(loan.match, self._cache.page_tokens))
+            history = plan.prompt.blocks[loan.index]
+            held[loan.index] = CachedBlock(b"", history.kind, history.owner, history.token_ids, scratch.pages, 0.0)
+            unmatched[loan.index] = loan.match.fresh_offsets
+        cached = {i: held[i] for i in sorted(held)}
         prompt = replace(plan.prompt, has_exact_history=not unmatched)
-        state.prompt = PinnedPrompt(prompt, held, self._cache.page_tokens, unmatched)
+        state.prompt = PinnedPrompt(prompt, cached, self._cache.page_tokens, unmatched)
         if not plan.arm.selection.measures:
             state.row = state.prompt.row(plan.arm.selection.choose(state.prompt.tokens()))
 
@@ -143,23 +140,6 @@ class SemanticHistories:
                 current = self._cache.directory.current(block.kind, block.owner)
                 return None if current is not None and current.key == key else index
         return None
-
-    def _fill_scratch(self, match: Match) -> CachedBlock | None:
-        """Pages that hold what was lent; None where they lack for now."""
-        directory = self._cache.directory
-        try:
-            scratch = directory.reserve_scratch(directory.pool.pages_for(len(match.taken)))
-        except ResourceExhaustedError:
-            if self._cache.num_claims:
-                return None
-            raise
-        assert self._pool is not None  # it made the match
-        try:
-            self._cache.executor.write_pages(scratch.pages, self._pool.pages(match, directory.pool.page_tokens))
-        except BaseException:
-            directory.release(scratch)
-            raise
-        return scratch
 
 
 def exact_kv(

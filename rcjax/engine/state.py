@@ -3,14 +3,11 @@
 import logging
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int32
-
-from rcjax.cache import CachedBlock
+from rcjax.cache.semantic import Match, SemanticPool
 from rcjax.engine.assembly import Row
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import Plan, PlannedBlock
@@ -40,11 +37,11 @@ def claim_of(plan: Plan) -> Claim:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loan:
-    """What the semantic pool has for a history: a block in scratch pages (None: nothing), and what it had no KV for."""
+    """What a semantic pool has for a history, to be put into the scratch pages of its request's claim."""
 
     index: int  # of the history among the prompt's blocks
-    block: CachedBlock | None
-    fresh_offsets: Int32[np.ndarray, "F"]
+    match: Match
+    pool: SemanticPool
 
 
 @dataclass(eq=False, slots=True)
@@ -60,7 +57,6 @@ class RequestState:
     row: Row | None = None  # of the ranking pass, where no probe has to choose first
     prompt: PinnedPrompt | None = None
     loan: Loan | None = None
-    scratch: list[CachedBlock] = field(default_factory=list)  # pages that hold what was lent
     extra_fresh: int = 0  # tokens that the plan takes for cached, and nothing had KV for
     is_alone: bool = False  # a batch with it failed, so it runs by itself
     granted_s: float = 0.0

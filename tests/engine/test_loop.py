@@ -269,7 +269,6 @@ class TestRoom:
             small.land()
         assert future.done()
 
-    @pytest.mark.xfail(strict=True, reason="a generation that waits for pages to borrow into takes every turn")
     def test_a_task_that_gives_way_again_and_again_does_not_keep_a_write_from_its_turn(self, slice_):
         """As a generation that waits for pages does, while a fill holds some that it could give back."""
         fill, turns = slice_.fill([1]), []

@@ -117,7 +117,7 @@ class LoopMachine(RuleBasedStateMachine):
         for state in self.states:
             if state.stage is Stage.DONE:
                 assert not state.claim.pins
-                assert not state.scratch
+                assert state.claim.scratch is None
 
     def teardown(self):
         self.slice.executor.refusing.clear()

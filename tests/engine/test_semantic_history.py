@@ -228,7 +228,7 @@ class TestPages:
         assert_idle(engine)
 
     def test_a_loan_that_found_no_pages_is_forgotten_once_the_history_is_cached(self, lending):
-        """Its scratch pages were given back, so that they may hold anything by the next try."""
+        """A request that waits for pages is looked at again at each try."""
         engine = unstarted(*lending)
         for user_id, events in (("donor", DONOR_EVENTS), ("u", EVENTS)):
             know_user(engine, user_id, events)
@@ -238,13 +238,13 @@ class TestPages:
             engine.directory.drop(BlockKind.HISTORY, "u", plan.version)
             state = RequestState(plan, 0.0, None, Future(), claim_of(plan))
         wanted = state.claim.wanted
-        assert semantic.lend(state)
+        semantic.borrow(state)
         assert state.loan is not None
-        engine.directory.release(state.scratch.pop())
+        assert state.claim.num_scratch_pages > 0
         history = next(block for block in plan.prompt.blocks if block.kind is BlockKind.HISTORY)
         with held(engine.cache, [history], version=plan.version):
-            assert semantic.lend(state)
-        assert (state.loan, state.extra_fresh, state.scratch) == (None, 0, [])
+            semantic.borrow(state)
+        assert (state.loan, state.extra_fresh, state.claim.num_scratch_pages) == (None, 0, 0)
         assert [one.key for one in state.claim.wanted] == [one.key for one in wanted]
 
     @pytest.mark.parametrize("num_spare", [0, -1])
