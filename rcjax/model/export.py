@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from rcjax.model.config import ModelConfig, RopeScaling
+from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params
+from rcjax.model.hf_rope import hf_rope
 from rcjax.model.tokenizer import Tokenizer
 from rcjax.model.weights import TensorLayout, layer_name, tensor_layouts
 
@@ -25,13 +26,15 @@ def export_folder(folder: Path, config: ModelConfig, params: Params, tokenizer: 
     """Writes config.json, model.safetensors and the tokenizer into `folder`, over what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = np.asarray(params["final_norm"][:1]).dtype.name
-    (folder / "config.json").write_text(json.dumps(hf_config(config) | {"torch_dtype": dtype}, indent=2), "utf-8")
+    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    config_file.write_text(json.dumps(hf_config(config) | {"torch_dtype": dtype}, indent=2), "utf-8")
     outer, layers = tensor_layouts(config)
     tensors = {layout.name: _stored(params[key], layout) for key, layout in outer.items()}
     for key, layout in layers.items():
         for i, parameter in enumerate(np.asarray(jax.device_get(params["layers"][key]))):
             tensors[layer_name(i, layout.name)] = _stored(parameter, layout)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, weights_file, metadata={"format": "pt"})
+    weights_file.chmod(config_file.stat().st_mode)  # safetensors lets the owner only read it, whatever the umask
     tokenizer.save(folder)
 
 
@@ -47,9 +50,6 @@ def _stored(parameter: Any, layout: TensorLayout) -> np.ndarray:
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """The config.json that `config_from_hf` reads back as `config`."""
     model_type = _model_type(config)
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_scaling is not None:
-        rope |= _hf_rope(config.rope_scaling)
     written: dict[str, Any] = {
         "architectures": [_ARCHITECTURES[model_type]],
         "model_type": model_type,
@@ -65,7 +65,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "tie_word_embeddings": config.tied_embeddings,
-        "rope_parameters": rope,
+        **hf_rope(config),
     }
     if model_type != "llama":
         written["sliding_window"] = config.sliding_window
@@ -81,19 +81,3 @@ def _model_type(config: ModelConfig) -> str:
     if config.qkv_bias:
         return "qwen2"
     return "llama" if config.sliding_window is None else "mistral"
-
-
-def _hf_rope(scaling: RopeScaling) -> dict[str, Any]:
-    fields: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind in ("llama3", "yarn"):
-        fields["original_max_position_embeddings"] = scaling.original_max_len
-    if scaling.kind == "llama3":
-        fields |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
-    if scaling.kind == "yarn":
-        fields |= {
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "attention_factor": scaling.attention_factor,
-            "truncate": scaling.truncate,
-        }
-    return fields

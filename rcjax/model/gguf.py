@@ -4,18 +4,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 
 from rcjax.model.config import ModelConfig, RopeScaling
-from rcjax.model.hf_config import yarn_attention_factor
+from rcjax.model.fields import first_line
+from rcjax.model.gguf_metadata import gguf_fields, open_gguf
+from rcjax.model.hf_rope import yarn_attention_factor
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.rope import inverse_frequencies
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _ROPE_FREQS = "rope_freqs.weight"
+_EMBEDDING = "model.embed_tokens.weight"
 _OUTER_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -36,13 +38,6 @@ _LAYER_NAMES = {
 }
 
 
-class _Reader(gguf.GGUFReader):
-    """Reads metadata element by element through a plain view: slices of a memmap take twice as long (3 s in all)."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, np.asarray(value) if name == "data" else value)
-
-
 class GgufFile:
     """An open (memory-mapped) GGUF file; a TensorSource that dequantizes the rows it is asked for.
 
@@ -51,26 +46,24 @@ class GgufFile:
     """
 
     def __init__(self, path: Path):
-        self.path = path
-        self._architecture = ""
-        try:
-            self._reader = _Reader(path)
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            raise ModelLoadError(f"{path} is not a readable GGUF file: {error}") from error
-        self._architecture = self.metadata("general.architecture")
+        self.path, self.file = path, str(path)
+        reader = open_gguf(path)
+        self.fields = gguf_fields(reader, path)
+        self._architecture = self.fields.text("general.architecture")
         if self._architecture not in _ARCHITECTURES:
-            raise ModelLoadError(
-                f"{path}: GGUF architecture {self._architecture!r} is not supported; use one of "
-                + ", ".join(_ARCHITECTURES)
-            )
-        self._tensors = {_hf_name(tensor.name): tensor for tensor in self._reader.tensors}
+            raise self.fields.error("general.architecture", f"is not supported; use {', '.join(_ARCHITECTURES)}")
+        self._tensors: dict[str, gguf.ReaderTensor] = {}
+        for tensor in reader.tensors:
+            if _hf_name(tensor.name) in self._tensors:
+                raise ModelLoadError(f"{path}: two tensors are {_hf_name(tensor.name)}; one of them must go")
+            self._tensors[_hf_name(tensor.name)] = tensor
         self._rope_freqs = self._tensors.pop(_ROPE_FREQS, None)
-        self.config = self._read_config()
-
-    def metadata(self, key: str, default: Any = None) -> Any:
-        """One metadata value as Python's type; `{arch}` in the key stands for the architecture."""
-        field = self._reader.get_field(key.replace("{arch}", self._architecture))
-        return default if field is None else field.contents()
+        try:
+            self.config = self._read_config()
+        except ModelLoadError:
+            raise
+        except ValueError as error:  # numbers that do not fit each other
+            raise ModelLoadError(f"{path}: {error}") from error
 
     def names(self) -> Iterable[str]:
         return self._tensors.keys()
@@ -84,42 +77,44 @@ class GgufFile:
             rows = gguf.dequantize(tensor.data[index[0]], tensor.tensor_type)
         except NotImplementedError as error:
             raise ModelLoadError(f"{self.path}: {name} has type {tensor.tensor_type.name}: {error}") from error
+        except ValueError as error:  # a row that is no whole number of packed blocks
+            raise ModelLoadError(f"{self.path}: {name} cannot be unpacked: {first_line(error)}") from error
         if self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             rows = _unpermute(rows, self.config.head_dim)
         return rows[:, index[1]] if len(index) > 1 else rows
 
     def _read_config(self) -> ModelConfig:
         self._refuse_unsupported()
-        d_model, num_heads = self._required("embedding_length"), self._required("attention.head_count")
-        head_dim = int(self.metadata("{arch}.attention.key_length", d_model // num_heads))
-        rotated = int(self.metadata("{arch}.rope.dimension_count", head_dim))
-        values = int(self.metadata("{arch}.attention.value_length", head_dim))
-        if not head_dim == rotated == values:
-            raise ModelLoadError(f"{self.path}: {head_dim=}, {rotated=} and {values=} must be equal")
-        if "model.embed_tokens.weight" not in self._tensors:
-            raise ModelLoadError(f"{self.path} has no tensor token_embd.weight")
+        fields, key = self.fields, self._key
+        d_model = fields.integer(key("embedding_length"))
+        num_heads = fields.integer(key("attention.head_count"))
+        head_dim = fields.integer(key("attention.key_length"), d_model // num_heads)
+        for other in ("rope.dimension_count", "attention.value_length"):
+            if fields.integer(key(other), head_dim) != head_dim:
+                raise fields.error(key(other), f"must be the head's {head_dim}; use another model")
+        vocab_size = self.shape(_EMBEDDING)[0] if _EMBEDDING in self._tensors else 0
+        if not vocab_size:
+            raise ModelLoadError(f"{self.path} has no tensor token_embd.weight, or one without rows")
         config = ModelConfig(
-            num_layers=self._required("block_count"),
+            num_layers=fields.integer(key("block_count")),
             d_model=d_model,
             num_heads=num_heads,
-            num_kv_heads=int(self.metadata("{arch}.attention.head_count_kv", num_heads)),
+            num_kv_heads=fields.integer(key("attention.head_count_kv"), num_heads),
             head_dim=head_dim,
-            d_ff=self._required("feed_forward_length"),
-            vocab_size=self.shape("model.embed_tokens.weight")[0],
-            rope_theta=_shortest(self.metadata("{arch}.rope.freq_base", 10_000.0)),
-            norm_eps=_shortest(self._required("attention.layer_norm_rms_epsilon")),
-            max_len=self._required("context_length"),
+            d_ff=fields.integer(key("feed_forward_length")),
+            vocab_size=vocab_size,
+            rope_theta=_shortest(fields.number(key("rope.freq_base"), 10_000.0, above=1.0)),
+            norm_eps=_shortest(fields.number(key("attention.layer_norm_rms_epsilon"))),
+            max_len=fields.integer(key("context_length")),
             qkv_bias=self._architecture == "qwen2",
             qk_norm=self._architecture == "qwen3",
             tied_embeddings="lm_head.weight" not in self._tensors,
         )
         return replace(config, rope_scaling=self._rope_scaling(config))
 
-    def _required(self, key: str) -> Any:
-        value = self.metadata("{arch}." + key)
-        if value is None or isinstance(value, list):  # a list varies by layer
-            raise ModelLoadError(f"{self.path}: metadata {self._architecture}.{key}={value!r}; one number is needed")
-        return value
+    def _key(self, name: str) -> str:
+        """The metadata's full name, which starts with the architecture."""
+        return f"{self._architecture}.{name}"
 
     def _refuse_unsupported(self) -> None:
         supported = {
@@ -129,29 +124,29 @@ class GgufFile:
             "rope.scaling.yarn_attn_factor": 1.0,
             "rope.scaling.yarn_log_multiplier": 0.0,
         }
-        for key, only in supported.items():
-            value = self.metadata("{arch}." + key, only)
-            if value != only:
-                raise ModelLoadError(f"{self.path}: {self._architecture}.{key}={value!r} must be {only}")
+        for name, only in supported.items():
+            if self.fields.values.get(self._key(name), only) != only:
+                raise self.fields.error(self._key(name), f"is not supported; only {only} is")
 
     def _rope_scaling(self, config: ModelConfig) -> RopeScaling | None:
-        kind = self.metadata("{arch}.rope.scaling.type", "none")
-        factor = float(self.metadata("{arch}.rope.scaling.factor", self.metadata("{arch}.rope.scale_linear", 1.0)))
+        fields, key = self.fields, self._key
+        kind = fields.text(key("rope.scaling.type"), "none")
+        factor = fields.number(key("rope.scaling.factor"), fields.number(key("rope.scale_linear"), 1.0))
         if self._rope_freqs is not None:
             if kind != "none":
-                raise ModelLoadError(f"{self.path} has both {_ROPE_FREQS} and RoPE scaling {kind!r}")
+                raise ModelLoadError(f"{self.path} has both {_ROPE_FREQS} and RoPE scaling {kind!r}; one must go")
             return self._llama3_scaling(np.asarray(self._rope_freqs.data, np.float32), config)
         if kind == "yarn":
             return RopeScaling(
                 kind,
                 factor=factor,
-                original_max_len=int(self.metadata("{arch}.rope.scaling.original_context_length", config.max_len)),
-                beta_fast=float(self.metadata("{arch}.rope.scaling.yarn_beta_fast", 32.0)),
-                beta_slow=float(self.metadata("{arch}.rope.scaling.yarn_beta_slow", 1.0)),
+                original_max_len=fields.integer(key("rope.scaling.original_context_length"), config.max_len),
+                beta_fast=fields.number(key("rope.scaling.yarn_beta_fast"), 32.0),
+                beta_slow=fields.number(key("rope.scaling.yarn_beta_slow"), 1.0),
                 attention_factor=yarn_attention_factor(factor),
             )
         if kind not in ("none", "linear"):
-            raise ModelLoadError(f"{self.path}: RoPE scaling {kind!r} is not supported; use linear, yarn or none")
+            raise fields.error(key("rope.scaling.type"), "is not supported; use linear, yarn or none")
         return RopeScaling("linear", factor=factor) if factor != 1.0 else None
 
     def _llama3_scaling(self, divisors: np.ndarray, config: ModelConfig) -> RopeScaling | None:
@@ -160,17 +155,18 @@ class GgufFile:
         The file keeps the divisors but not the parameters they came from. Every released Llama 3.1-3.3 uses low and
         high frequency factors 1 and 4 over an original length of 8192, so only those are tried, and checked.
         """
-        if np.all(divisors == 1):
+        if divisors.size and np.all(divisors == 1):
             return None
-        scaling = RopeScaling("llama3", factor=_shortest(float(divisors.max())), original_max_len=8192)
         plain = inverse_frequencies(config)
-        scaled = inverse_frequencies(replace(config, rope_scaling=scaling))
-        if divisors.shape != plain.shape or not np.allclose(plain / divisors, scaled, rtol=1e-4, atol=0):
-            raise ModelLoadError(
-                f"{self.path}: {_ROPE_FREQS} is not Llama 3's scaling (factors 1 and 4 over 8192 tokens); load the "
-                "Hugging Face folder of this model instead"
-            )
-        return scaling
+        if divisors.shape == plain.shape and np.isfinite(divisors).all() and divisors.min() > 0:
+            scaling = RopeScaling("llama3", factor=_shortest(float(divisors.max())), original_max_len=8192)
+            scaled = inverse_frequencies(replace(config, rope_scaling=scaling))
+            if np.allclose(plain / divisors, scaled, rtol=1e-4, atol=0):
+                return scaling
+        raise ModelLoadError(
+            f"{self.path}: {_ROPE_FREQS} is not Llama 3's scaling (factors 1 and 4 over 8192 tokens); load the "
+            "Hugging Face folder of this model instead"
+        )
 
 
 def _hf_name(name: str) -> str:

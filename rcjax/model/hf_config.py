@@ -1,55 +1,82 @@
 """Hugging Face's config.json -> ModelConfig, refusing by name whatever the decoder does not compute."""
 
-import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from rcjax.model.config import ModelConfig, RopeScaling
+from rcjax.model.config import ModelConfig
+from rcjax.model.fields import Fields, read_json
+from rcjax.model.hf_rope import rope_parameters, rope_scaling
 from rcjax.model.load_error import ModelLoadError
 
-_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_MODEL_TYPES = ("llama", "mistral", "ministral", "qwen2", "qwen3")
 _QWEN3_HEAD_DIM = 128  # what transformers assumes where config.json is silent
 _MISTRAL_WINDOW = 4096  # likewise
-_REQUIRED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """Reads the architecture from a parsed config.json (llama, mistral, qwen2, qwen3).
+def read_config(folder: Path) -> Fields:
+    """The fields of a folder's config.json; refuses a folder that is no model for text generation."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelLoadError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
+    if (folder / "modules.json").exists():
+        raise ModelLoadError(
+            f"{folder / 'modules.json'}: a sentence-transformers checkpoint makes embeddings and has no head for "
+            "tokens; use the chat or base model that it was made from"
+        )
+    return read_json(path)
 
-    A missing key means what transformers takes it to mean. Raises ModelLoadError naming the key and the value for
-    everything that would compute other logits than transformers does.
+
+def config_from_hf(config: Mapping[str, Any], file: str = "config.json") -> ModelConfig:
+    """Reads the architecture from a parsed config.json (llama, mistral, ministral, qwen2, qwen3).
+
+    A missing key means what transformers takes it to mean. Raises ModelLoadError naming `file`, the key and the value
+    for everything that would compute other logits than transformers does.
     """
+    fields = Fields(config, file)
     model_type = config.get("model_type")
     if model_type not in _MODEL_TYPES:
-        raise ModelLoadError(f"{model_type=} is not supported; use one of {', '.join(_MODEL_TYPES)}")
-    missing = [key for key in _REQUIRED if config.get(key) is None]
-    if missing:
-        raise ModelLoadError(f"config.json lacks {', '.join(missing)}")
-    _refuse_unsupported(config)
-    num_heads = config["num_attention_heads"]
-    default_head_dim = _QWEN3_HEAD_DIM if model_type == "qwen3" else config["hidden_size"] // num_heads
-    rope = _rope_parameters(config)
-    max_len = config.get("max_position_embeddings", 2048)
-    return ModelConfig(
-        num_layers=config["num_hidden_layers"],
-        d_model=config["hidden_size"],
-        num_heads=num_heads,
-        num_kv_heads=config.get("num_key_value_heads") or num_heads,
-        head_dim=config.get("head_dim") or default_head_dim,
-        d_ff=config["intermediate_size"],
-        vocab_size=config["vocab_size"],
-        rope_theta=float(rope["rope_theta"]),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        max_len=max_len,
-        rope_scaling=_rope_scaling(rope, config.get("original_max_position_embeddings"), max_len),
-        qkv_bias=model_type == "qwen2",
-        qk_norm=model_type == "qwen3",
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        sliding_window=_sliding_window(config),
-    )
+        raise fields.error("model_type", f"is not supported; use one of {', '.join(_MODEL_TYPES)}")
+    _refuse_unsupported(fields)
+    d_model, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    num_layers = fields.integer("num_hidden_layers")
+    rope, max_len = rope_parameters(fields), fields.integer("max_position_embeddings", 2048)
+    try:
+        return ModelConfig(
+            num_layers=num_layers,
+            d_model=d_model,
+            num_heads=num_heads,
+            num_kv_heads=fields.integer("num_key_value_heads", num_heads),
+            head_dim=_head_dim(fields, d_model, num_heads),
+            d_ff=fields.integer("intermediate_size"),
+            vocab_size=fields.integer("vocab_size"),
+            rope_theta=rope.number("rope_theta", above=1.0),
+            norm_eps=fields.number("rms_norm_eps", 1e-6),
+            max_len=max_len,
+            rope_scaling=rope_scaling(rope, fields.values.get("original_max_position_embeddings"), max_len),
+            qkv_bias=model_type == "qwen2",
+            qk_norm=model_type == "qwen3",
+            tied_embeddings=fields.flag("tie_word_embeddings", False),
+            sliding_window=_sliding_window(fields, num_layers),
+        )
+    except ModelLoadError:
+        raise
+    except ValueError as error:  # numbers that do not fit each other
+        raise ModelLoadError(f"{file}: {error}") from error
 
 
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+def _head_dim(fields: Fields, d_model: int, num_heads: int) -> int:
+    if fields.has("head_dim"):
+        return fields.integer("head_dim")
+    if fields.values["model_type"] == "qwen3":
+        return _QWEN3_HEAD_DIM
+    if d_model % num_heads:
+        raise fields.error("hidden_size", f"must be a multiple of num_attention_heads={num_heads} without a head_dim")
+    return d_model // num_heads
+
+
+def _refuse_unsupported(fields: Fields) -> None:
     supported = {
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False, None),
@@ -60,91 +87,52 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
         "num_local_experts": (0, None),
     }
     for key, values in supported.items():
-        value = config.get(key, values[0])
+        value = fields.values.get(key, values[0])
         if value not in values:
-            raise ModelLoadError(f"config.json: {key}={value!r} is not supported; only {values[0]!r} is")
+            raise fields.error(key, f"is not supported; only {values[0]!r} is")
+    architectures = fields.texts("architectures")
+    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
+        raise fields.error("architectures", "has no head for tokens; use a checkpoint of ...ForCausalLM")
 
 
-def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE's parameters as one flat dict, from transformers v4's `rope_scaling` or v5's `rope_parameters`."""
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    if any(isinstance(value, Mapping) for value in rope.values()):
-        raise ModelLoadError(f"config.json: RoPE that varies by layer type is not supported: {rope!r}")
-    if rope.get("partial_rotary_factor", 1) not in (1, None):
-        raise ModelLoadError(f"config.json: partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported")
-    theta = config.get("rope_theta")
-    rope.setdefault("rope_theta", 10_000.0 if theta is None else theta)
-    return rope
-
-
-def _rope_scaling(rope: Mapping[str, Any], original_max_len: int | None, max_len: int) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    original = original_max_len or rope.get("original_max_position_embeddings") or max_len
-    try:
-        if kind == "default":
-            return None
-        if kind == "linear":
-            return RopeScaling(kind, factor=float(rope["factor"]))
-        if kind == "llama3":
-            return RopeScaling(
-                kind,
-                factor=float(rope["factor"]),
-                original_max_len=original,
-                low_freq_factor=float(rope["low_freq_factor"]),
-                high_freq_factor=float(rope["high_freq_factor"]),
-            )
-        if kind == "yarn":
-            return _yarn(rope, original, max_len)
-    except KeyError as error:
-        raise ModelLoadError(f"config.json: RoPE scaling {kind!r} lacks {error.args[0]!r}: {dict(rope)}") from error
-    raise ModelLoadError(f"config.json: RoPE scaling {kind!r} is not supported; use default, linear, llama3 or yarn")
-
-
-def _yarn(rope: Mapping[str, Any], original_max_len: int, max_len: int) -> RopeScaling:
-    factor = rope["factor"]
-    if factor is None:
-        factor = max_len / original_max_len
-    attention_factor = rope.get("attention_factor")
-    if attention_factor is None:
-        mscale, mscale_all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
-        if mscale and mscale_all_dim:
-            attention_factor = yarn_attention_factor(factor, mscale) / yarn_attention_factor(factor, mscale_all_dim)
-        else:
-            attention_factor = yarn_attention_factor(factor)
-    return RopeScaling(
-        "yarn",
-        factor=float(factor),
-        original_max_len=original_max_len,
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        attention_factor=float(attention_factor),
-        truncate=bool(rope.get("truncate", True)),
-    )
-
-
-def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
-    """What YaRN multiplies cos and sin by when a checkpoint does not say (arXiv 2309.00071, eq. 22)."""
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-
-def _sliding_window(config: Mapping[str, Any]) -> int | None:
+def _sliding_window(fields: Fields, num_layers: int) -> int | None:
     """The window that every layer uses, or None; layers that differ are refused."""
-    model_type = config["model_type"]
-    layer_types = config.get("layer_types")
-    if layer_types and len(set(layer_types)) > 1:
-        raise ModelLoadError(f"config.json: layers of different attention are not supported: {layer_types=}")
-    default = _MISTRAL_WINDOW if model_type == "mistral" else None
-    window: int | None = config.get("sliding_window", default)
-    if model_type == "mistral":
-        return window
-    if model_type == "llama" or not config.get("use_sliding_window", False) or window is None:
+    model_type = fields.values["model_type"]
+    layer_type = _layer_type(fields, num_layers)
+    if model_type == "llama":
         return None
-    if layer_types:
-        return window if layer_types[0] == "sliding_attention" else None
-    num_full = config.get("max_window_layers", 28)
-    if 0 < num_full < config["num_hidden_layers"]:
-        raise ModelLoadError(
-            f"config.json: layers of different attention are not supported: max_window_layers={num_full} of "
-            f"num_hidden_layers={config['num_hidden_layers']}"
+    is_mistral = model_type in ("mistral", "ministral")
+    window = _MISTRAL_WINDOW if is_mistral else None  # where the key is missing; null is no window
+    if "sliding_window" in fields.values:
+        window = fields.integer("sliding_window") if fields.has("sliding_window") else None
+    if model_type == "mistral":
+        if layer_type == _FULL and window is not None:
+            raise fields.error("layer_types", f"contradicts sliding_window={window}; leave one of them out")
+        return window
+    if model_type == "ministral":
+        return None if layer_type == _FULL else window
+    if not fields.flag("use_sliding_window", False) or window is None:
+        return None
+    if layer_type is not None:
+        return window if layer_type == _SLIDING else None
+    num_full = fields.integer("max_window_layers", 28, minimum=0)
+    if 0 < num_full < num_layers:
+        raise fields.error(
+            "max_window_layers",
+            f"of num_hidden_layers={num_layers}: layers of different attention are not supported; use another model",
         )
     return window if num_full == 0 else None
+
+
+def _layer_type(fields: Fields, num_layers: int) -> str | None:
+    """The attention that all layers have, where the config says."""
+    layer_types = fields.texts("layer_types")
+    if not layer_types:
+        return None
+    if len(set(layer_types)) > 1:
+        raise fields.error("layer_types", "are layers of different attention, which are not supported")
+    if layer_types[0] not in (_FULL, _SLIDING):
+        raise fields.error("layer_types", f"is not supported; only {_FULL} and {_SLIDING} are")
+    if len(layer_types) != num_layers:
+        raise fields.error("layer_types", f"must have num_hidden_layers={num_layers} entries")
+    return layer_types[0]

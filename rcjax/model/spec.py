@@ -1,9 +1,8 @@
 """A model spec (folder, GGUF file, Hub id or package) -> config, parameters and tokenizer."""
 
 import importlib.metadata
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from jax.typing import DTypeLike
 from rcjax.model.config import ModelConfig
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
-from rcjax.model.hf_config import config_from_hf
+from rcjax.model.hf_config import config_from_hf, read_config
 from rcjax.model.load_error import ModelLoadError
+from rcjax.model.safetensors_folder import SafetensorsFolder
 from rcjax.model.tokenizer import Tokenizer
-from rcjax.model.weights import SafetensorsFolder, fingerprint, load_params
+from rcjax.model.tokenizer_folder import read_tokenizer, refuse_code
+from rcjax.model.weights import TensorSource, fingerprint, load_params, with_stored_head
 
 _PACKAGE = "package:"
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
@@ -59,21 +60,41 @@ def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Sharding
 
 
 def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings | None) -> Model:
-    config_file = folder / "config.json"
-    if not config_file.exists():
-        raise ModelLoadError(f"{folder} holds no config.json")
-    config = config_from_hf(json.loads(config_file.read_text("utf-8")))
-    tokenizer = Tokenizer.from_folder(folder)
+    fields = read_config(folder)
+    refuse_code(fields)
+    config = config_from_hf(fields.values, fields.file)
+    tokenizer = read_tokenizer(folder)
     source = SafetensorsFolder(folder)
-    params = load_params(config, source, dtype=dtype, shardings=shardings(config) if shardings else None)
-    return Model(name, config, params, tokenizer, fingerprint(config, dtype, source.files))
+    return _model(name, with_stored_head(config, source), tokenizer, source, source.files, dtype, shardings)
 
 
 def _load_gguf(path: Path, dtype: DTypeLike, shardings: Shardings | None) -> Model:
     file = GgufFile(path)
-    tokenizer = tokenizer_from_gguf(file)
-    params = load_params(file.config, file, dtype=dtype, shardings=shardings(file.config) if shardings else None)
-    return Model(path.stem, file.config, params, tokenizer, fingerprint(file.config, dtype, [path]))
+    return _model(path.stem, file.config, tokenizer_from_gguf(file), file, [path], dtype, shardings)
+
+
+def _model(
+    name: str,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    source: TensorSource,
+    files: Sequence[Path],
+    dtype: DTypeLike,
+    shardings: Shardings | None,
+) -> Model:
+    _check_ids(config, tokenizer)
+    params = load_params(config, source, dtype=dtype, shardings=shardings(config) if shardings else None)
+    return Model(name, config, params, tokenizer, fingerprint(config, dtype, files))
+
+
+def _check_ids(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer whose ids go beyond the embedding: JAX would read its last row for them."""
+    largest = max(tokenizer.max_id, *tokenizer.eos_ids, *tokenizer.bos_ids.tolist())
+    if largest >= config.vocab_size:
+        raise ModelLoadError(
+            f"{tokenizer.file}: token id {largest} is beyond the embedding, which has {config.vocab_size} rows "
+            "(vocab_size); use the tokenizer of this checkpoint, or enlarge its embedding (resize_token_embeddings)"
+        )
 
 
 def _packaged_gguf(name: str) -> Path:

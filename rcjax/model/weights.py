@@ -1,10 +1,10 @@
-"""Weights from a Hugging Face folder (or any TensorSource) to the decoder's parameter tree, shard by shard."""
+"""Weights of any TensorSource to the decoder's parameter tree, shard by shard."""
 
 import hashlib
 import json
-import re
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,17 +12,21 @@ import jax
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
 
 from rcjax.model.config import ModelConfig
 from rcjax.model.load_error import ModelLoadError
+from rcjax.model.rope import inverse_frequencies
 
 _NUM_NAMES_SHOWN = 8
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_ROWS_COMPARED = 4096
 
 
 @runtime_checkable
 class TensorSource(Protocol):
-    """A checkpoint's tensors by their Hugging Face names, read lazily and in part."""
+    """A checkpoint's tensors by their Hugging Face names, read lazily and in part; `file` is what errors name."""
+
+    file: str
 
     def names(self) -> Iterable[str]:
         """Every tensor's name; one without a Hugging Face name keeps its own."""
@@ -54,9 +58,9 @@ class TensorLayout:
 
 
 _OUTER = {
-    "embed": TensorLayout("model.embed_tokens.weight", "V D", "VD"),
+    "embed": TensorLayout(_EMBEDDING, "V D", "VD"),
     "final_norm": TensorLayout("model.norm.weight", "D", "D"),
-    "lm_head": TensorLayout("lm_head.weight", "V D", "DV"),
+    "lm_head": TensorLayout(_HEAD, "V D", "DV"),
 }
 _LAYER = {
     "attn_norm": TensorLayout("input_layernorm.weight", "D", "D"),
@@ -128,6 +132,16 @@ def layer_name(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
+def with_stored_head(config: ModelConfig, source: TensorSource) -> ModelConfig:
+    """The config, untied where the checkpoint stores a head beside the embedding that has other values.
+
+    A merged LoRA leaves such a head under `tie_word_embeddings: true`; transformers uses it, and so do we.
+    """
+    if not config.tied_embeddings or _HEAD not in source.names() or _is_repeated(source, _HEAD, _EMBEDDING):
+        return config
+    return replace(config, tied_embeddings=False)
+
+
 def _check_tensors(
     config: ModelConfig,
     source: TensorSource,
@@ -135,26 +149,72 @@ def _check_tensors(
     layers: Mapping[str, TensorLayout],
     dims: Mapping[str, int],
 ) -> None:
+    found = {name for name in source.names() if not _is_redundant(name, config, source)}
+    if found and not any(name.startswith("model.") for name in found):
+        raise ModelLoadError(
+            f"{source.file}: tensors such as {min(found)} lack the prefix 'model.': an embedding model or another "
+            "architecture, which has no head for tokens; use a checkpoint of ...ForCausalLM"
+        )
+    if config.num_layers > len(found):
+        raise ModelLoadError(f"{source.file}: {len(found)} tensors cannot make the config's {config.num_layers} layers")
     expected = {layout.name: layout for layout in outer.values()} | {
         layer_name(layer, layout.name): layout for layer in range(config.num_layers) for layout in layers.values()
     }
-    found = {name for name in source.names() if not _is_harmless(name, config)}
     problems = []
     if missing := sorted(expected.keys() - found):
         problems.append(f"missing {_some(missing)}")
     if unexpected := sorted(found - expected.keys()):
         problems.append(f"unexpected {_some(unexpected)}")
+    misshapen = []
     for name in sorted(expected.keys() & found):
-        shape = tuple(int(np.prod([dims[axis] for axis in stored])) for stored in expected[name].stored.split())
+        shape = tuple(math.prod(dims[axis] for axis in stored) for stored in expected[name].stored.split())
         if source.shape(name) != shape:
-            problems.append(f"{name} has shape {source.shape(name)}, the config says {shape}")
+            misshapen.append(f"{name} has shape {source.shape(name)}, the config says {shape}")
+    if misshapen:
+        problems.append(_some(misshapen))
     if problems:
-        raise ModelLoadError("the checkpoint's tensors do not fit its config: " + "; ".join(problems))
+        raise ModelLoadError(f"{source.file}: the checkpoint's tensors do not fit its config: " + "; ".join(problems))
 
 
-def _is_harmless(name: str, config: ModelConfig) -> bool:
-    """Old checkpoints store RoPE's frequencies, which the config determines; tied ones may repeat the embedding."""
-    return name.endswith("rotary_emb.inv_freq") or (config.tied_embeddings and name == "lm_head.weight")
+def _is_redundant(name: str, config: ModelConfig, source: TensorSource) -> bool:
+    """Whether a tensor repeats what is known without it: RoPE's frequencies, or the embedding as a tied head.
+
+    Raises ModelLoadError where it has that name and other values.
+    """
+    if name == _HEAD and config.tied_embeddings:
+        if not _is_repeated(source, _HEAD, _EMBEDDING):
+            raise ModelLoadError(
+                f"{source.file}: {_HEAD} differs from {_EMBEDDING}, which the config ties it to; set "
+                "tie_word_embeddings to false to use the head"
+            )
+        return True
+    if not name.endswith("rotary_emb.inv_freq"):
+        return False
+    stored = _whole(source, name).astype(np.float32)
+    for known in (inverse_frequencies(config), inverse_frequencies(replace(config, rope_scaling=None))):
+        # Some files hold them in bfloat16, which keeps 8 bits.
+        if stored.shape == known.shape and np.allclose(stored, known, rtol=2**-7, atol=1e-6):
+            return True
+    raise ModelLoadError(
+        f"{source.file}: {name} holds other frequencies than the config's rope_theta={config.rope_theta:g} gives; "
+        "correct the config, or remove the tensor where the config is right"
+    )
+
+
+def _is_repeated(source: TensorSource, name: str, other: str) -> bool:
+    """Whether two matrices are equal; read in parts, as an embedding may take gigabytes."""
+    if other not in source.names() or source.shape(name) != source.shape(other):
+        return False
+    rows, columns = source.shape(name)
+    for start in range(0, rows, _ROWS_COMPARED):
+        part = slice(start, min(start + _ROWS_COMPARED, rows)), slice(0, columns)
+        if not np.array_equal(source.read(name, part), source.read(other, part)):
+            return False
+    return True
+
+
+def _whole(source: TensorSource, name: str) -> np.ndarray:
+    return source.read(name, tuple(slice(0, size) for size in source.shape(name)))
 
 
 def _some(names: list[str]) -> str:
@@ -207,51 +267,6 @@ class _Loader:
         tensor = self.source.read(name, tuple(stored_index)).reshape(split_shape)[tuple(split_index)]
         axes = layout.stored.replace(" ", "")
         return tensor.transpose([axes.index(axis) for axis in layout.param])
-
-
-class SafetensorsFolder:
-    """The tensors of model.safetensors, or of the shards that model.safetensors.index.json lists."""
-
-    def __init__(self, folder: Path):
-        self.files = _weight_files(folder)
-        self._slices: dict[str, Any] = {}
-        for file in self.files:
-            try:
-                handle: Any = safe_open(file, framework="numpy")
-            except (OSError, SafetensorError) as error:
-                raise ModelLoadError(f"cannot read {file}: {error}") from error
-            self._slices |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-
-    def names(self) -> Iterable[str]:
-        return self._slices.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slices[name].get_shape())
-
-    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        stored = self._slices[name].get_dtype()
-        if stored not in ("F32", "F16", "BF16", "F64"):
-            raise ModelLoadError(f"{name} is stored as {stored}; use a checkpoint in F32, F16 or BF16")
-        tensor: np.ndarray = self._slices[name][index]
-        return tensor
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index_file = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if not index_file.exists():
-        raise ModelLoadError(
-            f"{folder} holds neither model.safetensors nor model.safetensors.index.json; save the model with "
-            "save_pretrained(..., safe_serialization=True)"
-        )
-    names = sorted(set(json.loads(index_file.read_text("utf-8"))["weight_map"].values()))
-    for name in names:
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise ModelLoadError(f"{index_file} names {name!r}, which is no safetensors file beside it")
-        if not (folder / name).exists():
-            raise ModelLoadError(f"{index_file} names {name}, which is missing")
-    return [folder / name for name in names]
 
 
 def fingerprint(config: ModelConfig, dtype: DTypeLike, files: Iterable[Path]) -> str:

@@ -82,9 +82,12 @@ def tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     def near(center: float, size: int) -> np.ndarray:
         return (center + 0.3 * rng.standard_normal(size)).astype(np.float32)
 
-    named = {"model.embed_tokens.weight": weight(VOCAB_SIZE, D_MODEL, 3.0), "model.norm.weight": near(1, D_MODEL)}
+    named = {
+        "model.embed_tokens.weight": weight(config["vocab_size"], D_MODEL, 3.0),
+        "model.norm.weight": near(1, D_MODEL),
+    }
     if not config["tie_word_embeddings"]:
-        named["lm_head.weight"] = weight(VOCAB_SIZE, D_MODEL, 3.0)
+        named["lm_head.weight"] = weight(config["vocab_size"], D_MODEL, 3.0)
     for layer in range(NUM_LAYERS):
         named |= {
             f"model.layers.{layer}.{name}": tensor

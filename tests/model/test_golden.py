@@ -10,8 +10,9 @@ import pytest
 from rcjax.model.decoder import forward
 from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
+from rcjax.model.safetensors_folder import SafetensorsFolder
 from rcjax.model.spec import Model, load_model
-from rcjax.model.weights import SafetensorsFolder, load_params
+from rcjax.model.weights import load_params
 
 MAX_DIFFERENCE = 2e-4
 FAMILIES = list(checkpoints.CONFIGS)

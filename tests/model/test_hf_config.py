@@ -95,7 +95,7 @@ def test_sliding_window(family: str, changes: dict[str, Any], window: int | None
         ({"num_local_experts": 8}, "num_local_experts=8"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'"),
-        ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling lacks factor"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "varies by layer type"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),

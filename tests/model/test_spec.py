@@ -15,7 +15,7 @@ from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.spec import load_model
 
-CONFIG = checkpoints.CONFIGS["llama3"]
+CONFIG = checkpoints.CONFIGS["llama3"] | {"vocab_size": 267}  # the tokenizer's
 
 
 @pytest.fixture

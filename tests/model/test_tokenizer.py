@@ -17,6 +17,7 @@ from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.tokenizer import ChatFrame, Tokenizer
+from rcjax.model.tokenizer_folder import read_tokenizer
 
 SPM_SPECIAL = ["<unk>", "<s>", "</s>"]
 SPM_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -193,7 +194,7 @@ def test_other_tokenizer_models_are_refused() -> None:
 def test_folder_round_trip(tmp_path: Path, chatml: Tokenizer, chatml_hf: PreTrainedTokenizerFast) -> None:
     chatml_hf.save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
-    loaded = Tokenizer.from_folder(tmp_path)
+    loaded = read_tokenizer(tmp_path)
     assert loaded.fingerprint == chatml.fingerprint
     assert loaded.chat_frame("Rank.") == chatml.chat_frame("Rank.")
     assert loaded.eos_ids == {0, 2}
@@ -201,7 +202,7 @@ def test_folder_round_trip(tmp_path: Path, chatml: Tokenizer, chatml_hf: PreTrai
 
 def test_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="holds no tokenizer"):
-        Tokenizer.from_folder(tmp_path)
+        read_tokenizer(tmp_path)
 
 
 def test_gguf_byte_level_equals_its_source(

@@ -13,7 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rcjax.model.decoder import abstract_params, logical_axes
 from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
-from rcjax.model.weights import SafetensorsFolder, fingerprint, load_params
+from rcjax.model.rope import inverse_frequencies
+from rcjax.model.safetensors_folder import SafetensorsFolder
+from rcjax.model.weights import fingerprint, load_params
 
 FAMILIES = list(checkpoints.CONFIGS)
 
@@ -89,7 +91,7 @@ def test_redundant_tensors_are_ignored(tmp_path: Path) -> None:
     weights = checkpoints.tensors(config)
     extra = {
         "lm_head.weight": weights["model.embed_tokens.weight"].copy(),
-        "model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(6, np.float32),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": inverse_frequencies(config_from_hf(config)),
     }
     checkpoints.write_folder(plain, config, weights)
     checkpoints.write_folder(redundant, config, weights | extra)

@@ -12,7 +12,8 @@ from rcjax.model.config import RopeScaling
 from rcjax.model.gguf import GgufFile
 from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
-from rcjax.model.weights import SafetensorsFolder, load_params
+from rcjax.model.safetensors_folder import SafetensorsFolder
+from rcjax.model.weights import load_params
 
 
 def writer(path: Path, family: str, **changes: Any) -> gguf.GGUFWriter:
