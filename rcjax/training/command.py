@@ -21,9 +21,10 @@ from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
+from rcjax.training.curve import CURVE
 from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
 from rcjax.training.step import Trainee
-from rcjax.training.trainer import CURVE, Trainer
+from rcjax.training.trainer import Trainer
 
 MODEL_FOLDER = "model"
 

@@ -1,9 +1,8 @@
 """The training run: examples to steps to a model, resumable, with a curve to look at."""
 
-import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,15 @@ import orbax.checkpoint.experimental.v1 as ocp
 from rcjax.config import TrainSettings
 from rcjax.evaluation.ranking import ndcg_at, rank_of
 from rcjax.training.collation import Collator
+from rcjax.training.curve import CURVE, CurvePoint, curve_until, write_curve
 from rcjax.training.examples import Example, ExampleSource
 from rcjax.training.step import Trainee, TrainState
 
-CURVE = "curve.jsonl"
+_log = logging.getLogger(__name__)
 _CHECKPOINTS, _IDENTITY = "checkpoints", "run.json"
 _KEPT_CHECKPOINTS = 2
 # So many batches' examples are drawn together and sorted by length, so that a batch's are alike and little is padding.
 _BUCKETED_BATCHES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """A point of the training curve: after `step` passes, seconds of training, mean loss since the last point."""
-
-    step: int
-    train_s: float
-    loss: float
-    validation_ndcg_at_10: float
 
 
 class Trainer:
@@ -77,7 +67,7 @@ class Trainer:
         policy = ocp.training.preservation_policies.LatestN(_KEPT_CHECKPOINTS)
         with ocp.training.Checkpointer(self._folder / _CHECKPOINTS, preservation_policy=policy) as checkpointer:
             state, done = _restored(checkpointer, state)
-            curve = _curve_until(self._folder / CURVE, done)
+            curve = curve_until(self._folder / CURVE, done)
             ndcg = curve[-1].validation_ndcg_at_10 if curve else float("nan")
             before_s = curve[-1].train_s if curve else 0.0
             start_s, validation_s, losses = self._clock(), 0.0, []
@@ -94,7 +84,7 @@ class Trainer:
                     validation_s += self._clock() - at_s
                     curve.append(CurvePoint(number, train_s, float(np.mean(losses)), ndcg))
                     losses = []
-                    _write_curve(self._folder / CURVE, curve)
+                    write_curve(self._folder / CURVE, curve)
                 on_pass(number, float(loss), ndcg)
                 if number % (settings.checkpoint_every * settings.accumulate) == 0 or is_last:
                     checkpointer.save(number, _saved(state))
@@ -129,14 +119,27 @@ class Trainer:
 
 
 def _restored(checkpointer: ocp.training.Checkpointer, start: TrainState) -> tuple[TrainState, int]:
-    """The last checkpoint and its number, or `start`."""
-    if checkpointer.latest is None:
+    """The newest checkpoint that can be read and its number, or `start` where there is none.
+
+    Newer ones that cannot be read go, as the run will save others of their number. ValueError where none can be read.
+    """
+    saved = list(reversed(checkpointer.checkpoints))
+    if not saved:
         return start, 0
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start)
     jax.tree.map(lambda x: x.delete(), start)  # before its like is read: both would be twice the memory
-    step = checkpointer.latest.step
-    saved = checkpointer.load(step, _saved(shapes))
-    return jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(saved["state"])), step
+    failures = []
+    for checkpoint in saved:
+        try:
+            loaded = checkpointer.load(checkpoint.step, _saved(shapes))
+        except Exception as error:  # Orbax makes many kinds of damage
+            failures.append(f"{checkpoint.path}: {type(error).__name__}")
+            _log.warning("checkpoint %s cannot be read (%s)", checkpoint.path, type(error).__name__)
+            continue
+        for damaged in saved[: len(failures)]:
+            checkpointer.delete(damaged.step)
+        return jax.tree.unflatten(jax.tree.structure(start), jax.tree.leaves(loaded["state"])), checkpoint.step
+    raise ValueError(f"no checkpoint can be read ({'; '.join(failures)}); remove them to train from the start")
 
 
 def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list[Example]]:
@@ -159,15 +162,3 @@ def _check_identity(folder: Path, run_identity: str) -> None:
         path.write_text(run_identity, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != run_identity:
         raise ValueError(f"{folder} holds a run of other settings ({_IDENTITY}); give another folder or those settings")
-
-
-def _curve_until(path: Path, step: int) -> list[CurvePoint]:
-    """The points that a resumed run keeps; those after its checkpoint will be made again."""
-    if not path.exists():
-        return []
-    points = [CurvePoint(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [point for point in points if point.step <= step]
-
-
-def _write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
-    path.write_text("".join(json.dumps(asdict(point)) + "\n" for point in curve), encoding="utf-8")

@@ -16,10 +16,11 @@ from rcjax.model.scoring import Scorer
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
+from rcjax.training.curve import CURVE
 from rcjax.training.examples import Example
 from rcjax.training.loss import candidate_scores
 from rcjax.training.step import Trainee, new_optimizer
-from rcjax.training.trainer import CURVE, Trainer
+from rcjax.training.trainer import Trainer
 
 SETTINGS = TrainSettings(
     num_steps=8,
@@ -134,6 +135,35 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
     ]
     assert without_time[0][2:] == without_time[1][2:]
     assert [point["step"] for point in without_time[0]] == [2, 4, 6, 8]
+
+
+def emptied(checkpoint):
+    """As a full disk leaves it: the files are there and hold nothing."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(b"")
+
+
+def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(builder, shared, tmp_path, caplog):
+    _, first = trainer(builder, tmp_path, trainee=shared)
+    losses = {}
+    expected = first.run(start(shared), lambda step, loss, ndcg: losses.setdefault(step, loss))
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"6", "8"}
+    emptied(folder / "8")
+    _, second = trainer(builder, tmp_path, trainee=shared)
+    again = {}
+    state = second.run(start(shared), lambda step, loss, ndcg: again.setdefault(step, loss))
+    assert again == {step: loss for step, loss in losses.items() if step > 6}
+    assert f"checkpoint {folder / '8'} cannot be read" in caplog.text
+    for ours, theirs in zip(leaves(state), leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for checkpoint in folder.iterdir():
+        emptied(checkpoint)
+    _, third = trainer(builder, tmp_path, trainee=shared)
+    with pytest.raises(ValueError, match=r"no checkpoint can be read .*checkpoints/8.*checkpoints/6.*remove them"):
+        third.run(start(shared))
 
 
 @pytest.mark.parametrize(
