@@ -76,7 +76,7 @@ class Fields:
         return default if value is None else value
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer that no float holds

@@ -36,7 +36,7 @@ def config_from_hf(config: Mapping[str, Any], file: str = "config.json") -> Mode
     """
     fields = Fields(config, file)
     model_type = config.get("model_type")
-    if model_type not in _MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
         raise fields.error("model_type", f"is not supported; use one of {', '.join(_MODEL_TYPES)}")
     _refuse_unsupported(fields)
     d_model, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")

@@ -1,7 +1,9 @@
 """An exported folder reads back as the same model, here and in transformers."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from transformers import AutoConfig, AutoTokenizer
 
 from rcjax.model.decoder import forward
 from rcjax.model.export import export_folder, hf_config
@@ -57,6 +60,53 @@ def test_bfloat16_weights_read_back_as_they_were(tmp_path, chatml_hf):
     export_folder(tmp_path / "out", config, halved, Tokenizer(chatml_hf))
     loaded = load_model(str(tmp_path / "out"), dtype=jnp.bfloat16)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, halved)
+
+
+def rope_as_transformers_4_reads_it(config: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """Version 4.57 knows `rope_theta` and `rope_scaling` only, and falls back to 10,000 and none without a word."""
+    return config.get("rope_theta", 10_000.0), config.get("rope_scaling")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_rope_keys_of_transformers_4_and_5_say_the_same(tmp_path, family):
+    config = config_from_hf(checkpoints.CONFIGS[family])
+    written = hf_config(config)
+    theta, scaling = rope_as_transformers_4_reads_it(written)
+    older = {key: value for key, value in written.items() if key != "rope_parameters"}
+    newer = {key: value for key, value in written.items() if key not in ("rope_theta", "rope_scaling")}
+    assert theta == config.rope_theta
+    assert (scaling is None) == (config.rope_scaling is None)
+    assert config_from_hf(older) == config_from_hf(newer) == config
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    theirs = AutoConfig.from_pretrained(tmp_path).rope_parameters
+    assert theirs["rope_theta"] == theta
+    assert theirs["rope_type"] == (scaling or {"rope_type": "default"})["rope_type"]
+
+
+def test_a_tokenizer_that_transformers_4_and_5_know(tmp_path, chatml_hf):
+    Tokenizer(chatml_hf).save(tmp_path)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["eos_token"] == "<|im_end|>"
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    text = "the end<|im_end|> thé 123"
+    assert theirs.encode(text) == chatml_hf.encode(text)
+    conversation = [{"role": "user", "content": "x"}]
+    ours, again = (hf.apply_chat_template(conversation, tokenize=False) for hf in (chatml_hf, theirs))
+    assert ours == again
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_have_the_mode_that_the_umask_leaves(tmp_path, chatml_hf, umask):
+    config, params = tiny(tmp_path, "qwen2")
+    before = os.umask(umask)
+    try:
+        export_folder(tmp_path / "out", config, params, Tokenizer(chatml_hf))
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert "model.safetensors" in modes
 
 
 @pytest.mark.embedded

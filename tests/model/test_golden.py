@@ -52,6 +52,12 @@ def test_family_matches_golden_logits(folder: Path, family: str, golden: dict[st
     np.testing.assert_allclose(our_logits(folder), golden[family], rtol=0, atol=MAX_DIFFERENCE)
 
 
+def test_a_golden_has_heads_that_are_no_share_of_the_models_width() -> None:
+    """As Qwen3-0.6B has 16 heads of 128 in a model of 1,024; without it, hidden_size / heads would pass everywhere."""
+    config = config_from_hf(checkpoints.CONFIGS["qwen3"])
+    assert (config.d_model, config.num_heads, config.head_dim) == (48, 4, 20)
+
+
 @pytest.mark.live
 @pytest.mark.filterwarnings("ignore")  # torch's and transformers' own deprecations are not ours to fix
 @pytest.mark.parametrize("family", FAMILIES)

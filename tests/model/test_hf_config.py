@@ -77,6 +77,11 @@ def test_missing_keys_mean_what_transformers_takes_them_to_mean() -> None:
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}, None),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 3}, 8),
         ("llama2", {"sliding_window": 8}, None),
+        ("mistral", {"layer_types": ["sliding_attention"] * 3}, 8),
+        ("mistral", {"sliding_window": None, "layer_types": ["full_attention"] * 3}, None),
+        ("mistral", {"model_type": "ministral", "layer_types": ["full_attention"] * 3}, None),
+        ("mistral", {"model_type": "ministral", "layer_types": ["sliding_attention"] * 3}, 8),
+        ("mistral", {"model_type": "ministral"}, 8),
     ],
 )
 def test_sliding_window(family: str, changes: dict[str, Any], window: int | None) -> None:
@@ -101,11 +106,39 @@ def test_sliding_window(family: str, changes: dict[str, Any], window: int | None
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1}, "max_window_layers=1"),
         ({"vocab_size": None}, "vocab_size"),
+        ({"vocab_size": "266"}, "vocab_size='266' must be a whole number"),
+        ({"vocab_size": 72.0}, r"vocab_size=72\.0 must be a whole number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be a whole number of at least 1"),
+        ({"num_attention_heads": 5}, "hidden_size=48 must be a multiple of num_attention_heads=5"),
+        ({"num_key_value_heads": 3}, "num_heads=4 must be a multiple of self.num_kv_heads=3"),
+        ({"head_dim": 13}, "head_dim=13 must be even"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' must be a finite number"),
+        ({"rope_theta": float("nan")}, "rope_theta=nan must be a finite number above 1"),
+        ({"max_position_embeddings": [1]}, r"max_position_embeddings=\[1\]"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false' must be true or false"),
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_scaling lacks factor"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "rope_scaling: factor='2' must be a finite number"),
+        (
+            {"rope_scaling": {"type": "llama3", "low_freq_factor": 4, "high_freq_factor": 4}},
+            "low_freq_factor=4",
+        ),
+        ({"rope_scaling": [1]}, r"rope_scaling=\[1\] must be an object"),
+        ({"rope_scaling": {"type": 3}}, "type=3 must be a text"),
+        ({"architectures": ["Qwen3Model"]}, r"architectures=\['Qwen3Model'\] has no head"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "has no head for tokens"),
+        ({"layer_types": ["linear_attention"] * 3}, "layer_types=.* is not supported"),
+        ({"layer_types": ["full_attention"] * 2}, "must have num_hidden_layers=3 entries"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 3}, "contradicts sliding_window=8"),
+        ({"model_type": "ministral", "layer_types": ["full_attention", "sliding_attention"] * 2}, "layer_types"),
+        ({"model_type": ["llama"]}, r"model_type=\['llama'\]"),
     ],
 )
 def test_what_would_compute_other_logits_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ModelLoadError, match=named):
-        config_from_hf(LLAMA | {"sliding_window": 8} | changes)
+    with pytest.raises(ModelLoadError, match=named) as raised:
+        config_from_hf(LLAMA | {"sliding_window": 8} | changes, "a/config.json")
+    assert raised.value.message.startswith("a/config.json")
+    assert "\n" not in raised.value.message
 
 
 LLAMA31 = LLAMA | {

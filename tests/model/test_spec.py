@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import huggingface_hub.constants
@@ -51,6 +53,59 @@ def test_folder_without_config_is_an_error(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ModelLoadError, match=r"holds no config\.json"):
         load_model(str(folder))
+
+
+def changed(folder: Path, **changes: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    return folder
+
+
+def test_ids_beyond_the_embedding_are_refused_with_both_numbers(tmp_path: Path, chatml_hf: Any) -> None:
+    config = CONFIG | {"vocab_size": 266}
+    chatml_hf.save_pretrained(tmp_path)
+    checkpoints.write_folder(tmp_path, config, checkpoints.tensors(config))
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json: token id 266 is .* has 266 rows"):
+        load_model(str(tmp_path))
+
+
+def test_an_end_token_beyond_the_embedding_is_refused(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": 267}')
+    with pytest.raises(ModelLoadError, match="token id 267 is beyond the embedding, which has 267 rows"):
+        load_model(str(folder))
+
+
+def test_an_embedding_may_have_rows_that_no_token_has(tmp_path: Path, chatml_hf: Any) -> None:
+    config = CONFIG | {"vocab_size": 272}
+    chatml_hf.save_pretrained(tmp_path)
+    checkpoints.write_folder(tmp_path, config, checkpoints.tensors(config))
+    assert load_model(str(tmp_path)).config.vocab_size == 272
+
+
+def test_code_of_a_checkpoint_is_refused_by_name(folder: Path) -> None:
+    changed(folder, auto_map={"AutoModelForCausalLM": "modeling_my.MyModel"})
+    with pytest.raises(ModelLoadError, match=r"config\.json: auto_map=.*modeling_my\.MyModel.* never run"):
+        load_model(str(folder))
+
+
+def test_embedding_checkpoints_are_refused_by_name(folder: Path) -> None:
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(ModelLoadError, match=r"modules\.json: a sentence-transformers checkpoint makes embeddings"):
+        load_model(str(folder))
+
+
+def test_a_config_that_is_not_json_is_named_with_its_place(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG)[:40])
+    with pytest.raises(ModelLoadError, match=r"config\.json, line 1, column \d+: not JSON"):
+        load_model(str(folder))
+
+
+def test_a_tied_head_of_other_values_is_used(tmp_path: Path, chatml_hf: Any) -> None:
+    tied = CONFIG | {"tie_word_embeddings": True}
+    chatml_hf.save_pretrained(tmp_path)
+    checkpoints.write_folder(tmp_path, tied, checkpoints.tensors(CONFIG))
+    model = load_model(str(tmp_path))
+    assert model.config == config_from_hf(CONFIG)
+    np.testing.assert_array_equal(model.params["lm_head"], checkpoints.tensors(CONFIG)["lm_head.weight"].T)
 
 
 @pytest.mark.parametrize("spec", ["no-such-folder", "/no/such/folder", "./no/such"])

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.rope import inverse_frequencies
 from rcjax.model.safetensors_folder import SafetensorsFolder
-from rcjax.model.weights import fingerprint, load_params
+from rcjax.model.weights import fingerprint, load_params, with_stored_head
 
 FAMILIES = list(checkpoints.CONFIGS)
 
@@ -96,6 +97,63 @@ def test_redundant_tensors_are_ignored(tmp_path: Path) -> None:
     checkpoints.write_folder(plain, config, weights)
     checkpoints.write_folder(redundant, config, weights | extra)
     assert_trees_equal(load(redundant, "qwen2"), load(plain, "qwen2"))
+
+
+def tied_with_head(folder: Path, head: np.ndarray) -> Path:
+    """A checkpoint that says its head is the embedding, and stores one."""
+    config = checkpoints.CONFIGS["qwen2"]
+    return checkpoints.write_folder(folder, config, checkpoints.tensors(config) | {"lm_head.weight": head})
+
+
+def test_a_stored_head_of_other_values_is_used(tmp_path: Path) -> None:
+    """One number that differs is enough; the logits are those of the same weights untied."""
+    config = config_from_hf(checkpoints.CONFIGS["qwen2"])
+    embedding = checkpoints.tensors(checkpoints.CONFIGS["qwen2"])["model.embed_tokens.weight"]
+    head = embedding.copy()
+    head[-1, -1] += 1
+    source = SafetensorsFolder(tied_with_head(tmp_path, head))
+    untied = with_stored_head(config, source)
+    assert untied == replace(config, tied_embeddings=False)
+    params = load_params(untied, source, dtype=jnp.float32)
+    np.testing.assert_array_equal(params["lm_head"], head.T)
+    with pytest.raises(ModelLoadError, match=r"lm_head\.weight differs from .*; set tie_word_embeddings to false"):
+        load_params(config, source, dtype=jnp.float32)
+
+
+def test_a_stored_head_of_the_same_values_is_the_embedding(tmp_path: Path) -> None:
+    config = config_from_hf(checkpoints.CONFIGS["qwen2"])
+    embedding = checkpoints.tensors(checkpoints.CONFIGS["qwen2"])["model.embed_tokens.weight"]
+    assert with_stored_head(config, SafetensorsFolder(tied_with_head(tmp_path, embedding.copy()))) == config
+
+
+def test_a_stored_head_of_another_shape_is_an_error(tmp_path: Path) -> None:
+    config = config_from_hf(checkpoints.CONFIGS["qwen2"])
+    source = SafetensorsFolder(tied_with_head(tmp_path, np.zeros((3, 48), np.float32)))
+    with pytest.raises(ModelLoadError, match=r"lm_head\.weight has shape \(3, 48\), the config says \(72, 48\)"):
+        load_params(with_stored_head(config, source), source, dtype=jnp.float32)
+
+
+def test_stored_frequencies_that_the_config_does_not_give_are_an_error(tmp_path: Path) -> None:
+    config = checkpoints.CONFIGS["llama2"]
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    frequencies = inverse_frequencies(config_from_hf(config | {"rope_theta": 5e5}))
+    folder = checkpoints.write_folder(tmp_path, config, checkpoints.tensors(config) | {name: frequencies})
+    with pytest.raises(ModelLoadError, match=r"inv_freq holds other frequencies than .* rope_theta=10000"):
+        load(folder, "llama2")
+
+
+def test_tensors_of_an_embedding_model_are_refused(tmp_path: Path) -> None:
+    config = checkpoints.CONFIGS["qwen2"]
+    bare = {name.removeprefix("model."): tensor for name, tensor in checkpoints.tensors(config).items()}
+    with pytest.raises(ModelLoadError, match=r"lack the prefix 'model\.': an embedding model"):
+        load(checkpoints.write_folder(tmp_path, config, bare), "qwen2")
+
+
+def test_a_config_of_more_layers_than_tensors_is_an_error(tmp_path: Path) -> None:
+    config = checkpoints.CONFIGS["llama2"]
+    source = SafetensorsFolder(checkpoints.write_folder(tmp_path, config, checkpoints.tensors(config)))
+    with pytest.raises(ModelLoadError, match="30 tensors cannot make the config's 1000000000 layers"):
+        load_params(config_from_hf(config | {"num_hidden_layers": 10**9}), source, dtype=jnp.float32)
 
 
 def test_lm_head_is_unexpected_only_when_tied(tmp_path: Path) -> None:
