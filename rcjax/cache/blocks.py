@@ -39,6 +39,7 @@ class CachedBlock:
         "state",
         "superseded",
         "token_ids",
+        "verified_ids",
         "version",
     )
 
@@ -55,6 +56,7 @@ class CachedBlock:
     superseded: bool  # will never be ready: scratch, or dropped or overtaken while pending
     order: Int32[np.ndarray, "S"] | None  # offsets of all its tokens, those most worth correcting first, if worked out
     slot: int  # where the directory keeps it while it is ready
+    verified_ids: Int32[np.ndarray, "S"] | None  # a caller's array that was found equal to `token_ids`; read-only
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class CachedBlock:
         self.superseded = False
         self.order = None
         self.slot = NO_SLOT
+        self.verified_ids = None
 
     @classmethod
     def ready(cls, slot: int, fill: "Callable[[CachedBlock], None]") -> "CachedBlock":
@@ -87,6 +90,7 @@ class CachedBlock:
         block._fill = fill
         block.pins = 0
         block.state = BlockState.READY
+        block.verified_ids = None
         return block
 
     def fill(self) -> None:

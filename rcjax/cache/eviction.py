@@ -4,6 +4,7 @@ import heapq
 import math
 from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rcjax.cache.errors import IntegrityError
 
@@ -14,6 +15,7 @@ _END, _ABSENT = -1, -2  # in place of a neighbour's slot
 _BEFORE, _AFTER, _CLASS = 0, 1, 2  # fields of a slot's links
 
 
+@lru_cache(maxsize=4096)  # blocks of as many tokens and pages cost the same
 def cost_class(cost: float) -> int:
     """The class of costs that are rounded to the same `class_cost`."""
     if not (math.isfinite(cost) and cost >= 0):

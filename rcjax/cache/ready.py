@@ -1,6 +1,6 @@
 """The blocks that can be found: as columns while idle, with a handle as long as somebody holds one."""
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from weakref import ref
 
@@ -36,7 +36,7 @@ class ReadyBlocks:
         self.columns = BlockColumns(pool.capacity_pages)
         self._handles: dict[int, _HandleRef] = {}  # by slot, all that live
         self._pinned: dict[int, CachedBlock] = {}  # by slot
-        self._recent: deque[CachedBlock] = deque(maxlen=NUM_RECENT)
+        self.recent: OrderedDict[bytes, CachedBlock] = OrderedDict()  # by key, used last at the end
         self.num_evictable_pages = 0
         handles = self._handles
 
@@ -131,7 +131,10 @@ class ReadyBlocks:
             del self._pinned[block.slot]
             self._policy.add(block.slot, block.cost / len(block.pages))
             self.num_evictable_pages += len(block.pages)
-            self._recent.append(block)
+            self.recent[block.key] = block
+            self.recent.move_to_end(block.key)
+            if len(self.recent) > NUM_RECENT:
+                self.recent.popitem(last=False)
 
     def check_slot(self, slot: int) -> None:
         """Raises `IntegrityError` where columns, pages, policy, pins and handle of a slot disagree."""
@@ -192,6 +195,7 @@ class ReadyBlocks:
     def _let_go(self, block: CachedBlock) -> None:
         block.fill()  # while there is something to fill it with
         self.columns.remove(block.slot)
+        self.recent.pop(block.key, None)
         del self._handles[block.slot]
         block.state = BlockState.RETIRED
         block.slot = NO_SLOT

@@ -120,10 +120,10 @@ class BlockCache:
             build.claims.append(claim)
             claim.num_building += 1
             self._enqueue(build, claim.is_urgent)
-        num_built = {build.cached.key: build.num_fresh for build in builds}
         claim.is_granted = True
         claim.pins = [found[wanted.key] for wanted in claim.wanted]
-        claim.num_built = [num_built.pop(wanted.key, 0) for wanted in claim.wanted]
+        num_built = {build.cached.key: build.num_fresh for build in builds}
+        claim.num_built = [num_built.pop(wanted.key, 0) if builds else 0 for wanted in claim.wanted]
         return True
 
     def release(self, claim: Claim) -> None:

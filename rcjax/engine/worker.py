@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _INTEGRITY_SLICE_S = 0.002  # the longest that a request has to wait for a check that runs when nothing else does
 _INTEGRITY_PAUSE_S = 0.02
+_INTEGRITY_AFTER_S = 0.25  # of nothing to do: between two requests of a busy server there is no time for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class SliceWorker:
         self._lock = threading.Lock()  # guards `_open` and `_load_s`
         self._load_s = 0.0
         self._forget_before = 0
-        self._is_checking = False
+        self._check_after_s: float | None = None  # of waiting; None: all has been checked since the last work
         self._has_given_up = False  # the grace period is over: no more steps, whatever waits
         # Daemons, as a pass that outlasts the grace period must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name=f"rcjax-{name}", daemon=True)
@@ -234,13 +235,14 @@ class SliceWorker:
     def _step(self) -> bool:
         """Takes what was handed over, and one turn of the loop; False when there will be nothing more to do."""
         is_idle = self._loop.is_idle
-        if is_idle and self._is_checking:
-            self._is_checking = not self.cache.directory.check_integrity_within(_INTEGRITY_SLICE_S, self._clock)
-        pause_s = _INTEGRITY_PAUSE_S if is_idle and self._is_checking else None
+        pause_s = self._check_after_s if is_idle else None
         messages = self._inbox.take(pause_s, until_closed=not self._loop.has_flights)
         if self._has_given_up:
             return False
         if not messages:
+            if is_idle and self._check_after_s is not None:
+                is_round = self.cache.directory.check_integrity_within(_INTEGRITY_SLICE_S, self._clock)
+                self._check_after_s = None if is_round else _INTEGRITY_PAUSE_S
             return not (is_idle and self._inbox.is_closed)
         for message in messages:
             message()
@@ -248,7 +250,7 @@ class SliceWorker:
         if self._forget_before:
             before, self._forget_before = self._forget_before, 0
             self.cache.directory.forget_versions(min([before, *self._loop.live_versions]))
-        self._is_checking = True
+        self._check_after_s = _INTEGRITY_AFTER_S
         return not (self._inbox.is_closed and self._loop.is_idle)
 
     def _fly(self, flight: Flight) -> None:
