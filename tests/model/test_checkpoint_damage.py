@@ -10,10 +10,10 @@ import checkpoints
 import gguf
 import numpy as np
 import pytest
-from conftest import byte_level_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from transformers import PreTrainedTokenizerFast
 
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
@@ -28,18 +28,18 @@ INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, new_tokenizer: Callable[[], PreTrainedTokenizerFast]) -> Path:
     """A whole checkpoint, its weights in two shards."""
     path = tmp_path_factory.mktemp("valid")
-    Tokenizer(byte_level_tokenizer()).save(path)
+    Tokenizer(new_tokenizer()).save(path)
     return checkpoints.write_folder(path, CONFIG, checkpoints.tensors(CONFIG), num_shards=2)
 
 
 @pytest.fixture(scope="module")
-def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gguf_file(tmp_path_factory: pytest.TempPathFactory, new_tokenizer: Callable[[], PreTrainedTokenizerFast]) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
     writer = checkpoints.gguf_writer(path, CONFIG, checkpoints.tensors(CONFIG))
-    hf = byte_level_tokenizer()
+    hf = new_tokenizer()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(hf.convert_ids_to_tokens(list(range(267))))
