@@ -63,13 +63,16 @@ class Tokenizer:
         eos_ids: Iterable[int] = (),
         special: Iterable[str] = (),
         file: str = "the tokenizer",
+        template_file: str | None = None,
     ):
-        """`special` are control tokens that the backend does not know as such; `file` is what errors name."""
+        """`special` are control tokens that the backend does not know as such; `file` and `template_file` (the same
+        unless given) are what errors name.
+        """
         self._parts = parts
-        self.file = file
+        self.file, self._template_file = file, template_file or file
         named = {f"{name}_token": getattr(parts, f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
         self._named: dict[str, str] = {name: str(token) for name, token in named.items() if token is not None}
-        self._templates = _templates(parts.chat_template, file, self._named)
+        self._templates = _templates(parts.chat_template, self._template_file, self._named)
         spec = for_fragments(json.loads(parts.backend_tokenizer.to_str()), file)
         control = control_tokens(spec, {*self._named.values(), *special}, list(self._templates.values()))
         self._with_control = _backend(spec, file)
@@ -128,7 +131,9 @@ class Tokenizer:
             return ChatFrame(prefix=self._text_start + system + "\n\n", suffix="\n")
         if "default" not in self._templates:
             names = ", ".join(map(repr, self._templates))
-            raise ModelLoadError(f"{self.file}: of the chat templates {names} none is named 'default'; name one so")
+            raise ModelLoadError(
+                f"{self._template_file}: of chat templates {names} none is named 'default'; name one so"
+            )
         template = self._templates["default"]
         headed = [{"role": "user", "content": f"{system}\n\n{_USER_TEXT}"}]
         try:
@@ -138,7 +143,9 @@ class Tokenizer:
         except ModelLoadError:
             rendered = template.render(headed)
         if rendered.count(_USER_TEXT) != 1:
-            raise ModelLoadError(f"{self.file}: the chat template must write the user's text once: {shown(rendered)}")
+            raise ModelLoadError(
+                f"{self._template_file}: a chat template must write the user's text once: {shown(rendered)}"
+            )
         prefix, suffix = rendered.split(_USER_TEXT)
         if self.bos_ids.size:
             prefix = prefix.removeprefix(self._named["bos_token"])

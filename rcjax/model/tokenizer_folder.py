@@ -12,6 +12,7 @@ from rcjax.model.fields import Fields, first_line, read_json, read_text, shown
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.tokenizer import Tokenizer
 
+_TEMPLATE_FILE, _TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # Classes of transformers, without "Fast", whose ids are those of tokenizer.json. A class that is none of them may be
 # code that comes with a checkpoint.
@@ -54,7 +55,9 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     _set_bos(backend, config, names.get("bos_token"))
     special = _added_tokens(config, backend, path)
     parts = LoadedTokenizer(backend, _chat_templates(folder, config), **names)
-    return Tokenizer(parts, eos_ids=_eos_ids(folder), special=special, file=str(path))
+    has_file = (folder / _TEMPLATE_FILE).exists() or (folder / _TEMPLATE_FOLDER).exists()
+    template_file = str(folder / _TEMPLATE_FILE) if has_file else config.file
+    return Tokenizer(parts, eos_ids=_eos_ids(folder), special=special, file=str(path), template_file=template_file)
 
 
 def refuse_code(config: Fields) -> None:
@@ -150,8 +153,8 @@ def _added_tokens(config: Fields, backend: tokenizers.Tokenizer, path: Path) -> 
 
 def _chat_templates(folder: Path, config: Fields) -> dict[str, str]:
     """Templates by name: files win over tokenizer_config.json, as in transformers."""
-    files = {"default": folder / "chat_template.jinja"} if (folder / "chat_template.jinja").exists() else {}
-    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    files = {"default": folder / _TEMPLATE_FILE} if (folder / _TEMPLATE_FILE).exists() else {}
+    files |= {path.stem: path for path in sorted((folder / _TEMPLATE_FOLDER).glob("*.jinja"))}
     if files:
         return {name: read_text(path) for name, path in files.items()}
     given = config.values.get("chat_template")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from rcjax.model.chat_template import ChatTemplate
@@ -85,6 +86,21 @@ def test_tokens_that_other_files_call_special_never_come_from_text(
     assert not {role, end} & encoded
 
 
+def test_a_marker_that_merges_make_never_comes_from_text(chatml_hf: PreTrainedTokenizerFast) -> None:
+    """Here [e] is a word of the vocabulary as any other, and the template puts it together."""
+    spec = json.loads(chatml_hf.backend_tokenizer.to_str())
+    first = max(spec["model"]["vocab"].values()) + 1
+    spec["model"]["vocab"] |= {"[e": first, "[e]": first + 1, "(e": first + 2}
+    spec["model"]["merges"] += [["[", "e"], ["[e", "]"], ["(", "e"]]
+    spec["pre_tokenizer"]["use_regex"] = False  # or the brackets would be words of their own
+    hf = PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(json.dumps(spec)), eos_token="<|im_end|>")
+    hf.chat_template = "{% for m in messages %}{{ '[' + 'e' + '](e' }}{{ m.content }}{% endfor %}"
+    tokenizer = Tokenizer(hf)
+    assert first + 1 in tokenizer.encode("[e]", allow_special=True)
+    assert first + 1 not in tokenizer.encode("the[e]")
+    assert first + 2 in tokenizer.encode("(e"), "an ordinary piece stays"
+
+
 def test_a_saved_tokenizer_keeps_its_templates(tmp_path: Path, chatml_hf: PreTrainedTokenizerFast) -> None:
     chatml_hf.chat_template = {"default": PLAIN, "rag": BUILT}
     tokenizer = Tokenizer(chatml_hf)
@@ -139,3 +155,14 @@ def test_a_template_that_fails_is_one_line(chatml_hf: PreTrainedTokenizerFast, s
         Tokenizer(chatml_hf, file="m/tokenizer.json").chat_frame("Rank.")
     assert raised.value.message.startswith("m/tokenizer.json: chat template 'default'")
     assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_template_that_fails_is_named_with_its_file(
+    tmp_path: Path, chatml_hf: PreTrainedTokenizerFast, file: str
+) -> None:
+    write(tmp_path, chatml_hf, "{{ 1 // 0 }}")
+    if file.endswith("jinja"):
+        (tmp_path / file).write_text("{{ 1 // 0 }}")
+    with pytest.raises(ModelLoadError, match=rf"{file}: chat template 'default' fails with ZeroDivisionError"):
+        read_tokenizer(tmp_path).chat_frame("Rank.")
