@@ -12,6 +12,7 @@ from rcjax.engine.compilation import CompilationCounter, use_compilation_cache
 from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
 from rcjax.engine.validation import ServiceLimits
+from rcjax.model.context import check_context
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
@@ -43,6 +44,14 @@ def start_engine(
         progress(f"loading {settings.model}")
         model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
+    own_len, limits = len(builder.instruction_ids), settings.limits
+    check_context(
+        model.config,
+        {
+            "limits.max_item_tokens, after the instruction,": own_len + limits.max_item_tokens,
+            "limits.max_history_tokens, after the instruction,": own_len + limits.max_history_tokens,
+        },
+    )
     parts = slice_parts(settings, model, builder, progress)
     planner = new_planner(settings, parts, builder)
     worker = new_worker(settings, parts, planner, builder)
