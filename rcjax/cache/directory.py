@@ -65,7 +65,7 @@ class BlockDirectory:
     # ---- finding
 
     def lookup(self, key: bytes, token_ids: TokenIds) -> CachedBlock | None:
-        """The ready block of that key and those tokens, noting the use; None counts as a miss.
+        """The ready block of that key and those tokens; None counts as a miss. To read it is to pin it, which is a use.
 
         The key discovers, the tokens verify. A block whose key matches and whose tokens do not is never a
         hit: it counts as a miss and as a collision, and stays. `reserve` refuses that key for as long as it
@@ -81,7 +81,6 @@ class BlockDirectory:
             self.num_collisions += 1
             return None
         self.num_hits += 1
-        ready.touch(slot)
         return ready.handle(slot)
 
     def acquire(self, key: bytes, token_ids: TokenIds) -> CachedBlock | None:

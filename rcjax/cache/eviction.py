@@ -78,10 +78,6 @@ class GreedyDual:
             self._queues[number] = _Queue(class_cost(number))
         self._append(slot, self._queues[number])
 
-    def touch(self, slot: int) -> None:
-        """Notes a use of an evictable block; KeyError for another."""
-        self._append(slot, self._unlink(slot))
-
     def remove(self, slot: int) -> None:
         """Takes a block out of reach; KeyError if it is not evictable."""
         self._unlink(slot)

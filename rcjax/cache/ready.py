@@ -113,11 +113,6 @@ class ReadyBlocks:
         self._pool.free(pages)
         return key, kind, len(pages)
 
-    def touch(self, slot: int) -> None:
-        """Notes a use; a pinned block is used again when its last reader leaves."""
-        if slot not in self._pinned:
-            self._policy.touch(slot)
-
     def pin(self, block: CachedBlock) -> None:
         if not block.pins:
             self._remove_evictable(block)

@@ -84,7 +84,9 @@ def test_bad_reservations_change_nothing(directory, arguments, message):
 
 def test_the_least_recently_used_are_evicted_and_no_more_than_needed(directory):
     a, b, c = (build(directory, owner) for owner in "abc")
-    assert lookup(directory, "a") is a
+    with directory.pinned([lookup(directory, "a")]):
+        pass
+    assert lookup(directory, "b") is b, "which without a pin is no use of it"
     reserve(directory, "d", 8)
     assert [directory.current("item", owner) for owner in "abc"] == [a, None, c]
     assert (b.state, b.pages) == (BlockState.RETIRED, ())

@@ -137,9 +137,6 @@ class DirectoryMachine(RuleBasedStateMachine):
         assert found is expected.handle
         self.check_content(expected)
         self.model.counts.hits += 1
-        if not expected.pins:
-            self.model.by_use.remove(expected)
-            self.model.by_use.append(expected)
 
     @rule(data=st.data(), other=texts)
     def collide(self, data, other):

@@ -24,7 +24,8 @@ def test_with_equal_costs_it_is_lru(calls, cost):
     lru: OrderedDict[int, None] = OrderedDict()
     for call, slot, _ in calls:
         if call == "use" and slot in lru:
-            policy.touch(slot)
+            policy.remove(slot)
+            policy.add(slot, cost)
             lru.move_to_end(slot)
         elif call == "use":
             policy.add(slot, cost)
@@ -46,7 +47,8 @@ def test_it_is_greedy_dual_with_rounded_costs(calls):
     priority: OrderedDict[int, tuple[float, float]] = OrderedDict()  # in order of use: (H, cost)
     for call, slot, cost in calls:
         if call == "use" and slot in priority:
-            policy.touch(slot)
+            policy.remove(slot)
+            policy.add(slot, priority[slot][1])
             priority[slot] = (inflation + priority[slot][1], priority[slot][1])
             priority.move_to_end(slot)
         elif call == "use":
@@ -81,12 +83,14 @@ def test_a_costly_block_outlives_cheap_ones_but_not_for_ever():
     assert evicted == [*range(1, 8), 0]
 
 
-def test_many_touches_leave_no_heap_behind():
+def test_many_uses_leave_no_heap_behind():
     policy = GreedyDual()
     for slot in SLOTS:
         policy.add(slot, 1.0 + slot % 2)
     for n in range(10_000):
-        policy.touch(SLOTS[n % 5])
+        slot = SLOTS[n % 5]
+        policy.remove(slot)
+        policy.add(slot, 1.0 + slot % 2)
     assert len(policy._heap) == 2
     policy.remove(4)
     assert [policy.pop() for _ in range(5)] == [0, 2, 5, 1, 3]
@@ -98,8 +102,6 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="already evictable"):
         policy.add(0, 1.0)
     for slot in (1, 99):
-        with pytest.raises(KeyError):
-            policy.touch(slot)
         with pytest.raises(KeyError):
             policy.remove(slot)
     for bad in (float("nan"), float("inf"), -1.0):
