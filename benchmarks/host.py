@@ -34,7 +34,7 @@ from rcjax.model.spec import load_model
 from rcjax.request import RecommendRequest
 from rcjax.serving import codec
 from rcjax.serving.local import LocalEngine
-from rcjax.serving.server import Server, running_server
+from rcjax.serving.server import Server, freeze_start_up, running_server
 from rcjax.serving.startup import start_engine
 from rcjax.serving.v1 import rcjax_pb2_grpc
 
@@ -72,6 +72,7 @@ def main() -> None:
     if set(chosen) & {"router", "grpc", "memory"}:
         with idle_engine(settings(), load_model(Settings().model), NUM_PAGES) as engine:
             asks = fill(engine, EmbeddedWorld(0))
+            freeze_start_up()  # as `rcjax serve` does
             if "router" in chosen:
                 report["router"] = measure_router(engine, asks, args.requests)
                 claims.append(Claim("requests/s of the router", report["router"]["requests_per_s"], 1500))

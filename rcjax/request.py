@@ -1,7 +1,7 @@
 """What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rcjax.catalog.types import Event, Item, User
 
@@ -22,8 +22,9 @@ class RecommendRequest:
     arm: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RankedItem:
+class RankedItem(NamedTuple):
+    """A candidate and its place."""
+
     item_id: str
     score: float
     rank: int  # from 1

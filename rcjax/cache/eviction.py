@@ -66,17 +66,18 @@ class GreedyDual:
 
     def add(self, slot: int, cost_per_page: float) -> None:
         """Makes a block evictable, as just used; ValueError if it is already."""
-        number = cost_class(cost_per_page)
-        while 4 * slot >= len(self._links):
-            self._links.extend((_END, _ABSENT, 0, 0))
+        number, at, links = cost_class(cost_per_page), 4 * slot, self._links
+        while at >= len(links):
+            links.extend((_END, _ABSENT, 0, 0))
             self._uses.extend((0.0, 0.0))
-        if slot in self:
+        if links[at + _AFTER] != _ABSENT:
             raise ValueError(f"the block in {slot=} is already evictable")
-        self._links[4 * slot + _CLASS] = number
+        links[at + _CLASS] = number
         self._num += 1
-        if number not in self._queues:
-            self._queues[number] = _Queue(class_cost(number))
-        self._append(slot, self._queues[number])
+        queue = self._queues.get(number)
+        if queue is None:
+            queue = self._queues[number] = _Queue(class_cost(number))
+        self._append(slot, queue)
 
     def remove(self, slot: int) -> None:
         """Takes a block out of reach; KeyError if it is not evictable."""

@@ -115,7 +115,8 @@ class ReadyBlocks:
 
     def pin(self, block: CachedBlock) -> None:
         if not block.pins:
-            self._remove_evictable(block)
+            self._policy.remove(block.slot)
+            self.num_evictable_pages -= len(block.pages)
             self._pinned[block.slot] = block
         block.pins += 1
 

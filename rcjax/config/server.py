@@ -12,5 +12,5 @@ class ServerSettings(StrictModel):
     port: int = Field(50051, ge=0, le=65535)
     admin_port: int = Field(50052, ge=0, le=65535)
     max_queue: int = Field(256, ge=1)
-    planner_threads: int = Field(2, ge=1)
+    planner_threads: int = Field(1, ge=1)
     grace_s: float = Field(10.0, ge=0)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from rcjax.catalog.types import Event, Item
-from rcjax.engine.planning import Change, PlannedBlock, Stored, WritePlan
+from rcjax.engine.plan import Change, PlannedBlock, Stored, WritePlan
 from rcjax.engine.versions import Versions
 from rcjax.prompt import BlockKind
 

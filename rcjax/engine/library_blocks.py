@@ -4,7 +4,7 @@ import hashlib
 
 from rcjax.cache import BlockKeys
 from rcjax.engine.library import Library, StoredItem, StoredUser
-from rcjax.engine.planning import PlannedBlock
+from rcjax.engine.plan import PlannedBlock
 from rcjax.errors import NotFoundError
 from rcjax.prompt import BlockKind, PromptBuilder
 from rcjax.prompt.builder import TokenIds

@@ -11,7 +11,7 @@ from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Row
 from rcjax.engine.library import Library
 from rcjax.engine.library_blocks import LibraryBlocks, unknown_user
-from rcjax.engine.planning import Plan, PlannedBlock, Stored, WritePlan
+from rcjax.engine.plan import Plan, PlannedBlock, Stored, WritePlan
 from rcjax.engine.shape import ShapeSet
 from rcjax.engine.source_plan import SourcePlanner
 from rcjax.engine.validation import ServiceLimits, candidate_field, ids_of, validate_request
@@ -41,7 +41,7 @@ class Planner:
         """`max_len` is the model's context; `max_block_pages` what a pool can hold, the instruction included."""
         self.builder = builder
         self.library = library
-        self._keys = keys
+        self._instruction = PlannedBlock(builder.instruction_block(), keys.instruction)
         self._arms = dict(arms)
         self._info = info
         self._limits = limits
@@ -119,7 +119,7 @@ class Planner:
             prompt=prompt,
             item_ids=ids_of(request),
             cached=cached,
-            keys=self._cached_keys(arm, history, items),
+            wanted=self._wanted(arm, history, items),
             row=row,
             num_fresh=num_fresh,
             num_pages=num_pages,
@@ -153,15 +153,15 @@ class Planner:
                 "fewer candidates or configure a larger cache.pool_bytes"
             )
 
-    def _cached_keys(self, arm: Arm, history: PlannedBlock, items: Sequence[PlannedBlock]) -> tuple[bytes, ...]:
-        """The keys of the blocks of `arm.reuse.kinds`, in prompt order."""
+    def _wanted(self, arm: Arm, history: PlannedBlock, items: Sequence[PlannedBlock]) -> tuple[PlannedBlock, ...]:
+        """The blocks of `arm.reuse.kinds`, in prompt order."""
         kinds = arm.reuse.kinds
-        keys = [self._keys.instruction] if BlockKind.INSTRUCTION in kinds else []
+        wanted = [self._instruction] if BlockKind.INSTRUCTION in kinds else []
         if BlockKind.HISTORY in kinds and len(history.block.token_ids):
-            keys.append(history.key)
+            wanted.append(history)
         if BlockKind.ITEM in kinds:
-            keys += [item.key for item in items]
-        return tuple(keys)
+            wanted += items
+        return tuple(wanted)
 
     def _candidate(self, candidate: str | Item, index: int, used: list[Stored[Any]]) -> PlannedBlock:
         stored = self.library.item(candidate if isinstance(candidate, str) else candidate.item_id)

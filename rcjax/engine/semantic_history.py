@@ -102,8 +102,7 @@ class SemanticHistories:
         history = state.plan.prompt.blocks[index]
         match = self._pool.lookup(history.token_ids, min_similarity=self._min_similarity)
         num_taken = int(match.taken.sum())
-        keys = zip(state.plan.cached, state.plan.keys, strict=True)
-        others = [PlannedBlock(state.plan.prompt.blocks[i], key) for i, key in keys if i != index]
+        others = [planned for i, planned in zip(state.plan.cached, state.plan.wanted, strict=True) if i != index]
         num_pages = self._cache.directory.pool.pages_for(len(history)) if num_taken else 0
         state.claim = Claim(others, state.plan.version, is_urgent=True, num_scratch_pages=num_pages)
         state.loan = Loan(index, match, self._pool)
@@ -134,11 +133,10 @@ class SemanticHistories:
         plan = state.plan
         if plan.arm.history is History.EXACT:
             return None
-        for index, key in zip(plan.cached, plan.keys, strict=True):
-            block = plan.prompt.blocks[index]
-            if block.kind is BlockKind.HISTORY:
-                current = self._cache.directory.current(block.kind, block.owner)
-                return None if current is not None and current.key == key else index
+        for index, planned in zip(plan.cached, plan.wanted, strict=True):
+            if planned.block.kind is BlockKind.HISTORY:
+                current = self._cache.directory.current(planned.block.kind, planned.block.owner)
+                return None if current is not None and current.key == planned.key else index
         return None
 
 

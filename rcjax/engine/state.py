@@ -10,7 +10,7 @@ from typing import Any
 from rcjax.cache.semantic import Match, SemanticPool
 from rcjax.engine.assembly import Row
 from rcjax.engine.claim import Claim
-from rcjax.engine.plan import Plan, PlannedBlock
+from rcjax.engine.plan import Plan
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.errors import DeadlineExceededError, RcjaxError
 from rcjax.request import RecommendResult
@@ -30,9 +30,7 @@ class Stage(IntEnum):
 
 def claim_of(plan: Plan) -> Claim:
     """A claim on every block that a request takes from the cache."""
-    blocks = plan.prompt.blocks
-    wanted = [PlannedBlock(blocks[i], key) for i, key in zip(plan.cached, plan.keys, strict=True)]
-    return Claim(wanted, plan.version, is_urgent=True)
+    return Claim(plan.wanted, plan.version, is_urgent=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

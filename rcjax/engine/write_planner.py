@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rcjax.catalog.types import Event, Item, User
 from rcjax.engine.library import Library
 from rcjax.engine.library_blocks import LibraryBlocks, unknown_user
-from rcjax.engine.planning import Change, PlannedBlock, Stored, WritePlan
+from rcjax.engine.plan import Change, PlannedBlock, Stored, WritePlan
 from rcjax.engine.validation import ServiceLimits, validate_write
 from rcjax.errors import InvalidRequestError
 from rcjax.prompt import Block, BlockKind, FittedHistory, FittingTexts

@@ -15,8 +15,13 @@ class Reuse(StrEnum):
 
     @property
     def kinds(self) -> frozenset[BlockKind]:
-        order = (BlockKind.INSTRUCTION, BlockKind.HISTORY, BlockKind.ITEM)
-        return frozenset(order[: list(Reuse).index(self)])
+        return _KINDS[self]
+
+
+_KINDS = {
+    reuse: frozenset((BlockKind.INSTRUCTION, BlockKind.HISTORY, BlockKind.ITEM)[:number])
+    for number, reuse in enumerate(Reuse)
+}
 
 
 class History(StrEnum):

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from rcjax.engine.state import public
 from rcjax.errors import DeadlineExceededError, RcjaxError, ResourceExhaustedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Calls(Generic[Body]):
             return
         self._told(outcome)
         if isinstance(outcome, BaseException):
-            call.future.set_exception(public_error(outcome))
+            call.future.set_exception(public(outcome))
         else:
             call.future.set_result(outcome)
 
@@ -94,11 +95,3 @@ class Calls(Generic[Body]):
 def check_room(num_calls: int, max_calls: int) -> None:
     if num_calls >= max_calls:
         raise ResourceExhaustedError(f"{max_calls} calls are under way, which is the limit; retry later")
-
-
-def public_error(error: BaseException) -> RcjaxError:
-    """What a caller may know of `error`; what they may not is logged."""
-    if isinstance(error, RcjaxError):
-        return error
-    logger.error("the engine failed on a call", exc_info=error)
-    return RcjaxError("internal error; the server's log has the details")

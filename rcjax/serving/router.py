@@ -48,7 +48,7 @@ class Router:
         info: EngineInfo,
         *,
         max_queue: int,
-        planner_threads: int = 2,
+        planner_threads: int = 1,
         scheduler: Scheduler | None = None,
         count_compilations: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
