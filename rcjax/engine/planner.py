@@ -41,6 +41,7 @@ class Planner:
         """`max_len` is the model's context; `max_block_pages` what a pool can hold, the instruction included."""
         self.builder = builder
         self.library = library
+        self.keys = keys
         self._instruction = PlannedBlock(builder.instruction_block(), keys.instruction)
         self._arms = dict(arms)
         self._info = info

@@ -150,7 +150,7 @@ class Slice:
         self.directory = BlockDirectory(PagePool(num_pages, PAGE_TOKENS), GreedyDual())
         instruction = self.planner.builder.instruction_block()
         build_shapes = shape_set("build", BUILD)
-        self.cache = BlockCache(self.executor, self.directory, self.planner._blocks._keys, build_shapes, instruction)
+        self.cache = BlockCache(self.executor, self.directory, self.planner.keys, build_shapes, instruction)
         self.executor.is_immediate = True
         self.cache.build_instruction()
         self.executor.is_immediate = False
@@ -227,7 +227,7 @@ class Slice:
         """An item of the catalogue, whose id is its own."""
         one = item(number, text=text)
         ids = self.planner.builder.item_ids(one)
-        key = self.planner._blocks._keys.key(BlockKind.ITEM, one.item_id, ids)
+        key = self.planner.keys.key(BlockKind.ITEM, one.item_id, ids)
         return PlannedBlock(self.planner.builder.block(BlockKind.ITEM, ids, one.item_id), key)
 
     def turn(self) -> None:

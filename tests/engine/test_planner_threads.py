@@ -77,7 +77,7 @@ def test_each_plan_is_of_one_moment_per_owner(max_cache_bytes):
     planner = new_planner(max_cache_bytes=max_cache_bytes)
     texts, faults, stop = Texts((*ITEM_IDS, "u")), [], threading.Event()
     threads = [
-        threading.Thread(target=ask, args=(planner, texts, faults, stop, planner._keys)) for _ in range(NUM_THREADS)
+        threading.Thread(target=ask, args=(planner, texts, faults, stop, planner.keys)) for _ in range(NUM_THREADS)
     ]
     for thread in threads:
         thread.start()
