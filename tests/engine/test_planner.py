@@ -26,7 +26,7 @@ from rcjax.prompt.template import Template
 from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest
 
 ORACLE = prompt_oracle()
-KEYS = new_planner()._keys
+KEYS = new_planner().keys
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ class TestWhatAPlanSays:
         blocks = plan.prompt.blocks
         assert plan.cached == tuple(i for i, block in enumerate(blocks) if block.kind in kinds)
         assert plan.keys == tuple(
-            stocked._keys.key(blocks[i].kind, blocks[i].owner, blocks[i].token_ids) for i in plan.cached
+            stocked.keys.key(blocks[i].kind, blocks[i].owner, blocks[i].token_ids) for i in plan.cached
         )
         assert plan.block_pages == sum(-(-len(blocks[i]) // PAGE_TOKENS) for i in plan.cached)
         is_sequential = ARMS[arm].layout is Layout.SEQUENTIAL
