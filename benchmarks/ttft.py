@@ -27,6 +27,7 @@ from rich.table import Table
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
 from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings
+from rcjax.errors import InvalidRequestError
 from rcjax.model.config import ModelConfig
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import Layout, Reuse, Scoring
@@ -85,7 +86,11 @@ def fill(engine: LocalEngine, num_requests: int, seed: int) -> list[Request]:
     for request in world.requests(10 * num_requests, split="test"):
         user = world.user(request.user_id)
         ask = RecommendRequest(request.candidates, history=user.events, arm="rcjax")
-        if PROMPT_TOKENS[0] <= engine.prompt(ask).num_tokens <= PROMPT_TOKENS[1]:
+        try:
+            num_tokens = engine.prompt(ask).num_tokens
+        except InvalidRequestError:
+            continue  # longer than any shape holds
+        if PROMPT_TOKENS[0] <= num_tokens <= PROMPT_TOKENS[1]:
             engine.put_user(user)
             found.append(request)
         if len(found) == num_requests:
