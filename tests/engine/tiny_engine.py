@@ -253,8 +253,9 @@ def scores(engine, *args, **fields):
 
 def together(engine: TinyEngine, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
     """As `engine.recommend`, but all are handed over before the worker looks at any: they can share passes."""
-    handed_over = threading.Event()
-    engine.worker.call(lambda worker: handed_over.wait())
+    is_held, handed_over = threading.Event(), threading.Event()
+    engine.worker.call(lambda worker: (is_held.set(), handed_over.wait()))
+    assert is_held.wait(60)  # else it might take the first request along with the call
     futures = engine.router.submit_planned(requests)
     handed_over.set()
     return [future.exception() or future.result() for future in futures]
