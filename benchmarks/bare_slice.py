@@ -53,7 +53,7 @@ class BareSlice:
             raise RuntimeError("the pool has no room for these blocks")
         try:
             while self.cache.has_builds:
-                group, _ = self.cache.next_builds()
+                group = self.cache.next_builds()
                 self._run(self.cache.run_builds(group))
             yield claim.pins
         finally:

@@ -10,7 +10,7 @@ from rcjax.engine.build_pass import BuildPasses
 from rcjax.engine.claim import Build, Claim
 from rcjax.engine.executor import Executor, Pending
 from rcjax.engine.plan import PlannedBlock
-from rcjax.engine.shape import Shape, ShapeSet
+from rcjax.engine.shape import ShapeSet
 from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import Block
 
@@ -123,7 +123,7 @@ class BlockCache:
         claim.is_granted = True
         claim.pins = [found[wanted.key] for wanted in claim.wanted]
         num_built = {build.cached.key: build.num_fresh for build in builds}
-        claim.num_built = [num_built.pop(wanted.key, 0) if builds else 0 for wanted in claim.wanted]
+        claim.num_built = [num_built.pop(wanted.key, 0) for wanted in claim.wanted]
         return True
 
     def release(self, claim: Claim) -> None:
@@ -229,12 +229,11 @@ class BlockCache:
         """Whether anything waits to be built, for a request or a write."""
         return bool(self._urgent or self._background)
 
-    def next_builds(self) -> tuple[list[Build], Shape]:
-        """What the next build pass computes, and in which shape: what requests wait for, then what else fits in."""
+    def next_builds(self) -> list[Build]:
+        """What the next build pass computes: what requests wait for, then what else its shape holds."""
         group = self.passes.pack([], self._urgent, self.passes.largest)
         shape = self.passes.fit(group) if group else self.passes.largest
-        group = self.passes.pack(group, self._background, shape)
-        return group, self.passes.fit(group)
+        return self.passes.pack(group, self._background, shape)
 
     def run_builds(self, group: list[Build]) -> Generator[Pending[Any], Any, None]:
         """Computes and commits a group; if the pass fails, so do the claims that wait for its blocks."""

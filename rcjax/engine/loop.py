@@ -213,7 +213,7 @@ class SliceLoop:
 
     def _start_builds(self) -> None:
         is_urgent = self.cache.has_urgent_builds
-        group, _ = self.cache.next_builds()
+        group = self.cache.next_builds()
         self._resume(Task(self.cache.run_builds(group), _ignore, _log_build, is_urgent), None, None)
 
     # ---- tasks

@@ -1,6 +1,5 @@
 """Programs: the compiled passes of a model, apart from the pages they run on."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,7 +39,6 @@ class Programs:
         self.format = format
         self.num_pages = num_pages
         self.vocab_ids = vocab_ids
-        self.compile_s: dict[Program, float] = {}
         self._attention = attention
         self._params = jax.tree.map(_struct, params)
         self._pages = jax.eval_shape(partial(empty_pages, format, num_pages))
@@ -104,10 +102,8 @@ class Programs:
 
     def _compile(self, program: Program, run: Callable[..., Any], *arrays: Any) -> Any:
         """Compiles a pass; returns the shapes and dtypes of its result."""
-        start_s = time.perf_counter()
         lowered = jax.jit(run).lower(self._params, self._pages, *arrays)
         self._passes[program] = lowered.compile()
-        self.compile_s[program] = time.perf_counter() - start_s
         return lowered.out_info
 
     def _compile_write(self, fresh: FreshKV, source: np.ndarray) -> None:

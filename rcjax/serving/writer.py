@@ -97,7 +97,7 @@ class Writer:
 
     def _drop(self, call: Call[Write], plan: WritePlanned) -> None:
         num_deleted = self._library.swap(plan)
-        dropped = [worker.drop(plan.drop, plan.version) for worker in self._workers] if plan.drop else []
+        dropped = [worker.drop(plan.drop, plan.version) for worker in self._workers]
         when_all(
             dropped,
             lambda _: self._end(call, WriteResult(num_deleted=num_deleted), plan),

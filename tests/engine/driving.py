@@ -46,7 +46,7 @@ def planned(cache: BlockCache, block: Block) -> PlannedBlock:
 def build_all(cache: BlockCache, claim: Claim | None = None) -> None:
     """Runs build passes until none is left, or one failed that `claim` waits for."""
     while cache.has_builds and not (claim and claim.error):
-        group, _ = cache.next_builds()
+        group = cache.next_builds()
         with suppress(Exception):
             drain(cache, cache.run_builds(group))
 
