@@ -135,35 +135,29 @@ def assemble(
 
 def _lay_out_fresh(row: Row) -> tuple[np.ndarray, list[int]]:
     """The row's fresh tokens, and where the last one of each readout block stands."""
-    ids: list[np.ndarray] = []
+    own: list[np.ndarray] = []  # of each run of fresh tokens: which tokens of its block
     lengths: list[int] = []
-    places: list[int] = []  # of each run: position less place in the row, segment, horizon
-    scattered: list[tuple[int, np.ndarray]] = []  # where runs begin whose positions do not run on, and these
+    places: list[int] = []  # of each run: tokens of the row's blocks before it, first position, segment, horizon
     ends: list[int] = []
-    at = 0
+    tokens = [block.token_ids for block in row.blocks]
+    sources = row.sources
+    before = at = 0
     for index, block in enumerate(row.blocks):
-        source = row.sources.get(index)
-        tokens = block.token_ids
-        if source is not None:
-            if source.num_cached == len(tokens) and (source.is_corrected or not len(source.selected)):
-                ends.append(at - 1)
-                continue
-            own = row.fresh_offsets(index)
-            tokens = tokens[own]
-            scattered.append((at, block.start + own))
-        ids.append(tokens)
-        num = len(tokens)
-        lengths.append(num)
-        places += (block.start - at, block.segment, block.horizon)
+        length = len(tokens[index])
+        offsets = row.fresh_offsets(index) if index in sources else _offsets(0, length)
+        num = len(offsets)
+        if num:
+            own.append(offsets)
+            lengths.append(num)
+            places += (before, block.start, block.segment, block.horizon)
+        before += length
         at += num
         ends.append(at - 1)
     fresh = np.empty((4, at), np.int32)
     if at:
-        np.concatenate(ids, out=fresh[0])
-        fresh[1:] = np.array(places, np.int32).reshape(-1, 3).T.repeat(lengths, axis=1)
-        fresh[1] += _offsets(0, at)
-        for first, positions in scattered:
-            fresh[1, first : first + len(positions)] = positions
+        fresh[:] = np.array(places, np.int32).reshape(-1, 4).repeat(lengths, axis=0).T
+        fresh[:2] += np.concatenate(own)
+        fresh[0] = np.concatenate(tokens)[fresh[0]]
     return fresh, [ends[index] for index in row.readouts]
 
 
