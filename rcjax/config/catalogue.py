@@ -8,6 +8,7 @@ from typing import cast, get_args
 from pydantic import Field
 
 from rcjax.catalog import Catalogue, CataloguePaths, Format, OnError, embedded_catalogue, load_catalogue
+from rcjax.config.paths import in_folder
 from rcjax.config.strict import StrictModel
 
 _PATH_KEYS = ("items", "events", "users", "requests")
@@ -31,13 +32,7 @@ class CatalogueSettings(StrictModel):
 
         ValueError names a path whose home directory is not known.
         """
-        paths = {}
-        for name, path in self.paths.items():
-            try:
-                paths[name] = (folder / path.expanduser()).absolute()
-            except RuntimeError as error:
-                problem = "its home directory is not known; write the path without ~"
-                raise ValueError(f"catalogue.paths.{name}: {str(path)!r}: {problem}") from error
+        paths = {name: in_folder(folder, path, f"catalogue.paths.{name}") for name, path in self.paths.items()}
         return self.model_copy(update={"paths": paths})
 
 

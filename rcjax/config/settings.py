@@ -4,18 +4,21 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import model_validator
 
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
 from rcjax.config.cache import CacheSettings, SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings
 from rcjax.config.limits import Limits
+from rcjax.config.paths import in_folder
 from rcjax.config.server import ServerSettings
 from rcjax.config.shapes import EMBEDDED_SHAPES, ShapeSettings
 from rcjax.config.strict import StrictModel
 from rcjax.config.train import TrainSettings
+from rcjax.model.location import located
 from rcjax.prompt import History
+from rcjax.prompt.template import is_template_file
+from rcjax.yaml_file import read_yaml
 
 
 class Settings(StrictModel):
@@ -56,6 +59,18 @@ class Settings(StrictModel):
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
 
+    def in_folder(self, folder: Path) -> "Settings":
+        """The same with the paths that a file in `folder` means: relative ones start there, `~` is a home directory."""
+        changed: dict[str, object] = {
+            "model": located(self.model, folder),
+            "catalogue": self.catalogue.in_folder(folder),
+        }
+        if is_template_file(self.template):
+            changed["template"] = str(in_folder(folder, Path(self.template), "template"))
+        if self.compilation_cache is not None:
+            changed["compilation_cache"] = in_folder(folder, self.compilation_cache, "compilation_cache")
+        return self.model_copy(update=changed)
+
     def compilation_cache_dir(self) -> Path:
         if self.compilation_cache is not None:
             return self.compilation_cache
@@ -63,17 +78,16 @@ class Settings(StrictModel):
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Reads a YAML file, or gives the embedded defaults; ValueError names the file and the field at fault.
+    """Reads a YAML file, or gives the embedded defaults; ValueError has a line for each error, with file and field.
 
-    The catalogue's paths are relative to the file's folder.
+    Paths in the file start at its folder.
     """
     if path is None:
         return Settings()
+    settings = read_yaml(path, Settings)
     try:
-        settings = Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        return settings.model_copy(update={"catalogue": settings.catalogue.in_folder(path.parent)})
-    # ValueError: pydantic's, of bytes that are not UTF-8, of dates that are none, and of paths without a home
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        return settings.in_folder(path.parent)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 

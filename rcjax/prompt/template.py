@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
-import yaml
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from rcjax.catalog.types import Event, Item
+from rcjax.yaml_file import parse_yaml, read_yaml
 
 _JINJA = jinja2.sandbox.SandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
@@ -147,23 +146,22 @@ def _check_glue(where: str, glue: Glue) -> None:
             raise ValueError(f"{where}.task={glue.task!r} must be empty: nothing would read it")
 
 
+def is_template_file(name: str) -> bool:
+    """Whether a template's name is the path of a file; else it is the name of a built-in one."""
+    return Path(name).suffix in (".yaml", ".yml")
+
+
 def load_template(name: str) -> Template:
     """Reads a template: the path of a YAML file, or the name of a built-in one.
 
-    Raises `ValueError` naming the file and the field that is wrong.
+    Raises `ValueError` with a line for each error, naming the file and the field that is wrong.
     """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ValueError(f"template file {name} does not exist")
-        source = path.read_text(encoding="utf-8")
-    else:
-        builtin = resources.files("rcjax.prompt") / "templates" / f"{name}.yaml"
-        if not builtin.is_file():
-            raise ValueError(f"template {name!r} is neither a .yaml file nor built in (built in: 'shop')")
-        source = builtin.read_text(encoding="utf-8")
-    try:
-        fields: Any = yaml.safe_load(source)
-        return Template.model_validate(fields)
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ValueError(f"template {name}: {error}") from error
+    if is_template_file(name):
+        return read_yaml(Path(name), Template)
+    folder = resources.files("rcjax.prompt") / "templates"
+    known = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+    if name not in known:
+        raise ValueError(
+            f"template {name!r} is neither a .yaml file nor built in (built in: {', '.join(map(repr, known))})"
+        )
+    return parse_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"), f"template {name}", Template)

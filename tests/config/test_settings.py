@@ -59,9 +59,52 @@ compilation_cache: xla
     )
     assert settings.shapes.rank == ((64, 32), (128, 32, 4))
     assert settings.semantic_arms == ["lent"]
-    assert settings.compilation_cache_dir() == Path("xla")
+    assert settings.compilation_cache_dir() == tmp_path / "xla"
     again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
     assert load_settings(again) == settings
+
+
+def test_paths_start_at_the_file_that_has_them(tmp_path, monkeypatch):
+    folder, elsewhere = tmp_path / "conf", tmp_path / "elsewhere"
+    (folder / "org" / "here").mkdir(parents=True)
+    (elsewhere / "org" / "there").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(elsewhere)
+
+    def read(text: str) -> Settings:
+        return load_settings(write(folder, text))
+
+    assert read("compilation_cache: xla").compilation_cache == folder / "xla"
+    assert read("compilation_cache: ~/xla").compilation_cache == tmp_path / "home" / "xla"
+    assert read("template: mine.yml").template == str(folder / "mine.yml")
+    assert read("template: ~/mine.yaml").template == str(tmp_path / "home" / "mine.yaml")
+    assert read("template: /etc/mine.yaml").template == "/etc/mine.yaml"
+    assert read("template: compact").template == "compact"
+    assert read("model: package:mine").model == "package:mine"
+    assert read("model: mine").model == str(folder / "mine")
+    assert read("model: ./org/none").model == str(folder / "org" / "none")
+    assert read("model: ~/mine").model == str(tmp_path / "home" / "mine")
+    assert read("model: org/mine.gguf").model == str(folder / "org" / "mine.gguf")
+    assert read("model: org/here").model == str(folder / "org" / "here")  # a folder that is there
+    assert read("model: org/on-the-hub").model == "org/on-the-hub"
+    with pytest.raises(ValueError, match=r"'org/there' is no folder beside the configuration .* write '.*org/there'"):
+        read("model: org/there")
+    write(folder, "{model: org/here, template: a.yaml, compilation_cache: xla}")
+    monkeypatch.chdir(folder)
+    settings = load_settings(Path("deployment.yaml"))
+    monkeypatch.chdir(elsewhere)  # what was loaded does not move with the working directory
+    assert (settings.model, settings.template) == (str(folder / "org" / "here"), str(folder / "a.yaml"))
+    assert settings.compilation_cache == folder / "xla"
+
+
+@pytest.mark.parametrize("text", ["compilation_cache: ~{}/xla", "template: ~{}/a.yaml", "model: ~{}/a"])
+@pytest.mark.parametrize("user", ["", "nobody-of-this-name"])
+def test_a_tilde_without_a_home_is_one_line(tmp_path, without_home, text, user):
+    path = write(tmp_path, text.format(user))
+    with pytest.raises(ValueError, match=text.split(":")[0]) as caught:
+        load_settings(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +123,8 @@ compilation_cache: xla
         ("arms: {a: {selection: boundary}}", "arms.a.selection"),
         ("arms: {a: {layout: zigzag}}", "arms.a.layout"),
         ("arms: {a: {history: none}}", "arms.a.history"),
-        ("arms: {a: {history: semantic, reuse: none}}", "arms.a\n.*'semantic'.*prefix.*reuse='none'"),
-        ("arms: {a: {history: semantic, reuse: instruction}}", "arms.a\n.*'semantic'.*prefix.*reuse='instruction'"),
+        ("arms: {a: {history: semantic, reuse: none}}", "arms.a: .*'semantic'.*prefix.*reuse='none'"),
+        ("arms: {a: {history: semantic, reuse: instruction}}", "arms.a: .*'semantic'.*prefix.*reuse='instruction'"),
         ("semantic: {num_sampled_users: 0}", "semantic.num_sampled_users"),
         ("semantic: {max_prototypes: 0}", "semantic.max_prototypes"),
         ("semantic: {min_similarity: 2}", "semantic.min_similarity"),
@@ -96,7 +139,7 @@ compilation_cache: xla
         ("shapes: {rank: [[64, 1]]}", "shapes.build"),
         ("limits: {max_item_tokens: 600}", "512 fresh tokens"),
         ("limits: {max_history_tokens: 600}", "512 fresh tokens"),
-        ("- a list", "dictionary"),
+        ("- a list", "must be a mapping of names to values"),
         ("a: [unclosed", "line 1"),
     ],
 )
@@ -104,7 +147,8 @@ def test_errors_name_the_file_and_the_field(tmp_path, text, field):
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=field) as caught:
         load_settings(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
