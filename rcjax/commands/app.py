@@ -1,6 +1,8 @@
 """The `rcjax` command."""
 
+import io
 import logging
+import sys
 
 import typer
 
@@ -15,7 +17,7 @@ from rcjax.commands.cli.train import train
 app = typer.Typer(
     name="rcjax",
     help="Rank with a language model from cached KV blocks. New here? Run [bold]rcjax demo[/].",
-    epilog="Exit codes: 0 done, 1 failed (the server refused or could not be reached), 2 wrong usage, file or setting, "
+    epilog="Exit codes: 0 done, 1 failed (a file, a setting, a model, or what the server said), 2 wrong usage, "
     "3 the gate of [bold]rcjax eval[/] did not pass.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,6 +38,11 @@ def main() -> None:
     # transformers is here for its tokenizers, so that it finds no PyTorch is no news to anybody.
     advice = "PyTorch was not found"
     logging.getLogger("transformers").addFilter(lambda record: advice not in record.getMessage())
+    # Orbax logs the traceback of what it raises, once for each of its threads; the command says it in a line.
+    logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+    # Titles and paths may have characters that the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

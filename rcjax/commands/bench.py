@@ -24,7 +24,7 @@ from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
 from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
-from rcjax.serving.progress import announced
+from rcjax.serving.progress import announced, noted
 from rcjax.serving.startup import start_engine
 
 Clock = Callable[[], float]
@@ -63,7 +63,7 @@ def compare_arms(
     clock: Clock = time.perf_counter,
 ) -> dict[str, list[Answer]]:
     """Every arm ranks every request, interleaved and first in turn, with all blocks in cache; prints the tables."""
-    catalogue = read_catalogue(settings.catalogue)
+    catalogue = read_catalogue(settings.catalogue, tell=noted(console))
     requests = bench_requests(catalogue, num_requests)
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)

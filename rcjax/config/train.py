@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rcjax.catalog.negatives import Negatives
 from rcjax.config.strict import StrictModel
 from rcjax.prompt import Layout, Scoring
+from rcjax.yaml_file import error_lines
 
 
 class NewModel(StrictModel):
@@ -64,6 +65,14 @@ class TrainSettings(StrictModel):
     validate_every: int = Field(100, ge=1)
     num_validation: int = Field(200, ge=1)
     checkpoint_every: int = Field(100, ge=1)
+
+    def changed(self, **given: int | None) -> "TrainSettings":
+        """The same with the fields that are given; ValueError with a line for each that does not go with the others."""
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            return TrainSettings.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            raise ValueError("\n".join(error_lines(error, "train", TrainSettings))) from error
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":

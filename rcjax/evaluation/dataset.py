@@ -1,5 +1,6 @@
 """What an evaluation asks: requests whose answers are known, and the catalogue that they are made from."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from rcjax.catalog.holdout import DEFAULT_SHARES, NextItem, hold_out, split_user
 from rcjax.catalog.negatives import NegativeSampler
 from rcjax.config import Settings, read_catalogue
 
+logger = logging.getLogger(__name__)
 DEFAULT_NUM_REQUESTS = 100
 EVERYBODY = "all"
 NUM_OTHER_USERS = 200  # of the embedded shop, whose events make popularity
@@ -36,17 +38,19 @@ def eval_dataset(
     split: str = "test",
     seed: int = 0,
     is_servable: Callable[[Item], bool] = lambda item: True,
+    tell: Callable[[str], None] = logger.warning,
 ) -> Dataset:
     """Requests of the settings' catalogue: the embedded shop's, those of its files, or else held-out events.
 
     `num_requests=None` takes `DEFAULT_NUM_REQUESTS`, or as many as there are; ValueError where an explicit number
     exceeds them. `split` names the users whose events are held out, or `EVERYBODY`; users are split as
     `rcjax.catalog.holdout.split_users` does with its default shares and the catalogue's seed. Items that are not
-    servable are held out for nobody: no server would have them as candidates.
+    servable are held out for nobody: no server would have them as candidates. `tell` gets a line for each thing that
+    had to be left out.
     """
     if settings.catalogue.format == "embedded":
         return _embedded(settings, task, num_requests or DEFAULT_NUM_REQUESTS)
-    catalogue = read_catalogue(settings.catalogue)
+    catalogue = read_catalogue(settings.catalogue, tell=tell)
     if catalogue.requests:
         return _given(catalogue, num_requests, seed)
     servable = {item_id: item for item_id, item in catalogue.items.items() if is_servable(item)}

@@ -29,7 +29,7 @@ from rcjax.model.spec import Model, load_model
 from rcjax.prompt import History
 from rcjax.request import EngineInfo
 from rcjax.serving.local import LocalEngine
-from rcjax.serving.progress import announced
+from rcjax.serving.progress import announced, noted
 from rcjax.serving.startup import start_engine
 
 MAX_REFERENCE_SHAPES = 8
@@ -85,7 +85,7 @@ def evaluate(
             announce(f"loading {settings.model}")
             model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
     texts = PromptTexts(settings, model, arms)
-    dataset, left_out, prompts = texts.fitting(dataset or _dataset(settings, options, texts))
+    dataset, left_out, prompts = texts.fitting(dataset or _dataset(console, settings, options, texts))
     requests = dataset.asked.requests
     added = set(arms).difference(settings.arms)
     for line in plan_lines(dataset, references, added, options.seed, options.num_permutations):
@@ -110,7 +110,7 @@ def evaluate(
     return evaluation
 
 
-def _dataset(settings: Settings, options: EvalOptions, texts: PromptTexts) -> Dataset:
+def _dataset(console: Console, settings: Settings, options: EvalOptions, texts: PromptTexts) -> Dataset:
     return eval_dataset(
         settings,
         options.task,
@@ -118,6 +118,7 @@ def _dataset(settings: Settings, options: EvalOptions, texts: PromptTexts) -> Da
         split=options.split,
         seed=options.seed,
         is_servable=texts.is_servable,
+        tell=noted(console),
     )
 
 

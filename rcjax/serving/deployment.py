@@ -11,7 +11,7 @@ from rcjax.model.spec import Model
 from rcjax.serving import snapshots
 from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
-from rcjax.serving.progress import announced
+from rcjax.serving.progress import announced, noted
 from rcjax.serving.server import Server
 from rcjax.serving.starting import OwnedEngine
 from rcjax.serving.startup import start_engine
@@ -48,7 +48,7 @@ def deploy(
 
 def build_snapshot(console: Console, settings: Settings, folder: Path, *, model: Model | None = None) -> None:
     """Computes the KV of the settings' items and users, saves it in `folder`, and prints how much there is."""
-    catalogue = read_catalogue(settings.catalogue)
+    catalogue = read_catalogue(settings.catalogue, tell=noted(console))
     # Nothing is ranked here, so nothing need be compiled for it.
     shapes = settings.shapes.model_copy(update={"rank": (_SOME_RANK_SHAPE,)})
     with announced(console) as announce:

@@ -18,6 +18,11 @@ def announced(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(escape(step))
 
 
+def noted(console: Console) -> Callable[[str], None]:
+    """Takes what is to be known though all goes on, such as the records that a load left out."""
+    return lambda line: console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def meters(console: Console) -> Progress:
     """What the bars of `Meter`s are shown in, for the length of a `with`."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))

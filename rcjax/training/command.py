@@ -1,6 +1,8 @@
 """`rcjax train`: from settings and data to a model folder, with progress for a person to watch."""
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from rcjax.model.export import export_folder
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
+from rcjax.serving.progress import noted
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
 from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
 from rcjax.training.step import Trainee
 from rcjax.training.trainer import Trainer
 
+logger = logging.getLogger(__name__)
 MODEL_FOLDER = "model"
 
 
@@ -36,7 +40,7 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
     identity = _identity(settings, train, model, builder)
     config, params = _start(model, train)
-    source, validation = example_sources(settings, train)
+    source, validation = example_sources(settings, train, noted(console))
     examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
     trainee = Trainee(params, config, builder, train, jax.devices())
     collator = Collator(builder, train.layout, train.scoring)
@@ -56,8 +60,13 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     return exported
 
 
-def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSource, ExampleSource]:
-    """Where training and validation examples come from: different users, by a hash of their ids."""
+def example_sources(
+    settings: Settings, train: TrainSettings, tell: Callable[[str], None] = logger.warning
+) -> tuple[ExampleSource, ExampleSource]:
+    """Where training and validation examples come from: different users, by a hash of their ids.
+
+    `tell` gets a line for each thing that had to be left out.
+    """
     if settings.catalogue.format == "embedded":
         if train.recall_share:
             raise ValueError(f"{train.recall_share=}: the embedded shop's users choose for themselves; set it to 0")
@@ -71,7 +80,7 @@ def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSo
             pool=train.negative_pool,
         )
         return own, EmbeddedExamples(world, "validation", train.num_candidates)
-    catalogue = read_catalogue(settings.catalogue)
+    catalogue = read_catalogue(settings.catalogue, tell=tell)
     splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
     sampler = NegativeSampler(splits["train"], train.negatives)
     pairs = [
@@ -92,8 +101,8 @@ def example_sources(settings: Settings, train: TrainSettings) -> tuple[ExampleSo
 
 
 def _identity(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> str:
-    """What decides what a run learns, but for the content of the catalogue's files."""
-    catalogue = settings.catalogue.model_dump(mode="json")
+    """What decides what a run learns, but for the catalogue's files: they may be moved between two calls."""
+    catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
     return json.dumps(
         {
             "model": model.fingerprint,

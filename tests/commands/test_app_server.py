@@ -93,17 +93,32 @@ def test_rank_prints_titles_tokens_and_times(run, address):
     assert "extend 3.0" in result.output
 
 
+@pytest.mark.parametrize("charset", ["ascii", "latin-1", "utf-8"])
+def test_titles_are_printed_whatever_the_terminals_encoding(run, address, tmp_path, charset):
+    titles = ["Café crème", "茶 \N{TEACUP WITHOUT HANDLE}"]
+    records = [{"item_id": f"item-0000{n}", "title": title} for n, title in enumerate(titles)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = tmp_path / "mine.yaml"
+    config.write_text("catalogue: {format: jsonl, paths: {folder: .}}")
+    asked = ["--user", "test-00000", "--candidates", "item-00000,item-00001", "--target", address]
+    result = CliRunner(charset=charset).invoke(app, ["rank", *asked, "--config", str(config)])
+    assert result.exit_code == 0, result.output
+    printed = result.stdout_bytes.decode(charset)
+    for title in titles:
+        assert title.encode(charset, "backslashreplace").decode(charset) in printed
+
+
 @pytest.mark.parametrize(
-    ("args", "code", "named"),
+    ("args", "named"),
     [
-        (["--user", "nobody", "--candidates", "item-00001"], 1, "nobody"),
-        (["--user", "ann", "--candidates", "item-00001,item-77777"], 1, "candidates[1]"),
-        (["--user", "bad", "--candidates", "item-00001"], 2, "user_id is bad (field user_id)"),
+        (["--user", "nobody", "--candidates", "item-00001"], "nobody"),
+        (["--user", "ann", "--candidates", "item-00001,item-77777"], "candidates[1]"),
+        (["--user", "bad", "--candidates", "item-00001"], "user_id is bad (field user_id)"),
     ],
 )
-def test_what_the_server_refuses_is_a_line(run, address, args, code, named):
+def test_what_the_server_refuses_is_a_line(run, address, args, named):
     result = run("rank", *args, "--target", address)
-    assert result.exit_code == code
+    assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert named in result.stderr
 
@@ -281,7 +296,7 @@ def test_nothing_to_serve(console, shop_settings):
 def test_what_build_saves_serve_does_not_compute_again(console, shop_settings, tmp_path, monkeypatch):
     items = {item.item_id: item for item in (Item("a", "mug"), Item("b", "pan"))}
     catalogue = Catalogue(items, {"u": User("u")})
-    monkeypatch.setattr(deployment, "read_catalogue", lambda settings: catalogue)
+    monkeypatch.setattr(deployment, "read_catalogue", lambda settings, tell: catalogue)
     folder = tmp_path / "kv"
     deployment.build_snapshot(console, shop_settings, folder, model=tiny_model())
     assert "2 items and 1 users" in console.file.getvalue()

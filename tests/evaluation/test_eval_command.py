@@ -68,13 +68,24 @@ def test_a_gate_that_does_not_pass_is_exit_code_3(run, calls):
         (["--gate", "-0.1"], "--gate"),
         (["--negatives", "all"], "--negatives"),
         (["--split", "some"], "--split"),
-        (["--arms", "fulll"], "fulll"),
-        (["--json", "nowhere/e.json"], "nowhere"),
-        (["--arms", "full", "--gate", "0.005"], "the gate has no arm to judge"),
     ],
 )
 def test_wrong_usage(run, args, named):
     result = run(*args)
     assert result.exit_code == 2
     assert named in result.output
-    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--arms", "fulll"], "fulll"),
+        (["--json", "nowhere/e.json"], "nowhere"),
+        (["--arms", "full", "--gate", "0.005"], "the gate has no arm to judge"),
+    ],
+)
+def test_what_does_not_go_with_settings_or_files(run, args, named):
+    result = run(*args)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert named in result.stderr

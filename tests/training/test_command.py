@@ -1,6 +1,7 @@
 """`rcjax train` from files to a folder that the engine serves."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,32 @@ def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, tm
     other = train("--config", config(files, tmp_path / "other.yaml", seed=1), "--out", out)
     assert other.startswith("exit")
     assert "holds a run of other settings" in other.replace("\n", " ")
+
+
+def test_a_run_goes_on_where_its_data_was_moved(files, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert "exit" not in train("--config", config(files, tmp_path / "train.yaml"), "--out", out)
+    curve = (out / "curve.jsonl").read_bytes()
+    shutil.copytree(files / "data", tmp_path / "moved" / "copy")
+    moved = {"format": "jsonl", "paths": {"folder": "copy"}, "on_error": "skip"}
+    there = config(files, tmp_path / "moved" / "train.yaml", moved)
+    monkeypatch.chdir(tmp_path / "moved")
+    assert "exit" not in train("--config", there, "--out", out)
+    assert (out / "curve.jsonl").read_bytes() == curve
+    other = config(files, tmp_path / "moved" / "train.yaml", {**moved, "seed": 1})
+    assert "holds a run of other settings" in train("--config", other, "--out", out).replace("\n", " ")
+
+
+def test_records_that_are_left_out_are_told(files, tmp_path):
+    shutil.copytree(files / "data", tmp_path / "data")
+    (tmp_path / "data" / "requests.jsonl.gz").unlink()
+    (tmp_path / "data" / "requests.jsonl").write_text('{"user_id": "u1"}\n')
+    catalogue = {"format": "jsonl", "paths": {"folder": "data"}}
+    settings = load_settings(config(files, tmp_path / "t.yaml", {**catalogue, "on_error": "skip"}))
+    told: list[str] = []
+    example_sources(settings, settings.train, told.append)
+    assert told[0] == "left out 1 record with an error:"
+    assert "requests.jsonl:1: field 'candidates': missing" in told[1]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, friendly_errors
+from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -19,22 +19,24 @@ def bench(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="With --target: requests under way at once.")] = 1,
     arm: Annotated[str, typer.Option(help="With --target: how to rank; the server's default if not given.")] = "",
+    on_error: OnError = None,
 ) -> None:
     """Measure: the arms side by side in this process, or, with --target, a running server under load."""
     from rcjax.commands import bench as measure
-    from rcjax.config import load_settings, read_catalogue
+    from rcjax.config import read_catalogue
     from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.progress import noted
 
+    if target is None and (arm or concurrency != 1):
+        raise typer.BadParameter("--arm and --concurrency go with --target")
     console = Console()
-    settings = load_settings(config)
+    settings = read_settings(config, on_error=on_error)
     if target is None:
-        if arm or concurrency != 1:
-            raise typer.BadParameter("--arm and --concurrency go with --target")
         answers = measure.compare_arms(console, settings, requests)
         if json_file:
             measure.write_json(json_file, answers, claims=measure.claims(answers))
         return
-    asks = measure.bench_requests(read_catalogue(settings.catalogue), requests)
+    asks = measure.bench_requests(read_catalogue(settings.catalogue, tell=noted(console)), requests)
     with RecommenderClient(target) as client:
         report = measure.load_test(client, asks, arm, concurrency)
     measure.show_load(console, report)

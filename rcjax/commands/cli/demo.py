@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, friendly_errors
+from rcjax.commands.cli.options import Config, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -15,6 +15,5 @@ def demo(
 ) -> None:
     """See it work: build the caches of a small shop, serve them, and rank requests in every arm. About two minutes."""
     from rcjax.commands.demo import demo_settings, run_demo
-    from rcjax.config import load_settings
 
-    run_demo(Console(), load_settings(config) if config else demo_settings(), requests)
+    run_demo(Console(), read_settings(config) if config else demo_settings(), requests)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, friendly_errors
+from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -38,6 +38,7 @@ def evaluate(
     ] = "popularity",
     targets_per_user: Annotated[int, typer.Option(min=1, help="Held-out events of a user, each a request.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of requests, permutations and intervals.")] = 0,
+    on_error: OnError = None,
 ) -> None:
     """Measure ranking quality, and what each arm loses against full recompute.
 
@@ -45,11 +46,10 @@ def evaluate(
     """
     from rcjax.catalog.holdout import NextItem
     from rcjax.catalog.negatives import Negatives
-    from rcjax.config import load_settings
     from rcjax.evaluation.command import run_eval
     from rcjax.evaluation.evaluation import EvalOptions
 
-    settings = load_settings(config)
+    settings = read_settings(config, model=model, on_error=on_error)
     options = EvalOptions(
         num_requests=requests,
         arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
@@ -60,7 +60,7 @@ def evaluate(
     )
     passed = run_eval(
         Console(),
-        settings if model is None else settings.model_copy(update={"model": model}),
+        settings,
         options,
         json_file=json_file,
         plot_file=plot,

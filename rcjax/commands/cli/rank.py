@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import DEFAULT_TARGET, Config, Target, friendly_errors
+from rcjax.commands.cli.options import DEFAULT_TARGET, Config, OnError, Target, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -17,15 +17,18 @@ def rank(
     top_k: Annotated[int, typer.Option(min=0, help="How many to return; 0 for all.")] = 0,
     target: Target = DEFAULT_TARGET,
     config: Config = None,
+    on_error: OnError = None,
 ) -> None:
     """Ask a running server to rank candidates for a user. Titles are those of the settings' catalogue."""
     from rcjax.commands.report import asked, ranking_table, stage_line, tokens_line
-    from rcjax.config import load_settings, read_catalogue
+    from rcjax.config import read_catalogue
     from rcjax.request import RecommendRequest
     from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.progress import noted
 
     ids = tuple(part.strip() for part in candidates.split(",") if part.strip())
-    items = read_catalogue(load_settings(config).catalogue).items
+    settings = read_settings(config, on_error=on_error)
+    items = read_catalogue(settings.catalogue, tell=noted(Console(stderr=True))).items
     with RecommenderClient(target) as client:
         answer = asked(client, RecommendRequest(ids, user, top_k=top_k, arm=arm), time.perf_counter)
     console = Console()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, friendly_errors
+from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -19,15 +19,17 @@ def serve(
     snapshot: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="KV that [bold]rcjax build[/] wrote, not to compute it again.")
     ] = None,
+    on_error: OnError = None,
 ) -> None:
     """Serve the settings' catalogue over gRPC until SIGTERM or Ctrl-C. Health says SERVING once it is ready."""
-    from rcjax.config import load_settings, read_catalogue
+    from rcjax.config import read_catalogue
     from rcjax.serving.deployment import deploy, new_server
+    from rcjax.serving.progress import noted
     from rcjax.serving.server import serve as serve_until_asked
 
     console = Console()
-    settings = load_settings(config)
-    catalogue = read_catalogue(settings.catalogue)
+    settings = read_settings(config, on_error=on_error)
+    catalogue = read_catalogue(settings.catalogue, tell=noted(console))
     defaults = settings.server
     server = new_server(
         settings,
