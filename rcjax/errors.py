@@ -17,6 +17,13 @@ class InvalidRequestError(RcjaxError, ValueError):
     """The request can never succeed as it stands (INVALID_ARGUMENT)."""
 
 
+def half_a_character(error: UnicodeEncodeError, field: str) -> InvalidRequestError:
+    """What to say of a text in `field` that UTF-8 cannot have: Python takes half a surrogate pair for a character."""
+    code = f"\\u{ord(error.object[error.start]):04x}"
+    problem = f"has {code} at character {error.start + 1}, half a surrogate pair and no character; take it away"
+    return InvalidRequestError(f"{field} {problem}", field=field)
+
+
 class NotFoundError(RcjaxError, LookupError):
     """The request names a user or an item that this server does not have (NOT_FOUND)."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.errors import InvalidRequestError
+from rcjax.errors import InvalidRequestError, half_a_character
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, EngineInfo, PutItems, PutUser, RecommendRequest, Write
 
 
@@ -124,7 +124,15 @@ def _check_events(events: Sequence[Event], path: str, limits: ServiceLimits) -> 
 
 
 def _is_id(value: str, limits: ServiceLimits) -> bool:
-    return 0 < len(value) <= limits.max_id_len and "\0" not in value
+    return 0 < len(value) <= limits.max_id_len and "\0" not in value and (value.isascii() or _has_utf8(value))
+
+
+def _has_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_id(value: str, field: str, limits: ServiceLimits) -> None:
@@ -136,11 +144,22 @@ def _refuse_id(value: str, field: str, limits: ServiceLimits) -> NoReturn:
     if not value:
         raise InvalidRequestError(f"{field} is empty; give an id", field=field)
     _check_len(value, limits.max_id_len, field)
+    check_characters(value, field)
     raise InvalidRequestError(f"{field} is {value!r}: an id must not hold NUL", field=field)
 
 
 def _check_text(value: str, field: str, limits: ServiceLimits) -> None:
     _check_len(value, limits.max_text_len, field)
+    check_characters(value, field)
+
+
+def check_characters(value: str, field: str) -> None:
+    """Refuses half a surrogate pair: Python takes it for a character, UTF-8 and tokenizers do not."""
+    try:
+        if not value.isascii():  # which Python knows without looking at the text
+            value.encode()
+    except UnicodeEncodeError as error:
+        raise half_a_character(error, field) from error
 
 
 def _check_len(value: str, max_len: int, field: str) -> None:

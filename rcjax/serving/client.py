@@ -11,6 +11,7 @@ from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import UnavailableError
 from rcjax.request import EngineInfo, EngineStats, RecommendRequest, RecommendResult
 from rcjax.serving import codec
+from rcjax.serving.sendable import check_size, named_texts
 from rcjax.serving.status import from_rpc_error
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 
@@ -19,8 +20,9 @@ class RecommenderClient:
     """Calls a server at `target`, and for `info` and `stats` its admin port at `admin_target` (`host:port`).
 
     Each call has `timeout_s` to finish, and is tried once. Failures are the types of `rcjax.errors`, with the
-    server's message and field; one that rcjax has no type for is a plain `RcjaxError`. Values that have no
-    place in a message (numbers out of range, lone surrogates) are a `ValueError` before anything is sent.
+    server's message and field; one that rcjax has no type for is a plain `RcjaxError`. What no message can carry is
+    refused before anything is sent: half a surrogate pair, or more than 32 MiB, as an `InvalidRequestError`, numbers
+    out of range as a `ValueError`.
     Safe to share between threads.
     """
 
@@ -46,31 +48,44 @@ class RecommenderClient:
             self._admin_channel.close()
 
     def recommend(self, request: RecommendRequest) -> RecommendResult:
-        response = self._call(self._recommender.Recommend, codec.request_to_message(request))
+        with named_texts(
+            candidates=request.candidates, user_id=request.user_id, history=request.history, arm=request.arm
+        ):
+            message = codec.request_to_message(request)
+        response = self._call(self._recommender.Recommend, message)
         return codec.result_from_message(response)
 
     def put_items(self, items: Iterable[Item]) -> int:
         """Adds or replaces items; returns how many blocks were computed. Send large catalogues in parts."""
-        message = rcjax_pb2.PutItemsRequest(items=map(codec.item_to_message, items))
+        items = tuple(items)
+        with named_texts(items=items):
+            message = rcjax_pb2.PutItemsRequest(items=map(codec.item_to_message, items))
         num_built: int = self._call(self._catalog.PutItems, message).num_built
         return num_built
 
     def delete_items(self, item_ids: Iterable[str]) -> int:
         """Forgets items; returns how many existed."""
-        message = rcjax_pb2.DeleteItemsRequest(item_ids=item_ids)
+        item_ids = tuple(item_ids)
+        with named_texts(item_ids=item_ids):
+            message = rcjax_pb2.DeleteItemsRequest(item_ids=item_ids)
         num_deleted: int = self._call(self._catalog.DeleteItems, message).num_deleted
         return num_deleted
 
     def put_user(self, user: User) -> None:
-        self._call(self._catalog.PutUser, rcjax_pb2.PutUserRequest(user=codec.user_to_message(user)))
+        with named_texts(user=user):
+            message = rcjax_pb2.PutUserRequest(user=codec.user_to_message(user))
+        self._call(self._catalog.PutUser, message)
 
     def append_events(self, user_id: str, events: Iterable[Event]) -> None:
-        message = rcjax_pb2.AppendEventsRequest(user_id=user_id, events=map(codec.event_to_message, events))
+        events = tuple(events)
+        with named_texts(user_id=user_id, events=events):
+            message = rcjax_pb2.AppendEventsRequest(user_id=user_id, events=map(codec.event_to_message, events))
         self._call(self._catalog.AppendEvents, message)
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets a user; returns whether they existed."""
-        message = rcjax_pb2.DeleteUserRequest(user_id=user_id)
+        with named_texts(user_id=user_id):
+            message = rcjax_pb2.DeleteUserRequest(user_id=user_id)
         existed: bool = self._call(self._catalog.DeleteUser, message).existed
         return existed
 
@@ -102,6 +117,7 @@ class RecommenderClient:
         return rcjax_pb2_grpc.AdminStub(self._admin_channel)
 
     def _call(self, method: Callable[..., Any], message: Any) -> Any:
+        check_size(message)
         try:
             return method(message, timeout=self._timeout_s)
         except grpc.RpcError as error:

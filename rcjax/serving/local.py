@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.engine.validation import ServiceLimits
+from rcjax.engine.validation import ServiceLimits, check_characters
 from rcjax.errors import RcjaxError
 from rcjax.prompt import Block, Prompt
 from rcjax.request import (
@@ -106,10 +106,11 @@ class LocalEngine:
         """Token ids that continue a text, or the prompt of a request (from cached blocks, as its arm says).
 
         `sampling` is a `rcjax.engine.generation.Sampling`. Raises `InvalidRequestError` where no `generate` shapes are
-        configured or none holds the prompt.
+        configured or none holds the prompt, and for half a surrogate pair in a text.
         """
         worker = self.router.workers[0]
         if isinstance(prompt, str):
+            check_characters(prompt, "prompt")
             return worker.generate(self._text_block(prompt), sampling).result()
         with self.router.planned(prompt) as plan:
             return worker.generate(plan, sampling).result()

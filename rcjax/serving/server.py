@@ -17,13 +17,13 @@ from grpc_reflection.v1alpha import reflection
 from rcjax.errors import UnavailableError
 from rcjax.request import EngineInfo
 from rcjax.serving.interceptor import StatusInterceptor
+from rcjax.serving.sendable import MAX_MESSAGE_BYTES
 from rcjax.serving.service import AdminService, CatalogService, RecommenderService
 from rcjax.serving.starting import OwnedEngine, StartingEngine
 from rcjax.serving.v1 import rcjax_pb2_grpc
 
 T = TypeVar("T")
 
-MAX_MESSAGE_BYTES = 32 * 2**20
 MAIN_SERVICES = ("rcjax.v1.Recommender", "rcjax.v1.Catalog")
 ADMIN_SERVICES = ("rcjax.v1.Admin",)
 

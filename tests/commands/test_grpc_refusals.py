@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor
 from tiny_engine import event, item
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.errors import NotFoundError, RcjaxError
+from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
 from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
 from rcjax.serving.server import Server, running_server
@@ -88,6 +88,20 @@ def test_of_a_write(
         call(client)
     assert caught.value.field == field
     assert spelled(field, getattr(rcjax_pb2, f"{method}Request").DESCRIPTOR)
+
+
+def test_half_a_character_harms_only_its_own_request(engine) -> None:
+    engine.put_items([item(1), item(2)])
+    engine.put_user(User("u", (event(1),)))
+    bad = [replace(GOOD, candidates=("i1", Item("x", "\ud83d"))), replace(GOOD, user_id="\ud83d")]
+    outcomes = engine.recommend([GOOD, bad[0], GOOD, bad[1]])
+    assert [isinstance(outcome, RcjaxError) for outcome in outcomes] == [False, True, False, True]
+    assert [outcome.field for outcome in outcomes[1::2]] == ["candidates[1].item.title", "user_id"]
+    assert outcomes[0].ranking == outcomes[2].ranking
+    users = engine.put_users([User("v", (Event("e", "\ud83d"),)), User("w", (event(2),))])
+    assert [getattr(user, "field", "") for user in users] == ["user.events[0].title", ""]
+    with pytest.raises(InvalidRequestError, match="prompt has"):
+        engine.generate("\ud83d", None)
 
 
 def test_a_failed_write_changed_nothing(client: RecommenderClient) -> None:

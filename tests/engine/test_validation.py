@@ -61,6 +61,16 @@ BAD_REQUESTS = {
     "event title": (replace(GOOD, history=(EVENT, Event("a", "x" * 11))), "history.events[1].title", "11 characters"),
     "event text": (replace(GOOD, history=(Event("a", "A", text="x" * 11),)), "history.events[0].text", "11 characters"),
     "event without text": (replace(GOOD, history=(Event("a", ""),)), "history.events[0].title", "no text"),
+    "half a character in an id": (replace(GOOD, candidates=("a", "é\ud83d")), "candidates[1].item_id", "\\ud83d at "),
+    "half a character in a user": (replace(GOOD, user_id="\ud83d"), "user_id", "\\ud83d at character 1, half a"),
+    "half a character in a title": (with_item(title="é\udc00"), "candidates[1].item.title", "\\udc00 at character 2"),
+    "two halves": (with_item(brand="\ud83d\ude00"), "candidates[1].item.brand", "\\ud83d at character 1"),
+    "half a character in a category": (with_item(categories=("\ud83d",)), "candidates[1].item.categories[0]", "half"),
+    "half a character in an event": (
+        replace(GOOD, history=(Event("a", "A", text="\ud83d"),)),
+        "history.events[0].text",
+        "half a surrogate pair",
+    ),
     "rating": (replace(GOOD, history=(Event("a", "A", rating=-math.inf),)), "history.events[0].rating", "-inf"),
 }
 
@@ -81,6 +91,7 @@ def test_bad_request_is_refused_with_field_and_limit(name: str) -> None:
         replace(GOOD, candidates=tuple("abcde"), top_k=5, arm="full"),
         replace(GOOD, user_id="", history=()),  # a newcomer
         replace(GOOD, user_id="u" * 8, history=(EVENT, Event("a", "", text="x" * 10, rating=-1.0))),
+        replace(GOOD, candidates=("é", "茶\N{TEACUP WITHOUT HANDLE}"), user_id="é"),
         with_item(title="", description="é" * 10, price=0.0, categories=("x", "y")),
     ],
 )
@@ -109,6 +120,9 @@ BAD_WRITES = [
     (AppendEvents("u", (EVENT, Event("a", ""))), "events[1].title", "no text"),
     (DeleteUser(""), "user_id", "empty"),
     (DeleteUser("a\0"), "user_id", "NUL"),
+    (DeleteUser("\ud83d"), "user_id", "half a surrogate pair"),
+    (PutItems((Item("a", "A"), Item("b", "B", "\ud83d"))), "items[1].description", "half a surrogate pair"),
+    (DeleteItems(("a", "\ud83d")), "item_ids[1]", "half a surrogate pair"),
 ]
 
 
