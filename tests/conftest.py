@@ -3,6 +3,8 @@
 import os
 from importlib.metadata import version
 
+from hypothesis import settings
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 # Tests compile hundreds of small programs and run each a few times. Without optimisation a training step compiles in
@@ -12,3 +14,6 @@ if not os.environ.get("RCJAX_TEST_OPTIMIZED"):
     if version("jaxlib").startswith("0.10."):
         flags.append("--xla_cpu_use_fusion_emitters=false")  # jax 0.12 does not know it, and an unknown flag aborts
 os.environ["XLA_FLAGS"] = " ".join(flags)
+
+settings.register_profile("rcjax", deadline=None)  # hypothesis would fail what a busy machine runs late
+settings.load_profile("rcjax")
