@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,6 +71,17 @@ def test_a_lookup_finds_the_nearest_prototype_of_the_same_token(sampled, asked, 
     np.testing.assert_array_equal(match.fresh_offsets, [t for t in range(len(asked)) if not match.taken[t]])
 
 
+def test_the_least_similarity_is_where_it_is_said_to_be():
+    """Each token is taken just below its own similarity, and not just above."""
+    pool, asked = some_pool(max_prototypes=30), histories(3, seed=9)[1]
+    found = pool.lookup(asked, min_similarity=0.0)
+    assert len(set(found.similarity[found.taken].tolist())) > 5
+    for t in np.flatnonzero(found.taken):
+        own = float(found.similarity[t])
+        assert pool.lookup(asked, min_similarity=own - 1e-4).taken[t]
+        assert not pool.lookup(asked, min_similarity=own + 1e-4).taken[t]
+
+
 @given(st.lists(HISTORY, min_size=1, max_size=8), st.integers(1, 40))
 def test_no_more_prototypes_than_asked_for_and_none_that_is_instance_specific(sampled, limit):
     sampled = [*sampled, np.array([0], np.int32)]
@@ -77,6 +90,46 @@ def test_no_more_prototypes_than_asked_for_and_none_that_is_instance_specific(sa
     assert 1 <= pool.num_prototypes <= limit
     assert set(pool.prototypes.token_ids.tolist()) <= shared
     assert limit < len(shared) or set(pool.prototypes.token_ids.tolist()) == shared
+
+
+PIECES = [" a", " b", "a", "b", "c", "7", " 9", "-", "\n", "é", "½", " c"]  # tokens that are parts of words
+PARTS = InstanceFields(lambda ids: PIECES[ids[0]])
+
+
+def pool_of_parts(sampled) -> SemanticPool:
+    return SemanticPool.build(sampled, exact_kv, EMBEDDING, PARTS, instruction_key=KEY, start=START)
+
+
+def lendable(token_ids) -> list[bool]:
+    """Of each token, by the text as a whole: whether it has a letter, and its word no character that is a number."""
+    texts = [PIECES[token] for token in token_ids]
+    ends = np.cumsum([len(text) for text in texts])
+    found = np.zeros(len(texts), bool)
+    for word in re.finditer(r"\S+", "".join(texts)):
+        for t, (text, end) in enumerate(zip(texts, ends, strict=True)):
+            if end - len(text) < word.end() and end > word.start() and any(map(str.isalpha, text)):
+                found[t] = not any(map(str.isnumeric, word.group()))
+    return found.tolist()
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"), [([0, 1], [True, True]), ([0, 5], [False, False]), ([0, 1, 5, 0], [True, False, False, True])]
+)
+def test_a_letter_is_lent_alone_and_not_beside_a_digit(asked, taken):
+    """Of "a7" neither token, though the pool has another user's plain "a": the letters of an id are the id's."""
+    pool = pool_of_parts([np.array([0, 1], np.int32)])
+    assert pool.lookup(np.array(asked, np.int32), min_similarity=-1.0).taken.tolist() == taken
+
+
+@settings(max_examples=50)
+@given(st.lists(HISTORY, min_size=1, max_size=3), HISTORY)
+def test_no_token_of_a_word_with_a_digit_goes_into_the_pool_or_comes_out_of_it(sampled, asked):
+    sampled = [*sampled, np.array([0, 3, 1], np.int32)]
+    pool = pool_of_parts(sampled)
+    known = {token for ids in sampled for token, may in zip(ids, lendable(ids), strict=True) if may}
+    assert set(pool.prototypes.token_ids.tolist()) == known
+    taken = pool.lookup(asked, min_similarity=-1.0).taken
+    assert taken.tolist() == [token in known and may for token, may in zip(asked, lendable(asked), strict=True)]
 
 
 def test_a_history_of_the_pool_gets_its_own_kv_byte_for_byte():
