@@ -61,6 +61,30 @@ def test_differences_are_to_the_reference_with_their_own_interval(summaries) -> 
     assert difference.high == pytest.approx(-0.25 + 0.137, abs=0.03)
 
 
+def test_a_user_who_is_asked_nine_times_is_one_observation_still(summaries) -> None:
+    """All alike: the same mean with the same interval. Taken for nine users, it would be a third as wide."""
+    requests = tuple(request for request in REQUESTS for _ in range(9))
+    scripts = {"full": knows_the_target, "worse": wrong_for_one_in_four}
+    often = run_arms(ScriptedEngine(scripts), dataclasses.replace(CATALOGUE, requests=requests), list(scripts))
+    found = summarise(often, REFERENCES, requests, num_resamples=500)["worse"]
+    assert flat(found.metrics) == pytest.approx(flat(summaries["worse"].metrics))
+    assert flat(found.differences) == pytest.approx(flat(summaries["worse"].differences))
+
+
+def test_so_it_is_for_a_baseline() -> None:
+    requests = tuple(request for request in REQUESTS for _ in range(9))
+    once, often = (
+        baseline_summary([np.array(wrong_for_one_in_four(r)) for r in asked], asked, num_resamples=500)
+        for asked in (REQUESTS, requests)
+    )
+    assert once.metrics["hit_at_1"].low < 0.75 < once.metrics["hit_at_1"].high
+    assert flat(often.metrics) == pytest.approx(flat(once.metrics))
+
+
+def flat(estimates) -> dict[tuple[str, str], float]:
+    return {(name, of): x for name, one in estimates.items() for of, x in dataclasses.asdict(one).items()}
+
+
 def test_fidelity_tokens_and_times(summaries) -> None:
     assert summaries["same"].fidelity.top1_agreement == 1.0
     assert summaries["same"].fidelity.max_score_difference == 0.0
