@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -32,9 +33,13 @@ def test_an_anchor_score_is_yes_against_no_of_the_candidates_own_row(logits, num
     assert scores.tolist() == pytest.approx([row[4] - row[5] for row in logits[:num_candidates]], abs=1e-4)
 
 
-def test_label_scores_of_huge_logits_stay_finite():
-    scores = SCORER.scores(np.array([[1e4, 1e4, -1e4, 0, 0, 0]], np.float32), Scoring.LABEL, 3)
-    assert scores == pytest.approx([-math.log(2), -math.log(2), -2e4 - math.log(2)])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_label_scores_of_huge_logits_stay_finite(order):
+    """Whichever candidate has them: e to the power of any of these is infinite or 0."""
+    logits, expected = [1e4, 1e4, -1e4], [-math.log(2), -math.log(2), -2e4 - math.log(2)]
+    row = [*(logits[i] for i in order), 0, 0, 0]
+    scores = SCORER.scores(np.array([row], np.float32), Scoring.LABEL, 3)
+    assert scores == pytest.approx([expected[i] for i in order])
 
 
 def test_a_label_that_no_candidate_has_changes_nothing_however_far_above():
