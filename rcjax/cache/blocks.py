@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int32
 
+from rcjax.cache.errors import BlockBusyError
+from rcjax.cache.eviction import cost_class
+from rcjax.cache.keys import KEY_BYTES, TokenIds, as_token_ids
+
 SCRATCH = "scratch"  # the kind of blocks that hold pages for a while and cannot be found
 NO_SLOT = -1
 
@@ -16,6 +20,10 @@ class BlockState(StrEnum):
     PENDING = "pending"  # its KV is being computed; only its reserver knows it
     READY = "ready"  # can be found, and evicted when not pinned
     RETIRED = "retired"  # cannot be found any more; holds its pages until its last reader leaves
+
+
+# A member that is looked up on its class costs ten times as much as a global, in Python 3.11.
+PENDING, READY, RETIRED = BlockState.PENDING, BlockState.READY, BlockState.RETIRED
 
 
 class CachedBlock:
@@ -67,6 +75,7 @@ class CachedBlock:
         pages: tuple[int, ...],
         cost: float,
         version: int = 0,
+        order: Int32[np.ndarray, "S"] | None = None,
     ):
         self.key = key
         self.kind = kind
@@ -76,9 +85,9 @@ class CachedBlock:
         self.cost = cost
         self.version = version
         self.pins = 1
-        self.state = BlockState.PENDING
+        self.state = PENDING
         self.superseded = False
-        self.order = None
+        self.order = order
         self.slot = NO_SLOT
         self.verified_ids = None
 
@@ -89,8 +98,14 @@ class CachedBlock:
         block.slot = slot
         block._fill = fill
         block.pins = 0
-        block.state = BlockState.READY
+        block.state = READY
         block.verified_ids = None
+        return block
+
+    @classmethod
+    def scratch(cls, pages: tuple[int, ...]) -> "CachedBlock":
+        block = cls(b"", SCRATCH, "", as_token_ids(()), pages, 0.0)
+        block.superseded = True
         return block
 
     def fill(self) -> None:
@@ -110,9 +125,29 @@ class CachedBlock:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    def require_sole_reader(self) -> None:
+        """Raises where the block is not ready and pinned (ValueError), or by several (`BlockBusyError`)."""
+        if self.state is not READY or not self.pins:
+            raise ValueError(f"only a ready block pinned by the caller can grow: {self.state=!s} {self.pins=}")
+        if self.pins > 1:
+            raise BlockBusyError(f"{self.kind} block of {self.owner!r} has {self.pins - 1} other readers")
+
     def __repr__(self) -> str:
         where = f"{self.num_tokens} tokens in pages {self.pages}"
         return f"<{self.state} {self.kind} block of {self.owner!r}: {where}, {self.pins} pins>"
+
+
+def checked_ids(key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int32[np.ndarray, "S"]:
+    """The token ids as a block keeps them; ValueError for a key, kind, tokens or cost that no cached block can have."""
+    if kind == SCRATCH:
+        raise ValueError(f"{kind=} is reserved; use reserve_scratch")
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}; make it with BlockKeys")
+    cost_class(cost)  # refuses what is no cost
+    ids = as_token_ids(token_ids)
+    if not len(ids):
+        raise ValueError("a block without tokens has nothing to cache; leave it out")
+    return ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,9 @@ class BlockColumns:
 
     def find(self, key: bytes) -> int:
         """The slot of the block with that key, or `NO_SLOT`."""
+        records = self._records
         slot = self._key_buckets[hash(key) & self._mask] - 1
-        while slot >= 0 and self._records[slot][:KEY_BYTES] != key:
+        while slot >= 0 and records[slot][:KEY_BYTES] != key:
             slot = self._after_key[slot] - 1
         return slot
 

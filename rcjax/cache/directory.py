@@ -1,23 +1,20 @@
 """The block directory: which blocks one pool holds, in which pages, and who is reading them."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int32
 
-from rcjax.cache.blocks import SCRATCH, BlockState, CachedBlock, PoolStats
-from rcjax.cache.errors import BlockBusyError
-from rcjax.cache.eviction import GreedyDual, cost_class
+from rcjax.cache.accounts import PageAccounts
+from rcjax.cache.blocks import PENDING, READY, SCRATCH, CachedBlock, PoolStats, checked_ids
+from rcjax.cache.eviction import GreedyDual
 from rcjax.cache.held import HeldBlocks
 from rcjax.cache.integrity import IntegrityCheck
-from rcjax.cache.keys import KEY_BYTES, TokenIds, as_token_ids
-from rcjax.cache.orders import BlockOrders, NamedOrder, as_order
+from rcjax.cache.keys import TokenIds
+from rcjax.cache.orders import BlockOrders, NamedOrder
 from rcjax.cache.pages import PagePool
 from rcjax.cache.ready import ReadyBlocks
 from rcjax.cache.versions import KnownVersions
-from rcjax.errors import ResourceExhaustedError
 
 
 def _ignore(key: bytes) -> None:
@@ -50,17 +47,15 @@ class BlockDirectory:
     ):
         self.pool = pool
         self._on_commit = on_commit
-        self._on_evict = on_evict
         self._orders = BlockOrders()
         self._ready = ReadyBlocks(pool, policy, self._orders)
-        self._held = HeldBlocks()
         self._versions = KnownVersions()
-        self._pages_by_kind: Counter[str] = Counter()  # a running sum, as all that `stats` and admission ask for
-        self._check = IntegrityCheck(pool, self._ready, self._held, self._pages_by_kind)
+        self._held = HeldBlocks(self._versions)
+        self._accounts = PageAccounts(pool, self._ready, self._held, on_evict)
+        self._check = IntegrityCheck(pool, self._ready, self._held, self._accounts)
         self.num_hits = 0
         self.num_misses = 0
         self.num_collisions = 0
-        self.num_evictions = 0
 
     # ---- finding
 
@@ -72,11 +67,12 @@ class BlockDirectory:
         does, so the tokens in question can be computed fresh but not cached.
         """
         ready = self._ready
-        slot = ready.columns.find(key)
+        columns = ready.columns
+        slot = columns.find(key)
         if slot < 0:
             self.num_misses += 1
             return None
-        if not ready.columns.holds(slot, token_ids):
+        if not columns.holds(slot, token_ids):
             self.num_misses += 1
             self.num_collisions += 1
             return None
@@ -87,14 +83,14 @@ class BlockDirectory:
         """As `lookup`, and pins the block. Tokens that are the same array as last time are not compared again."""
         ready = self._ready
         block = ready.recent.get(key)
-        if block is None or block.verified_ids is not token_ids:
+        if block is not None and block.verified_ids is token_ids:
+            self.num_hits += 1
+        else:
             block = self.lookup(key, token_ids)
             if block is None:
                 return None
             if isinstance(token_ids, np.ndarray) and not token_ids.flags.writeable:
                 block.verified_ids = token_ids
-        else:
-            self.num_hits += 1
         ready.pin(block)
         return block
 
@@ -112,7 +108,7 @@ class BlockDirectory:
     @property
     def num_available_pages(self) -> int:
         """Pages that a `reserve` could get now: free ones and those of evictable blocks."""
-        return self.pool.num_free + self._ready.num_evictable_pages
+        return self._accounts.num_available
 
     def reserve(
         self, key: bytes, kind: str, owner: str, token_ids: TokenIds, cost: float, version: int = 0
@@ -126,8 +122,8 @@ class BlockDirectory:
         ready already.
         """
         ids = self._checked(key, kind, token_ids, cost)
-        pages = self._take_pages(self.pool.pages_for(len(ids)), kind)
-        return self._add_pending(CachedBlock(key, kind, owner, ids, pages, cost, version))
+        pages = self._accounts.take(self.pool.pages_for(len(ids)), kind)
+        return self._held.add_pending(CachedBlock(key, kind, owner, ids, pages, cost, version, self._orders.find(key)))
 
     def grow(self, block: CachedBlock, key: bytes, token_ids: TokenIds, cost: float, version: int = 0) -> CachedBlock:
         """Turns a ready block that the caller alone has pinned into a pending longer one, in the same pages.
@@ -137,20 +133,13 @@ class BlockDirectory:
         result frees everything: the old KV is not brought back. Raises `BlockBusyError` where others have
         `block` pinned, otherwise as `reserve` does; after an error nothing has changed.
         """
-        if block.state is not BlockState.READY or not block.pins:
-            raise ValueError(f"only a ready block pinned by the caller can grow: {block.state=!s} {block.pins=}")
-        if block.pins > 1:
-            raise BlockBusyError(f"{block.kind} block of {block.owner!r} has {block.pins - 1} other readers")
+        block.require_sole_reader()
         ids = self._checked(key, block.kind, token_ids, cost)
         if len(ids) <= block.num_tokens or not np.array_equal(ids[: block.num_tokens], block.token_ids):
             raise ValueError(f"the {len(ids)} token ids must start with the block's {block.num_tokens} and add some")
-        more = self._take_pages(self.pool.pages_for(len(ids)) - len(block.pages), block.kind)
-        self._ready.remove(block.slot)
-        pages = block.pages + more
-        self.pool.link(pages)
-        block.pins, block.pages = 0, ()
-        self._on_evict(block.key)
-        return self._add_pending(CachedBlock(key, block.kind, block.owner, ids, pages, cost, version))
+        pages = self._accounts.take_over(block, self.pool.pages_for(len(ids)))
+        grown = CachedBlock(key, block.kind, block.owner, ids, pages, cost, version, self._orders.find(key))
+        return self._held.add_pending(grown)
 
     def commit(self, block: CachedBlock) -> None:
         """Makes a pending block ready, its KV being written; the reserver's pin stays.
@@ -161,7 +150,7 @@ class BlockDirectory:
         """
         if block.kind == SCRATCH:
             raise ValueError("a scratch block cannot be committed; release it")
-        self._require_pending(block)
+        self._held.require_pending(block)
         name = (block.kind, block.owner)
         if block.superseded:
             self._held.pending_to_retired(block)
@@ -169,20 +158,16 @@ class BlockDirectory:
         self._held.supersede(name, block.version, before=block)
         former = self._ready.find_name(name)
         if former >= 0:
-            self._retire(former)
+            self._accounts.retire(former)
         self._held.remove_pending(block)
         self._ready.add(block)
         self._versions.note(name, block.version)
-        self._orders.keep_only(block.key, name)
-        if block.order is None:
-            block.order = self._orders.find(block.key)
-        else:
-            self._orders.put(block.key, name, block.order)
+        self._orders.settle(block)
         self._on_commit(block.key)
 
     def abort(self, block: CachedBlock) -> None:
         """Gives up a pending block and the reserver's pin; the pages are freed when no pin is left."""
-        self._require_pending(block)
+        self._held.require_pending(block)
         self._held.pending_to_retired(block)
         self.unpin(block)
 
@@ -190,11 +175,8 @@ class BlockDirectory:
         """Pages for a request's own use, such as decoding; nobody finds them, `release` gives them back."""
         if num_pages < 1:
             raise ValueError(f"{num_pages=} must be at least 1")
-        pages = self._take_pages(num_pages, SCRATCH)
-        block = CachedBlock(b"", SCRATCH, "", as_token_ids(()), pages, 0.0)
-        block.superseded = True
-        self._held.add_pending(block)
-        return block
+        pages = self._accounts.take(num_pages, SCRATCH)
+        return self._held.add_pending(CachedBlock.scratch(pages))
 
     def release(self, block: CachedBlock) -> None:
         """Frees a scratch block; ValueError for another."""
@@ -216,13 +198,13 @@ class BlockDirectory:
         self._orders.drop(name)
         current = self._ready.find_name(name)
         if current >= 0:
-            self._retire(current)
+            self._accounts.retire(current)
         return current >= 0 or was_pending
 
     def discard(self, block: CachedBlock) -> None:
         """Makes a ready block unfindable, its KV not to be trusted; whoever wants that content computes it anew."""
-        if block.state is BlockState.READY:
-            self._retire(block.slot)
+        if block.state is READY:
+            self._accounts.retire(block.slot)
 
     def forget_versions(self, before: int) -> None:
         """Says that no plan or write of a smaller version lives, nor ever will: what is older need not be kept."""
@@ -236,24 +218,12 @@ class BlockDirectory:
         It outlives the block: whenever content of that key is cached again, it has the order. It goes when its item
         or user is dropped, or gets other content.
         """
-        block.fill()
-        block.order = as_order(order, block.num_tokens)
-        if block.state is BlockState.READY:
-            self._orders.put(block.key, (block.kind, block.owner), block.order)
+        self._orders.give(block, order)
 
     def put_order(self, key: bytes, kind: str, owner: str, order: TokenIds) -> bool:
         """Stores an order for content that is not cached; False, and nothing stored, where its name has other content
         in cache, or an order already."""
-        offsets = as_order(order, len(order))
-        current = self.current(kind, owner)
-        if self._orders.has_name((kind, owner)) or (current is not None and current.key != key):
-            return False
-        if current is not None and len(offsets) != current.num_tokens:
-            raise ValueError(f"an order of {len(offsets)} tokens is of no use to a block of {current.num_tokens}")
-        self._orders.put(key, (kind, owner), offsets)
-        if current is not None:
-            current.order = offsets
-        return True
+        return self._orders.offer(key, (kind, owner), order, self.current(kind, owner))
 
     def orders(self) -> Mapping[bytes, NamedOrder]:
         """All that are stored, by key, whether their content is cached or not; a view, which changes with them."""
@@ -263,7 +233,7 @@ class BlockDirectory:
 
     def pin(self, block: CachedBlock) -> None:
         """Keeps a block's pages from being freed until as many `unpin` calls."""
-        if block.state is BlockState.READY:
+        if block.state is READY:
             self._ready.pin(block)
         elif block.pins:
             block.pins += 1
@@ -274,29 +244,21 @@ class BlockDirectory:
         """Takes a pin back; the last makes a ready block evictable, as just used, and frees a retired one."""
         if not block.pins:
             raise ValueError(f"{block.kind} block of {block.owner!r} is not pinned")
-        if block.state is BlockState.READY:
+        if block.state is READY:
             self._ready.unpin(block)
             return
-        if block.state is BlockState.PENDING and block.pins == 1:
+        if block.state is PENDING and block.pins == 1:
             raise ValueError("the reserver's pin stays until commit or abort")
         block.pins -= 1
         if not block.pins:
             self._held.forget(block)
-            self._free(block)
-
-    @contextmanager
-    def pinned(self, blocks: Iterable[CachedBlock]) -> Iterator[None]:
-        """Pins `blocks` (once for each time it occurs) for the length of a `with`, or none if one fails.
-
-        A block pinned this way must not be grown inside: its pin would move to the grown block.
-        """
-        with ExitStack() as stack:
-            for block in blocks:
-                self.pin(block)
-                stack.callback(self.unpin, block)
-            yield
+            self._accounts.free(block)
 
     # ---- reporting
+
+    @property
+    def num_evictions(self) -> int:
+        return self._accounts.num_evictions
 
     def stats(self) -> PoolStats:
         """O(kinds), whatever the number of blocks."""
@@ -309,13 +271,13 @@ class BlockDirectory:
             pages_pinned=self.pool.num_used - self._ready.num_evictable_pages,  # what is not evictable is pinned
             num_hits=self.num_hits,
             num_misses=self.num_misses,
-            num_evictions=self.num_evictions,
+            num_evictions=self._accounts.num_evictions,
             num_collisions=self.num_collisions,
         )
 
     def pages_used_by_kind(self) -> dict[str, int]:
         """Pages held by kind, whatever the blocks' state; they add up to the pool's used pages."""
-        return dict(+self._pages_by_kind)
+        return dict(+self._accounts.by_kind)
 
     def check_integrity(self) -> None:
         """Raises `IntegrityError` where the books do not add up; O(pages), for tests."""
@@ -328,61 +290,10 @@ class BlockDirectory:
         """
         return self._check.run(budget_s, clock)
 
-    # ---- the steps of the above
-
     def _checked(self, key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int32[np.ndarray, "S"]:
-        if kind == SCRATCH:
-            raise ValueError(f"{kind=} is reserved; use reserve_scratch")
-        if len(key) != KEY_BYTES:
-            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}; make it with BlockKeys")
-        if self._held.find(key) is not None or self._ready.columns.find(key) >= 0:
-            state = "pending" if self._held.find(key) is not None else "ready"
-            raise ValueError(f"a block with key {key.hex()} is {state} already")
-        cost_class(cost)  # refuses what is no cost
-        ids = as_token_ids(token_ids)
-        if not len(ids):
-            raise ValueError("a block without tokens has nothing to cache; leave it out")
-        return ids
-
-    def _add_pending(self, block: CachedBlock) -> CachedBlock:
-        name = (block.kind, block.owner)
-        block.superseded = block.version < self._versions.newest(name)
-        block.order = self._orders.find(block.key)
-        self._held.add_pending(block)
-        return block
-
-    def _take_pages(self, num: int, kind: str) -> tuple[int, ...]:
-        if num > self.num_available_pages:
-            raise ResourceExhaustedError(
-                f"{num} pages wanted; {self.pool.num_free} free and {self._ready.num_evictable_pages} evictable of "
-                f"{self.pool.capacity_pages}, the others are in use; retry later or enlarge the pool"
-            )
-        while self.pool.num_free < num:
-            self._evict_one()
-        self._pages_by_kind[kind] += num
-        return self.pool.allocate(num)
-
-    def _require_pending(self, block: CachedBlock) -> None:
-        if block.state is not BlockState.PENDING:
-            raise ValueError(f"{block.kind} block of {block.owner!r} is not pending but {block.state}")
-
-    def _retire(self, slot: int) -> None:
-        """Makes a ready block unfindable, and frees it if nobody reads it."""
-        block = self._ready.remove(slot)
-        if block.pins:
-            self._held.add_retired(block)
-        else:
-            self._free(block)
-        self._on_evict(block.key)
-
-    def _evict_one(self) -> None:
-        key, kind, num_pages = self._ready.evict()
-        self._pages_by_kind[kind] -= num_pages
-        self.num_evictions += 1
-        self._on_evict(key)
-
-    def _free(self, block: CachedBlock) -> None:
-        """Gives a retired block's pages back."""
-        self._pages_by_kind[block.kind] -= len(block.pages)
-        self.pool.free(block.pages)
-        block.pages = ()
+        """The token ids of a block that may be reserved; ValueError for one that may not."""
+        if self._held.find(key) is not None:
+            raise ValueError(f"a block with key {key.hex()} is pending already")
+        if self._ready.columns.find(key) >= 0:
+            raise ValueError(f"a block with key {key.hex()} is ready already")
+        return checked_ids(key, kind, token_ids, cost)

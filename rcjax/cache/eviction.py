@@ -66,23 +66,49 @@ class GreedyDual:
 
     def add(self, slot: int, cost_per_page: float) -> None:
         """Makes a block evictable, as just used; ValueError if it is already."""
-        number, at, links = cost_class(cost_per_page), 4 * slot, self._links
+        number, at, links, uses = cost_class(cost_per_page), 4 * slot, self._links, self._uses
         while at >= len(links):
             links.extend((_END, _ABSENT, 0, 0))
-            self._uses.extend((0.0, 0.0))
+            uses.extend((0.0, 0.0))
         if links[at + _AFTER] != _ABSENT:
             raise ValueError(f"the block in {slot=} is already evictable")
-        links[at + _CLASS] = number
-        self._num += 1
         queue = self._queues.get(number)
         if queue is None:
             queue = self._queues[number] = _Queue(class_cost(number))
-        self._append(slot, queue)
+        self._num += 1
+        self._num_uses = used = self._num_uses + 1
+        uses[2 * slot] = priority = self._inflation + queue.cost
+        uses[2 * slot + 1] = used
+        last = queue.last
+        links[at + _BEFORE] = last
+        links[at + _AFTER] = _END
+        links[at + _CLASS] = number
+        queue.last = slot
+        if last == _END:
+            queue.first = slot
+        else:
+            links[4 * last + _AFTER] = slot
+        if not queue.in_heap:
+            queue.in_heap = True
+            heapq.heappush(self._heap, (priority, float(used), number))
 
     def remove(self, slot: int) -> None:
         """Takes a block out of reach; KeyError if it is not evictable."""
-        self._unlink(slot)
-        self._links[4 * slot + _AFTER] = _ABSENT
+        links, at = self._links, 4 * slot
+        after = links[at + _AFTER] if at < len(links) else _ABSENT
+        if after == _ABSENT:
+            raise KeyError(f"the block in {slot=} is not evictable")
+        before = links[at + _BEFORE]
+        queue = self._queues[links[at + _CLASS]]
+        if before == _END:
+            queue.first = after
+        else:
+            links[4 * before + _AFTER] = after
+        if after == _END:
+            queue.last = before
+        else:
+            links[4 * after + _BEFORE] = before
+        links[at + _AFTER] = _ABSENT
         self._num -= 1
 
     def pop(self) -> int:
@@ -124,38 +150,3 @@ class GreedyDual:
             raise IntegrityError(f"the list of evictable blocks does not lead back to {slot=}")
         if after != _END and self._uses[2 * slot : 2 * slot + 2] >= self._uses[2 * after : 2 * after + 2]:
             raise IntegrityError(f"{slot=} and the one after it in the list of evictable blocks are out of order")
-
-    def _append(self, slot: int, queue: _Queue) -> None:
-        links, uses, at = self._links, self._uses, 4 * slot
-        self._num_uses = used = self._num_uses + 1
-        uses[2 * slot] = priority = self._inflation + queue.cost
-        uses[2 * slot + 1] = used
-        last = queue.last
-        links[at + _BEFORE] = last
-        links[at + _AFTER] = _END
-        queue.last = slot
-        if last == _END:
-            queue.first = slot
-        else:
-            links[4 * last + _AFTER] = slot
-        if not queue.in_heap:
-            queue.in_heap = True
-            heapq.heappush(self._heap, (priority, float(used), links[4 * slot + _CLASS]))
-
-    def _unlink(self, slot: int) -> _Queue:
-        """Takes a slot out of its list, and returns that."""
-        links, at = self._links, 4 * slot
-        after = links[at + _AFTER] if at < len(links) else _ABSENT
-        if after == _ABSENT:
-            raise KeyError(f"the block in {slot=} is not evictable")
-        before = links[at + _BEFORE]
-        queue = self._queues[links[at + _CLASS]]
-        if before == _END:
-            queue.first = after
-        else:
-            links[4 * before + _AFTER] = after
-        if after == _END:
-            queue.last = before
-        else:
-            links[4 * after + _BEFORE] = before
-        return queue

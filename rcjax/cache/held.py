@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 
-from rcjax.cache.blocks import NO_SLOT, SCRATCH, BlockState, CachedBlock
+from rcjax.cache.blocks import NO_SLOT, PENDING, RETIRED, SCRATCH, CachedBlock
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.pages import PagePool
-from rcjax.cache.versions import Name
+from rcjax.cache.versions import KnownVersions, Name
 
 
 class HeldBlocks:
     """Pending and retired blocks; each is pinned. Moves them from one to the other and knows nothing of pages."""
 
-    def __init__(self) -> None:
+    def __init__(self, versions: KnownVersions) -> None:
+        self._versions = versions
         self._by_key: dict[bytes, CachedBlock] = {}  # pending ones that can become ready
         self._pending: dict[Name, list[CachedBlock]] = {}  # all that are pending, oldest first
         self._retired: set[CachedBlock] = set()
@@ -25,10 +26,15 @@ class HeldBlocks:
         """The pending block that will be found by that key."""
         return self._by_key.get(key)
 
-    def add_pending(self, block: CachedBlock) -> None:
+    def add_pending(self, block: CachedBlock) -> CachedBlock:
+        """Takes in a new block and returns it; one whose version is overtaken already will never be ready."""
+        name = (block.kind, block.owner)
+        if block.version < self._versions.newest(name):
+            block.superseded = True
         if not block.superseded:
             self._by_key[block.key] = block
-        self._pending.setdefault((block.kind, block.owner), []).append(block)
+        self._pending.setdefault(name, []).append(block)
+        return block
 
     def supersede(self, name: Name, version: int, before: CachedBlock | None = None) -> bool:
         """Keeps pending blocks of a name from ever becoming ready; whether there were any.
@@ -46,6 +52,10 @@ class HeldBlocks:
             del self._by_key[block.key]
         return bool(overtaken)
 
+    def require_pending(self, block: CachedBlock) -> None:
+        if block.state is not PENDING:
+            raise ValueError(f"{block.kind} block of {block.owner!r} is not pending but {block.state}")
+
     def remove_pending(self, block: CachedBlock) -> None:
         """Lets go of a pending block, which is about to be ready or retired."""
         name = (block.kind, block.owner)
@@ -57,7 +67,7 @@ class HeldBlocks:
 
     def pending_to_retired(self, block: CachedBlock) -> None:
         self.remove_pending(block)
-        block.state = BlockState.RETIRED
+        block.state = RETIRED
         self._retired.add(block)
 
     def add_retired(self, block: CachedBlock) -> None:
@@ -74,7 +84,7 @@ class HeldBlocks:
         pages: set[int] = set()
         for (kind, owner), blocks in self._pending.items():
             for block in blocks:
-                if (block.kind, block.owner, block.state) != (kind, owner, BlockState.PENDING):
+                if (block.kind, block.owner, block.state) != (kind, owner, PENDING):
                     raise IntegrityError(f"listed as pending {kind} of {owner!r}: {block}")
                 if kind == SCRATCH and not block.superseded:
                     raise IntegrityError(f"a scratch block can be found: {block}")
@@ -84,7 +94,7 @@ class HeldBlocks:
             wrong = [key.hex() for key in findable.keys() ^ self._by_key.keys()]
             raise IntegrityError(f"keys and pending blocks do not match: {wrong[:4]}")
         for block in self._retired:
-            if block.state is not BlockState.RETIRED:
+            if block.state is not RETIRED:
                 raise IntegrityError(f"listed as retired: {block}")
         for block in self:
             if block.pins < 1 or block.slot != NO_SLOT:

@@ -1,8 +1,9 @@
 """Whether a directory's books agree: the whole at once, or a few blocks at a time between other work."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from rcjax.cache.accounts import PageAccounts
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.held import HeldBlocks
 from rcjax.cache.pages import PagePool
@@ -20,11 +21,11 @@ class IntegrityCheck:
     in two blocks follows block by block: the last of its pages names the block.
     """
 
-    def __init__(self, pool: PagePool, ready: ReadyBlocks, held: HeldBlocks, pages_by_kind: Mapping[str, int]):
+    def __init__(self, pool: PagePool, ready: ReadyBlocks, held: HeldBlocks, accounts: PageAccounts):
         self._pool = pool
         self._ready = ready
         self._held = held
-        self._pages_by_kind = pages_by_kind
+        self._accounts = accounts
         self._slot = 0
         self._page = 1
         self._sum = 0
@@ -76,8 +77,8 @@ class IntegrityCheck:
         num_ready = by_kind.total()
         for block in self._held:
             by_kind[block.kind] += len(block.pages)
-        if +by_kind != +Counter(self._pages_by_kind):
-            raise IntegrityError(f"pages are miscounted: {self._pages_by_kind} should be {+by_kind}")
+        if +by_kind != +self._accounts.by_kind:
+            raise IntegrityError(f"pages are miscounted: {self._accounts.by_kind} should be {+by_kind}")
         if by_kind.total() != self._pool.num_used:
             raise IntegrityError(f"{self._pool.num_used} pages are used, {by_kind.total()} of them by blocks")
         num_evictable = num_ready - self._ready.num_pinned_pages

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
+from rcjax.cache.blocks import READY, CachedBlock
 from rcjax.cache.keys import TokenIds, as_token_ids
 from rcjax.cache.packing import pack_ids, unpack_ids
 from rcjax.cache.versions import Name
@@ -52,18 +53,45 @@ class BlockOrders(Mapping[bytes, NamedOrder]):
         stored = self._by_key.get(key)
         return None if stored is None else unpack_ids(stored[1])
 
-    def has_name(self, name: Name) -> bool:
-        return name in self._keys
-
     def put(self, key: bytes, name: Name, order: Int32[np.ndarray, "S"]) -> None:
         self.drop(name)
         self._by_key[key] = (name, pack_ids(order))
         self._keys[name] = key
 
-    def keep_only(self, key: bytes, name: Name) -> None:
-        """Forgets the order of other content of that name."""
+    def give(self, block: CachedBlock, order: TokenIds) -> None:
+        """Gives a block its order, and stores it if the block is ready; ValueError unless it is one."""
+        block.fill()
+        block.order = as_order(order, block.num_tokens)
+        if block.state is READY:
+            self.put(block.key, (block.kind, block.owner), block.order)
+
+    def offer(self, key: bytes, name: Name, order: TokenIds, current: CachedBlock | None) -> bool:
+        """Stores an order, and gives it to the ready block of that name, if there is one: `current`.
+
+        False, and nothing stored, where that block has another key, or the name an order already.
+        """
+        offsets = as_order(order, len(order))
+        if name in self._keys or (current is not None and current.key != key):
+            return False
+        if current is not None and len(offsets) != current.num_tokens:
+            raise ValueError(f"an order of {len(offsets)} tokens is of no use to a block of {current.num_tokens}")
+        self.put(key, name, offsets)
+        if current is not None:
+            current.order = offsets
+        return True
+
+    def settle(self, block: CachedBlock) -> None:
+        """Stores the order that a block brings as it becomes ready, or gives it the one that is stored for its content.
+
+        That of other content of its name is forgotten.
+        """
+        key, name = block.key, (block.kind, block.owner)
+        if block.order is not None:
+            self.put(key, name, block.order)
+            return
         if self._keys.get(name, key) != key:
             self.drop(name)
+        block.order = self.find(key)
 
     def drop(self, name: Name) -> None:
         key = self._keys.pop(name, None)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from weakref import ref
 
-from rcjax.cache.blocks import NO_SLOT, BlockState, CachedBlock
+from rcjax.cache.blocks import NO_SLOT, READY, RETIRED, CachedBlock
 from rcjax.cache.columns import BlockColumns
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.eviction import GreedyDual
@@ -77,7 +77,7 @@ class ReadyBlocks:
         """Takes in a pinned block, whose key and name must be free."""
         slot = self.columns.add(block.key, block.kind, block.owner, block.token_ids, block.pages[0], block.cost)
         self._pool.link(block.pages, slot)
-        block.state = BlockState.READY
+        block.state = READY
         block.slot = slot
         self._pinned[slot] = block
         known = self._handles[slot] = _HandleRef(block, self._forget)
@@ -90,7 +90,8 @@ class ReadyBlocks:
             del self._pinned[slot]
             self._pool.link(block.pages)
         else:
-            self._remove_evictable(block)
+            self._policy.remove(slot)
+            self.num_evictable_pages -= len(block.pages)
         self._let_go(block)
         return block
 
@@ -124,13 +125,14 @@ class ReadyBlocks:
         """Takes a pin back; the last makes the block evictable, as just used."""
         block.pins -= 1
         if not block.pins:
-            del self._pinned[block.slot]
-            self._policy.add(block.slot, block.cost / len(block.pages))
-            self.num_evictable_pages += len(block.pages)
-            self.recent[block.key] = block
-            self.recent.move_to_end(block.key)
-            if len(self.recent) > NUM_RECENT:
-                self.recent.popitem(last=False)
+            slot, key, num_pages, recent = block.slot, block.key, len(block.pages), self.recent
+            del self._pinned[slot]
+            self._policy.add(slot, block.cost / num_pages)
+            self.num_evictable_pages += num_pages
+            recent[key] = block
+            recent.move_to_end(key)
+            if len(recent) > NUM_RECENT:
+                recent.popitem(last=False)
 
     def check_slot(self, slot: int) -> None:
         """Raises `IntegrityError` where columns, pages, policy, pins and handle of a slot disagree."""
@@ -166,7 +168,7 @@ class ReadyBlocks:
     def _check_handle(self, block: CachedBlock, slot: int, pages: tuple[int, ...]) -> None:
         columns = self.columns
         found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot)
-        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, BlockState.READY, slot)
+        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, READY, slot)
         if found != expected or not columns.holds(slot, block.token_ids):
             raise IntegrityError(f"the handle of {slot=} is not what is kept there: {block}")
         if (block.pins > 0) != (slot in self._pinned):
@@ -184,14 +186,10 @@ class ReadyBlocks:
         block.version = 0
         block.superseded = False
 
-    def _remove_evictable(self, block: CachedBlock) -> None:
-        self._policy.remove(block.slot)
-        self.num_evictable_pages -= len(block.pages)
-
     def _let_go(self, block: CachedBlock) -> None:
         block.fill()  # while there is something to fill it with
         self.columns.remove(block.slot)
         self.recent.pop(block.key, None)
         del self._handles[block.slot]
-        block.state = BlockState.RETIRED
+        block.state = RETIRED
         block.slot = NO_SLOT

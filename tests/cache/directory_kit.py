@@ -1,6 +1,7 @@
 """What the directory's tests share: small directories, keys for names, and blocks in one step."""
 
 import hashlib
+from contextlib import ExitStack, contextmanager
 
 from rcjax.cache import BlockDirectory, GreedyDual, PagePool
 
@@ -26,6 +27,15 @@ def build(directory, owner, num_tokens=4, **kwargs):
     directory.commit(block)
     directory.unpin(block)
     return block
+
+
+@contextmanager
+def pinned(directory, *blocks):
+    with ExitStack() as stack:
+        for block in blocks:
+            directory.pin(block)
+            stack.callback(directory.unpin, block)
+        yield
 
 
 def lookup(directory, key, num_tokens=4):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from directory_kit import build, key_of, lookup, new_directory, reserve
+from directory_kit import build, key_of, lookup, new_directory, pinned, reserve
 
 from rcjax.cache import SCRATCH, BlockState
 from rcjax.errors import ResourceExhaustedError
@@ -84,7 +84,7 @@ def test_bad_reservations_change_nothing(directory, arguments, message):
 
 def test_the_least_recently_used_are_evicted_and_no_more_than_needed(directory):
     a, b, c = (build(directory, owner) for owner in "abc")
-    with directory.pinned([lookup(directory, "a")]):
+    with pinned(directory, lookup(directory, "a")):
         pass
     assert lookup(directory, "b") is b, "which without a pin is no use of it"
     reserve(directory, "d", 8)

@@ -124,7 +124,7 @@ class Books:
         self.columns.num_blocks_by_kind["item"] += 1
 
     def pages_by_kind(self):
-        self.directory._pages_by_kind["item"] -= 1
+        self.directory._accounts.by_kind["item"] -= 1
 
     def free_slots(self):
         self.columns._free.append(self.slot)

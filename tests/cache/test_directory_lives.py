@@ -1,7 +1,7 @@
 """Single cases of names, pins, growing and scratch pages."""
 
 import pytest
-from directory_kit import build, key_of, lookup, new_directory, reserve
+from directory_kit import build, key_of, lookup, new_directory, pinned, reserve
 
 from rcjax.cache import SCRATCH, BlockBusyError, BlockState
 from rcjax.errors import ResourceExhaustedError
@@ -98,18 +98,12 @@ def test_the_reservers_pin_stays_until_commit(directory):
         directory.unpin(block)
 
 
-def test_pinned_holds_through_an_error_and_is_all_or_nothing(directory):
-    a, b = build(directory, "a"), build(directory, "b")
-    with directory.pinned([a, b, a]):
-        assert (a.pins, b.pins) == (2, 1)
-    assert (a.pins, b.pins) == (0, 0)
-    with pytest.raises(KeyError), directory.pinned([a, b]):
-        raise KeyError
-    assert (a.pins, b.pins) == (0, 0)
-    directory.drop("item", "b")
-    with pytest.raises(ValueError, match="has been freed"), directory.pinned([a, b]):
-        pass
-    assert a.pins == 0
+def test_as_many_unpins_as_pins(directory):
+    a = build(directory, "a")
+    with pinned(directory, a, a):
+        assert a.pins == 2
+        assert directory.stats().pages_pinned == 1
+    assert (a.pins, directory.stats().pages_pinned) == (0, 0)
 
 
 # ---- growing
@@ -163,7 +157,7 @@ def test_aborting_a_grown_block_frees_all_of_it(directory):
 
 def test_a_block_with_other_readers_does_not_grow(directory):
     block = build(directory, "u", 6)
-    with directory.pinned([block]):
+    with pinned(directory, block):
         directory.pin(block)
         with pytest.raises(BlockBusyError, match="1 other readers"):
             grow(directory, block, 9)

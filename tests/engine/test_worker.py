@@ -308,7 +308,7 @@ class TestStopping:
 
 def plant(worker):
     """A page more on the books than there is."""
-    worker.cache.directory._pages_by_kind["item"] += 1
+    worker.cache.directory._accounts.by_kind["item"] += 1
 
 
 class TestLosing:
