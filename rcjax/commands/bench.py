@@ -16,6 +16,7 @@ from rich.progress import track
 from rcjax.catalog import Catalogue, Request
 from rcjax.commands.report import Answer, arm_table, asked, stage_table
 from rcjax.config import Settings, read_catalogue
+from rcjax.disk import write_whole
 from rcjax.errors import RcjaxError
 from rcjax.evaluation.arms import arm_order, baselines
 from rcjax.evaluation.percentiles import percentiles
@@ -151,7 +152,7 @@ def write_json(path: Path, answers: Mapping[str, Sequence[Answer]], **more: Any)
     """Raw samples by arm, `claims`, and whatever else a caller adds."""
     samples = {arm: [_sample(answer) for answer in of_arm] for arm, of_arm in answers.items()}
     report = {"benchmark": "rcjax bench", "samples": samples, **more}
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(report, indent=1) + "\n")
 
 
 def _sample(answer: Answer) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rcjax.config import Settings
+from rcjax.disk import check_folder
 from rcjax.evaluation.arms import compared_arms
 from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
 from rcjax.evaluation.gate import METRIC, gate_violations
@@ -26,11 +27,11 @@ def run_eval(
 ) -> bool:
     """Evaluates, prints and writes what was found; whether the gate passed, which it does where there is none.
 
-    ValueError before anything is measured where a file could not be written, or the gate would have no arm to judge.
+    Before anything is measured: `DiskError` where a file could not be written, ValueError where the gate would have no
+    arm to judge.
     """
     for path in filter(None, (json_file, plot_file)):
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: the folder {path.parent} does not exist")
+        check_folder(path.parent)
     if plot_file:
         check_plot(plot_file)
     _, references = compared_arms(settings, options.arms)

@@ -6,6 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rcjax.disk import writing
 from rcjax.evaluation.gate import METRIC
 from rcjax.evaluation.summary import ArmSummary, Estimate
 
@@ -55,7 +56,8 @@ def write_plot(path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, f
     above.set_title(textwrap.fill(title, 80), fontsize=10, loc="left")
     _draw_quality(above, arms, lines)
     _draw_differences(below, arms)
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 

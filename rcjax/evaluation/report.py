@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rcjax.disk import write_whole
 from rcjax.evaluation.evaluation import Evaluation
 from rcjax.evaluation.gate import Violation
 from rcjax.evaluation.ranking import Rank
@@ -19,7 +20,7 @@ _PACKAGES = ("rcjax", "jax", "jaxlib", "numpy", "scipy")
 
 
 def write_report(path: Path, evaluation: Evaluation, gate: dict[str, Any] | None = None) -> None:
-    path.write_text(json.dumps(_without_nan(report(evaluation, gate)), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(_without_nan(report(evaluation, gate)), indent=1) + "\n")
 
 
 def report(evaluation: Evaluation, gate: dict[str, Any] | None = None) -> dict[str, Any]:

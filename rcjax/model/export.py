@@ -1,13 +1,16 @@
 """A model as a Hugging Face folder, which `load_model` and `transformers` read."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from rcjax.disk import writing
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params
 from rcjax.model.hf_rope import hf_rope
@@ -23,8 +26,19 @@ _ARCHITECTURES = {
 
 
 def export_folder(folder: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
-    """Writes config.json, model.safetensors and the tokenizer into `folder`, over what is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes config.json, model.safetensors and the tokenizer into `folder`, over what is there.
+
+    `DiskError` where it cannot be written; what is there stays as it was then.
+    """
+    with writing(folder, SafetensorError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+            _write(Path(new), config, params, tokenizer)
+            for file in Path(new).iterdir():
+                file.replace(folder / file.name)
+
+
+def _write(folder: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:
     dtype = np.asarray(params["final_norm"][:1]).dtype.name
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     config_file.write_text(json.dumps(hf_config(config) | {"torch_dtype": dtype}, indent=2), "utf-8")

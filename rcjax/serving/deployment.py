@@ -7,6 +7,7 @@ from rich.console import Console
 
 from rcjax.catalog import Catalogue
 from rcjax.config import Settings, read_catalogue
+from rcjax.disk import make_folder
 from rcjax.model.spec import Model
 from rcjax.serving import snapshots
 from rcjax.serving.filling import fill
@@ -47,7 +48,11 @@ def deploy(
 
 
 def build_snapshot(console: Console, settings: Settings, folder: Path, *, model: Model | None = None) -> None:
-    """Computes the KV of the settings' items and users, saves it in `folder`, and prints how much there is."""
+    """Computes the KV of the settings' items and users, saves it in `folder`, and prints how much there is.
+
+    `DiskError` where the folder cannot be written.
+    """
+    make_folder(folder)  # before what takes long
     catalogue = read_catalogue(settings.catalogue, tell=noted(console))
     # Nothing is ranked here, so nothing need be compiled for it.
     shapes = settings.shapes.model_copy(update={"rank": (_SOME_RANK_SHAPE,)})

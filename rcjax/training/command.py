@@ -16,6 +16,7 @@ from rcjax.catalog import EmbeddedWorld
 from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
 from rcjax.catalog.negatives import NegativeSampler
 from rcjax.config import NewModel, Settings, TrainSettings, read_catalogue
+from rcjax.disk import make_folder
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
@@ -35,6 +36,7 @@ MODEL_FOLDER = "model"
 
 def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
     """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
+    make_folder(folder)  # before what takes long
     model = load_model(settings.model, dtype=jnp.float32)
     tokenizer = model.tokenizer
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)

@@ -1,10 +1,11 @@
 """The training curve: a file of a JSON object a line, whole after any kill."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from rcjax.disk import write_whole
 
 CURVE = "curve.jsonl"
 
@@ -44,10 +45,5 @@ def _point(line: bytes, place: str) -> CurvePoint:
 
 
 def write_curve(path: Path, curve: Sequence[CurvePoint]) -> None:
-    """Puts a whole new file in the old one's place, which a kill or a full disk leaves as it was."""
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write("".join(json.dumps(asdict(point)) + "\n" for point in curve))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    """Puts a whole new file in the old one's place, which a kill or a full disk leaves as it was; `DiskError`."""
+    write_whole(path, "".join(json.dumps(asdict(point)) + "\n" for point in curve))

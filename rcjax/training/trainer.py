@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from rcjax.config import TrainSettings
+from rcjax.disk import DiskError, make_folder, write_whole, writing
 from rcjax.evaluation.ranking import ndcg_at, rank_of
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE, CurvePoint, curve_until, write_curve
@@ -64,8 +66,7 @@ class Trainer:
         Takes `state` over, as a step does: it is where a new run starts, and gives way to what a killed one left.
         """
         settings = self._settings
-        policy = ocp.training.preservation_policies.LatestN(_KEPT_CHECKPOINTS)
-        with ocp.training.Checkpointer(self._folder / _CHECKPOINTS, preservation_policy=policy) as checkpointer:
+        with _opened(self._folder / _CHECKPOINTS) as checkpointer:
             state, done = _restored(checkpointer, state)
             curve = curve_until(self._folder / CURVE, done)
             ndcg = curve[-1].validation_ndcg_at_10 if curve else float("nan")
@@ -87,7 +88,8 @@ class Trainer:
                     write_curve(self._folder / CURVE, curve)
                 on_pass(number, float(loss), ndcg)
                 if number % (settings.checkpoint_every * settings.accumulate) == 0 or is_last:
-                    checkpointer.save(number, _saved(state))
+                    with writing(self._folder / _CHECKPOINTS, ValueError):  # Orbax's word for a full disk
+                        checkpointer.save(number, _saved(state))
         return state
 
     def validation_ndcg(self, state: TrainState) -> float:
@@ -116,6 +118,24 @@ class Trainer:
                 number = bucket * _BUCKETED_BATCHES + i + 1
                 if done < number <= self.num_passes:
                     yield number, examples[part * size : (part + 1) * size]
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[ocp.training.Checkpointer]:
+    """The checkpoints in a folder, closed at the end."""
+    policy = ocp.training.preservation_policies.LatestN(_KEPT_CHECKPOINTS)
+    with writing(folder):
+        checkpointer = ocp.training.Checkpointer(folder, preservation_policy=policy)
+    try:
+        yield checkpointer
+    except DiskError:
+        with suppress(ValueError):  # closing raises again what the save has raised
+            checkpointer.close()
+        raise
+    except BaseException:
+        checkpointer.close()
+        raise
+    checkpointer.close()
 
 
 def _restored(checkpointer: ocp.training.Checkpointer, start: TrainState) -> tuple[TrainState, int]:
@@ -156,9 +176,9 @@ def _saved(state: TrainState) -> dict[str, list[Any]]:
 
 
 def _check_identity(folder: Path, run_identity: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / _IDENTITY
     if not path.exists():
-        path.write_text(run_identity, encoding="utf-8")
+        write_whole(path, run_identity)
     elif path.read_text(encoding="utf-8") != run_identity:
         raise ValueError(f"{folder} holds a run of other settings ({_IDENTITY}); give another folder or those settings")

@@ -1,12 +1,15 @@
 """Snapshots that are damaged, of another model, or were interrupted: nothing wrong is ever restored."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
+from full_disk import full_disk
 from snapshot_kit import (
     INSTRUCTION_IDS,
     NUM_BLOCKS,
@@ -20,6 +23,7 @@ from snapshot_kit import (
 
 from rcjax.cache import BlockKeys
 from rcjax.cache.snapshot import restore_cache, save_cache, saving
+from rcjax.disk import DiskError
 from rcjax.errors import InvalidRequestError, NotFoundError
 
 
@@ -246,6 +250,36 @@ class TestInterruption:
         assert {name: block.key for name, block in fresh.named_blocks().items()} == {
             name: block.key for name, block in former.items()
         }
+
+    # Orbax's threads each raise what the first has raised; the others' comes when nobody listens any more.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize("when", ["in a chunk", "in the index"])
+    def test_on_a_full_disk_the_former_snapshot_survives_and_a_line_says_so(
+        self, source, fresh, folder, monkeypatch, when
+    ):
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        save(source, folder)
+        former = dict(source.named_blocks())
+        source.put("item", "i40")
+        with monkeypatch.context() as patch, full_disk(2**30 if when == "in the index" else 100):
+            if when == "in the index":
+                patch.setattr(os, "fsync", full)
+            with pytest.raises(DiskError) as caught:
+                save(source, folder)
+        reason = "No space left on device" if when == "in the index" else "File too large"
+        assert re.fullmatch(rf"{folder}\S* cannot be written: {reason}; [^\n]+", caught.value.message)
+        assert {path.name for path in folder.iterdir()} == {"index.json", "kv-1"}
+        assert restore(fresh, folder).num_blocks == NUM_BLOCKS
+        assert fresh.named_blocks().keys() == former.keys()
+        assert save(source, folder).num_blocks == NUM_BLOCKS + 1
+
+    def test_a_folder_that_cannot_be_made(self, source, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(DiskError, match=r"file/one cannot be written: Not a directory; "):
+            save(source, tmp_path / "file" / "one")
 
     def test_what_an_interrupted_save_left_goes_with_the_next(self, source, fresh, folder):
         save(source, folder)

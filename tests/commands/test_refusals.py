@@ -167,6 +167,17 @@ def test_on_error_is_stop_or_skip(name):
     assert "--on-error" in result.output
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [("build", "--out"), ("train", "--out"), ("bench", "--json"), ("eval", "--json")]
+)
+def test_a_place_that_cannot_be_written_is_told_before_what_takes_long(name, option, tmp_path):
+    (tmp_path / "file").write_text("")
+    config = write(tmp_path / "mine.yaml", model="none")  # which is what would be told later
+    (line,) = said(name, "--config", config, option, tmp_path / "file" / "out")
+    assert line.startswith(f"error: {tmp_path}/file")
+    assert line.endswith("cannot be written: Not a directory; see to room and permissions there, or name another place")
+
+
 def test_what_the_command_line_says_of_training_must_go_with_the_settings(tmp_path):
     new = {"num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 1, "d_ff": 24}
     config = write(tmp_path / "mine.yaml", train={"new_model": new})

@@ -13,6 +13,7 @@ from rcjax.catalog import Catalogue, User
 from rcjax.catalog.holdout import NextItem
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.config import ArmSettings, CatalogueSettings, Limits, Settings, ShapeSettings, read_catalogue
+from rcjax.disk import DiskError
 from rcjax.evaluation.command import run_eval
 from rcjax.evaluation.dataset import eval_dataset
 from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
@@ -173,7 +174,7 @@ def test_given_requests_over_the_limits_are_left_out_and_counted(folder) -> None
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"json_file": "nowhere/eval.json"}, "nowhere does not exist"),
+        ({"json_file": "nowhere/eval.json"}, "nowhere cannot be written: No such file or directory"),
         ({"plot_file": "eval.txt"}, "must end in one of"),
         ({"gate": 0.005, "arms": ("full",)}, "the gate has no arm to judge"),
         ({"arms": ("fulll",)}, "arm 'fulll'"),
@@ -183,7 +184,7 @@ def test_what_cannot_work_is_said_before_anything_is_measured(folder, changed, m
     options = EvalOptions(num_requests=4, arms=changed.get("arms", ("prefix",)))
     files = {key: folder / value for key, value in changed.items() if key.endswith("_file")}
     to = console()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, DiskError), match=message):
         run_eval(to, eval_settings(folder), options, **files, gate=changed.get("gate"), model=tiny_model())
     assert to.file.getvalue() == ""
 

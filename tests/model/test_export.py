@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from full_disk import full_disk
 from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoTokenizer
 
+from rcjax.disk import DiskError
 from rcjax.model.decoder import forward
 from rcjax.model.export import export_folder, hf_config
 from rcjax.model.hf_config import config_from_hf
@@ -42,6 +44,21 @@ def test_reads_back_as_it_was(tmp_path, family, chatml_hf):
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert loaded.tokenizer.eos_ids == tokenizer.eos_ids
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def test_a_full_disk_leaves_the_export_that_is_there(tmp_path, chatml_hf):
+    out = tmp_path / "out"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = tiny(tmp_path / "one", "qwen2"), tiny(tmp_path / "two", "llama3")
+    export_folder(out, *one, Tokenizer(chatml_hf))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with full_disk(2**14), pytest.raises(DiskError, match=r"out cannot be written: File too large"):
+        export_folder(out, *two, Tokenizer(chatml_hf))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="file/out cannot be written: Not a directory"):
+        export_folder(tmp_path / "file" / "out", *one, Tokenizer(chatml_hf))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -52,9 +52,7 @@ def test_other_errors_are_not_renamed():
 
 def test_a_message_that_no_server_takes_is_not_sent(client):
     items = [Item(f"i{n}", "x" * 2**20) for n in range(33)]
-    with pytest.raises(
-        InvalidRequestError, match=r"34,60\d,\d+ bytes, a server takes 33,554,432; send it in"
-    ):
+    with pytest.raises(InvalidRequestError, match=r"34,60\d,\d+ bytes, a server takes 33,554,432; send it in"):
         client.put_items(items)
 
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from full_disk import full_disk
 from tiny_model import TEMPLATE, tiny_model
 
 from rcjax.catalog.types import Event, Item
 from rcjax.config import Lora, TrainSettings
+from rcjax.disk import DiskError
 from rcjax.model.scoring import Scorer
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
@@ -164,6 +166,22 @@ def test_the_checkpoint_before_is_used_where_the_newest_is_damaged(builder, shar
     _, third = trainer(builder, tmp_path, trainee=shared)
     with pytest.raises(ValueError, match=r"no checkpoint can be read .*checkpoints/8.*checkpoints/6.*remove them"):
         third.run(start(shared))
+
+
+# Orbax's threads each raise what the first has raised; the others' comes when nobody listens any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_a_line_and_the_run_goes_on_once_there_is_room(builder, shared, tmp_path):
+    losses, expected = {}, {}
+    _, whole = trainer(builder, tmp_path / "whole", trainee=shared)
+    whole.run(start(shared), lambda step, loss, ndcg: expected.setdefault(step, loss))
+    _, first = trainer(builder, tmp_path / "full", trainee=shared)
+    with full_disk(2**14), pytest.raises(DiskError, match=r"full/checkpoints cannot be written: File too large"):
+        first.run(start(shared))
+    assert not [path for path in (tmp_path / "full" / "checkpoints").iterdir() if path.name.isdigit()]
+    _, second = trainer(builder, tmp_path / "full", trainee=shared)
+    second.run(start(shared), lambda step, loss, ndcg: losses.setdefault(step, loss))
+    assert losses == expected
+    assert {path.name for path in (tmp_path / "full" / "checkpoints").iterdir()} == {"6", "8"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rcjax.cache.keys import PoolIdentity
 from rcjax.errors import InvalidRequestError, NotFoundError
 
 INDEX_NAME = "index.json"
+NEW_INDEX_NAME = "index.json.new"
 _Int32 = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -91,7 +92,7 @@ def check_same(identity: PoolIdentity, instruction_key: bytes, index: SnapshotIn
 
 def write_index(index: SnapshotIndex, folder: Path) -> Path:
     """Writes it to the disk under another name, and returns that."""
-    new = folder / f"{INDEX_NAME}.new"
+    new = folder / NEW_INDEX_NAME
     with new.open("w", encoding="utf-8") as file:
         file.write(index.model_dump_json())
         file.flush()

@@ -11,7 +11,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from rcjax.cache.blocks import CachedBlock
 from rcjax.cache.directory import BlockDirectory
 from rcjax.cache.keys import BlockKeys
-from rcjax.cache.snapshot.index import INDEX_NAME, SavedBlock, SavedOrder, SnapshotIndex, write_index
+from rcjax.cache.snapshot.index import INDEX_NAME, NEW_INDEX_NAME, SavedBlock, SavedOrder, SnapshotIndex, write_index
 from rcjax.cache.snapshot.store import (
     PageStore,
     SnapshotReport,
@@ -20,6 +20,7 @@ from rcjax.cache.snapshot.store import (
     is_inline,
     take_pages,
 )
+from rcjax.disk import writing
 from rcjax.prompt import BlockKind
 
 CHUNK_BYTES = 2**27  # of KV in a chunk, or one block if that is larger; saving and restoring hold two or three of them
@@ -29,9 +30,14 @@ def save_cache(directory: BlockDirectory, pages: PageStore, keys: BlockKeys, fol
     """Saves the ready blocks and the orders of `directory`, replacing the snapshot in `folder`.
 
     Call it from the thread that uses the directory. The former snapshot is valid until the new one is complete, and
-    stays if this fails, so both need to fit on the disk.
+    stays if this fails, so both need to fit on the disk. Raises `DiskError` where it cannot be written.
     """
     folder = folder.resolve()  # Orbax takes absolute paths only
+    with writing(folder):
+        return _save(directory, pages, keys, folder)
+
+
+def _save(directory: BlockDirectory, pages: PageStore, keys: BlockKeys, folder: Path) -> SnapshotReport:
     ready = [block for block in directory.ready_blocks() if block.kind != BlockKind.INSTRUCTION]
     blocks = [block for block in ready if not is_inline(block.owner)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +45,8 @@ def save_cache(directory: BlockDirectory, pages: PageStore, keys: BlockKeys, fol
     try:
         saved = []
         for i, group in enumerate(_chunks(blocks, CHUNK_BYTES // pages.format.page_bytes)):
-            saved += _save_chunk(pages, group, i, data / str(i))
+            with writing(data, ValueError):  # Orbax's word for it
+                saved += _save_chunk(pages, group, i, data / str(i))
         index = SnapshotIndex(
             identity=keys.identity,
             instruction=keys.instruction.hex(),
@@ -50,6 +57,7 @@ def save_cache(directory: BlockDirectory, pages: PageStore, keys: BlockKeys, fol
         new = write_index(index, folder)
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
+        (folder / NEW_INDEX_NAME).unlink(missing_ok=True)
         raise
     new.replace(folder / INDEX_NAME)
     for other in _data_folders(folder):

@@ -24,11 +24,14 @@ def bench(
     """Measure: the arms side by side in this process, or, with --target, a running server under load."""
     from rcjax.commands import bench as measure
     from rcjax.config import read_catalogue
+    from rcjax.disk import check_folder
     from rcjax.serving.client import RecommenderClient
     from rcjax.serving.progress import noted
 
     if target is None and (arm or concurrency != 1):
         raise typer.BadParameter("--arm and --concurrency go with --target")
+    if json_file:
+        check_folder(json_file.parent)  # before what takes long
     console = Console()
     settings = read_settings(config, on_error=on_error)
     if target is None:
