@@ -1,10 +1,11 @@
 # `make demo` and `make test` set up all they need in .venv: only Python >= 3.11, make and a package registry are assumed.
 PYTHON ?= python3
 VENV ?= .venv
+PEER_VENV ?= .venv-peer
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint bench notebooks proto clean
+.PHONY: demo test lint bench bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -20,6 +21,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/ttft.py --json ttft.json
+
+# vLLM gets an environment of its own, about 5 GB; where it cannot be had, this says so and measures rcjax alone.
+bench-peer: $(READY)
+	$(BIN)/python benchmarks/peer_vllm.py --install --venv $(PEER_VENV) --json peer.json --plot peer.png
 
 notebooks: $(READY)
 	$(BIN)/jupytext --sync notebooks/*.py
