@@ -1,6 +1,7 @@
 """Held-out requests ask for what came next, from what was seen, and do not depend on who else is asked."""
 
 import dataclasses
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_targets_leave_out_what_the_history_has_and_what_is_no_longer_sold() -> 
     catalogue = dataclasses.replace(shop(), users={"u": user, "v": User("v", user.events[:5])})
     (request,) = hold_out(catalogue, TASK).requests
     assert (request.user_id, request.target) == ("u", "i5")
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_split_is_a_number_made_of_the_seed_and_the_user_s_id(seed: int) -> None:
+    """Written out: with other numbers a model would be tested on users that it was trained on before an upgrade."""
+    splits = split_users(shop(200), {"train": 0.5, "none": 0.0, "test": 0.5}, seed)
+    digests = {f"u{n}": hashlib.sha256(f"split\0{seed}\0u{n}".encode()).digest() for n in range(200)}
+    assert set(splits["train"].users) == {user_id for user_id, digest in digests.items() if digest[0] < 128}
+    assert set(splits["test"].users) == {user_id for user_id, digest in digests.items() if digest[0] >= 128}
 
 
 def test_every_later_item_can_be_asked_for() -> None:
