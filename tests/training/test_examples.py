@@ -53,6 +53,20 @@ def test_a_list_has_several_later_items_where_there_are():
     assert counts == {1, 2, 3}
 
 
+def test_a_history_is_what_came_right_before():
+    """All later items are chosen here, so the first of these follows the last event of the history."""
+    own = ["i0", "i1", "i2", "i3", "i4"]
+    starts = set()
+    for example in pairs(choices_per_request=5, num_candidates=7).draw(np.random.default_rng(0), 100):
+        chosen = [example.candidates[i].item_id for i in example.choices]
+        if chosen[0] in own:
+            ends_at = own.index(example.history[-1].item_id) + 1
+            assert ends_at == min(map(own.index, chosen))
+            assert [e.item_id for e in example.history] == own[max(0, ends_at - 2) : ends_at]
+            starts.add(ends_at)
+    assert starts == {1, 2, 3, 4}
+
+
 @pytest.mark.parametrize("pool", [None, 30])
 def test_recall_asks_for_an_item_of_the_history(pool):
     examples = pairs(recall_share=1.0, choices_per_request=2, pool=pool).draw(np.random.default_rng(0), 50)
