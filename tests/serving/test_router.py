@@ -43,10 +43,11 @@ def test_answers_come_back_and_are_counted() -> None:
         router = slices.router
         assert asyncio.run(router.recommend(ask(1, 3, 2), arrival_s=1.0)) == ranked(ask(1, 3, 2))
         assert isinstance(failure(router.submit(ask(77))), NotFoundError)
+        assert router.submit(ask(4)).result(60) == ranked(ask(4))
         assert slices.planner.threads == {"rcjax-planner-0"}
         stats = asyncio.run(router.stats())
-    assert (stats.num_requests, stats.num_failed) == (2, 1)
-    assert stats.tokens == TokenCounts(cached=100, fresh=6)
+    assert (stats.num_requests, stats.num_failed) == (3, 1)
+    assert stats.tokens == TokenCounts(cached=200, fresh=6 + 2)
     assert router.info == INFO
     assert slices.library.versions.alive == {}  # what was read is given back
 
@@ -223,6 +224,9 @@ def test_a_lost_slice_fails_what_waits_and_all_that_comes(caplog: pytest.LogCapt
         with pytest.raises(UnavailableError, match="lost its engine"):
             slices.router.submit(ask(2))
         gate.open.set()
+        slices.router.stop(60.0)
+        with pytest.raises(UnavailableError, match="lost its engine"):  # which is why it stops
+            slices.router.submit(ask(3))
     assert "the device fell off" in caplog.text
 
 

@@ -69,6 +69,12 @@ def test_not_found_names_the_resource(field: str, kind: str, name: str) -> None:
     assert (resource.resource_type, resource.resource_name, resource.description) == (kind, name, "gone")
 
 
+def test_not_found_names_a_user_within_a_message() -> None:
+    request = rcjax_pb2.PutUserRequest(user=rcjax_pb2.User(user_id="ann"))
+    resource = details(NotFoundError("gone", field="user.user_id"), request)["ResourceInfo"]
+    assert (resource.resource_type, resource.resource_name) == ("rcjax.v1.User", "ann")
+
+
 def test_retry_after_a_second() -> None:
     assert details(ResourceExhaustedError("full"))["RetryInfo"].retry_delay.ToSeconds() == 1
 
