@@ -21,7 +21,12 @@ LAST_LINES = 15
 
 
 class EngineProcessError(Exception):
-    """A task failed, or the process ended; the message says which and shows the end of the log."""
+    """A task failed, or the process ended; the message says which and shows the end of the log, `reason` is a line."""
+
+    def __init__(self, reason: str, log: Path):
+        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        super().__init__(f"{reason}; the end of {log}:\n" + "\n".join(lines))
+        self.reason = f"{' '.join(reason.split())} (see {log})"
 
 
 class EngineProcess:
@@ -78,15 +83,11 @@ class EngineProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise EngineProcessError(f"{task}: the process ended with code {self._process.wait()}{self._log_end()}")
+            raise EngineProcessError(f"{task}: the process ended with code {self._process.wait()}", self._log)
         answer = json.loads(line)
         if "error" in answer:
-            raise EngineProcessError(f"{task}: {answer['error']}{self._log_end()}")
+            raise EngineProcessError(f"{task}: {answer['error']}", self._log)
         return answer["result"]
-
-    def _log_end(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return f"; the end of {self._log}:\n" + "\n".join(lines)
 
 
 def answer_tasks(start: Callable[[], Tasks]) -> None:

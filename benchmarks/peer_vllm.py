@@ -124,7 +124,7 @@ def measure(
             try:
                 peer = stack.enter_context(peer_engine(dtype, folder, args))
             except EngineProcessError as error:
-                missing = f"it does not start in {dtype}: {error}"
+                missing = f"it does not start in {dtype}: {error.reason}"
         status.update(f"{dtype}: warming up")
         own.ask("warm_up", under_way=args.concurrency)
         if peer:

@@ -134,8 +134,10 @@ def test_a_process_answers_tasks_whatever_it_prints(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(EngineProcessError, match="start: RuntimeError: no model"):
-        EngineProcess(child(tmp_path, "raise RuntimeError('no model')"), tmp_path / "log")
+    log = tmp_path / "log"
+    with pytest.raises(EngineProcessError, match="Traceback") as caught:
+        EngineProcess(child(tmp_path, r"raise RuntimeError('no\nmodel')"), log)
+    assert caught.value.reason == f"start: RuntimeError: no model (see {log})"
 
 
 def test_what_the_peers_environment_runs_needs_no_package_to_be_imported() -> None:
