@@ -14,6 +14,7 @@ from rcjax.engine.compilation import CompilationCounter
 from rcjax.engine.cost import Program
 from rcjax.engine.generation import Sampling
 from rcjax.engine.selector import PinnedPrompt
+from rcjax.engine.shape import Shape
 from rcjax.kernels.kv import KVPages
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import BlockKind, Layout, Scoring
@@ -95,6 +96,19 @@ def of_items(prompt, values):
         [prompt.prompt.blocks[i].kind for i in prompt.cached], [b.num_tokens for b in prompt.cached.values()]
     )
     return values[..., kinds == BlockKind.ITEM]
+
+
+def test_only_glue_and_task_ask(still):
+    """In a pass that computes all: what other fresh tokens attend to says nothing of the question."""
+    with pinned(still, "query") as pins:
+        row = pins.row([np.arange(block.num_tokens) for block in pins.cached.values()])
+        selector = still.worker._loop._ranker.selector
+        _, _, asks = selector.probe_arrays([row], [pins.table], Shape(272, 0, 2))
+    kinds = [block.kind for block in pins.prompt.blocks for _ in range(len(block))]
+    assert set(kinds) == set(BlockKind)
+    assert asks[0, : len(kinds)].tolist() == [kind in (BlockKind.GLUE, BlockKind.TASK) for kind in kinds]
+    assert not asks[0, len(kinds) :].any()
+    assert not asks[1].any()
 
 
 class TestScores:

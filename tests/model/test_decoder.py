@@ -268,5 +268,9 @@ def test_bfloat16_stays_bfloat16_and_close():
     exact = jit_forward(jax.tree.map(lambda x: x.astype(jnp.float32), low), BASE, ids)
     hidden, fresh = jit_extend(low, BASE, causal_batch(ids), empty_pages(kv_format(BASE, "bfloat16", 1), 1), REFERENCE)
     assert hidden.dtype == fresh.k.dtype == fresh.v.dtype == jnp.bfloat16
+    tied = {name: x for name, x in low.items() if name != "lm_head"}
+    assert len(tied) < len(low)
+    for params in (low, tied):  # logits of bfloat16 would tie what a ranking has to tell apart
+        assert unembed(params, hidden).dtype == unembed(params, hidden, jnp.arange(3)).dtype == jnp.float32
     error = np.abs(unembed(low, hidden) - exact)
     assert error.mean() < 0.03 * np.std(exact)

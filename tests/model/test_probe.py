@@ -120,6 +120,7 @@ def test_mean_deviation_is_over_all_layers(whole, attention):
     found = run(attention, batch_from(0), pages, slots_of_all(), asks, Quantity.MEAN_DEVIATION)
     expected = np.sqrt(np.square(noise).sum((0, 3, 4))).mean(0)
     np.testing.assert_allclose(found[0, :NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3)
+    assert (found[0, NUM_CACHED:] == 0).all()
 
 
 @every_implementation

@@ -34,6 +34,7 @@ LLAMA3 = RopeScaling("llama3", 8.0, original_max_len=8192, low_freq_factor=1.0, 
 LLAMA3_SHORT = RopeScaling("llama3", 32.0, original_max_len=64)
 YARN = RopeScaling("yarn", 4.0, original_max_len=2048)
 YARN_EXACT = RopeScaling("yarn", 4.0, original_max_len=2048, truncate=False)
+SLOW = dict.fromkeys(range(3, 8), 1.0)  # pairs of eight that are stretched altogether
 YARN_NARROW = RopeScaling("yarn", 4.0, original_max_len=32768, beta_fast=16.0, beta_slow=2.0)
 
 
@@ -115,10 +116,12 @@ def test_yarn_keeps_fast_pairs_and_interpolates_slow_ones(theta, factor, origina
         (500.0, RopeScaling("yarn", 4.0, original_max_len=32768, truncate=False), {7: 0.0994}),
         # 5.24 and 16.07, which is past all that transformers counts: it stops at head_dim - 1 = 15.
         (100.0, RopeScaling("yarn", 4.0, original_max_len=65536, beta_fast=512.0), {6: 0.1, 7: 0.2}),
+        # -0.39 and 2.62: it starts at the first pair, which is not mixed.
+        (1e4, RopeScaling("yarn", 4.0, original_max_len=128, truncate=False), {1: 0.38196, 2: 0.76392} | SLOW),
     ],
 )
-def test_a_yarn_ramp_may_end_beyond_the_last_pair(theta, scaling, stretched):
-    """`find_correction_range` of transformers bounds it by head_dim - 1, although there are head_dim / 2 pairs."""
+def test_a_yarn_ramp_may_end_beyond_the_last_pair_or_begin_before_the_first(theta, scaling, stretched):
+    """`find_correction_range` of transformers bounds it by 0 and head_dim - 1, though there are head_dim / 2 pairs."""
     for i, got in enumerate(inverse_frequencies(config(16, theta, scaling))):
         freq, share = theta ** (-i / 8), stretched.get(i, 0.0)
         assert got == pytest.approx(freq * (1 - share) + freq / 4 * share, rel=1e-4)
