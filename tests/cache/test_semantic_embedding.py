@@ -15,8 +15,8 @@ def embedding(**changes) -> TokenEmbedding:
     return TokenEmbedding.of(TABLE, **{"max_position": 100, "num_dims": 24} | changes)
 
 
-def expected_cosine(ids, i, other, j, position_weight, context_weight) -> float:
-    """The cosine as the docstring defines it, one token at a time."""
+def expected_cosine(ids, i, other, j, apart, position_weight, context_weight) -> float:
+    """The cosine as the docstring defines it, one token at a time; their positions are so far apart."""
     unit = TABLE / np.linalg.norm(TABLE, axis=1, keepdims=True)
     t = unit - unit.mean(0)
     t /= np.linalg.norm(t, axis=1, keepdims=True)
@@ -30,7 +30,7 @@ def expected_cosine(ids, i, other, j, position_weight, context_weight) -> float:
         return total / np.linalg.norm(total)
 
     token = (1 - position_weight - context_weight) * (t[ids[i]] @ t[other[j]])
-    position = position_weight * np.cos(np.pi / 2 * (i - j) / 100)
+    position = position_weight * np.cos(np.pi / 2 * apart / 100)
     return token + position + context_weight * (context(ids, i) @ context(other, j))
 
 
@@ -39,8 +39,10 @@ def test_the_cosine_of_two_tokens_is_the_weighted_mean_of_three_cosines(ids, oth
     position_weight, context_weight = weights
     embed = embedding(position_weight=position_weight, context_weight=context_weight)
     i, j = data.draw(st.integers(0, len(ids) - 1)), data.draw(st.integers(0, len(other) - 1))
-    cosine = embed.vectors(ids, 7)[i] @ embed.vectors(other, 7)[j]
-    assert cosine == pytest.approx(expected_cosine(ids, i, other, j, position_weight, context_weight), abs=1e-5)
+    start = data.draw(st.integers(0, 40))
+    cosine = embed.vectors(ids, 7)[i] @ embed.vectors(other, start)[j]
+    expected = expected_cosine(ids, i, other, j, 7 + i - start - j, position_weight, context_weight)
+    assert cosine == pytest.approx(expected, abs=1e-5)
 
 
 @given(HISTORIES)

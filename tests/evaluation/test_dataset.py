@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rcjax.catalog import EmbeddedWorld
-from rcjax.catalog.holdout import NextItem, split_users
+from rcjax.catalog.holdout import NextItem, hold_out, split_users
 from rcjax.catalog.jsonl import write_catalogue
+from rcjax.catalog.negatives import NegativeSampler
 from rcjax.config import CatalogueSettings, Settings, read_catalogue
 from rcjax.evaluation.dataset import eval_dataset
 
@@ -69,6 +70,8 @@ def test_only_the_split_s_users_are_asked(tmp_path) -> None:
         dataset = eval_dataset(settings, TASK, split=split, seed=7)
         assert set(dataset.asked.users) == set(expected[split].users)
         assert len(dataset.source.users) == 200
+        by_all = NegativeSampler(catalogue, TASK.negatives)  # popular is what is so with all users
+        assert dataset.asked.requests == hold_out(expected[split], TASK, seed=7, sampler=by_all).requests
 
 
 def test_a_written_catalogue_asks_what_it_was_written_with(tmp_path) -> None:

@@ -91,7 +91,8 @@ def test_fidelity_tokens_and_times(summaries) -> None:
     assert summaries["worse"].fidelity.top1_agreement == 0.75
     assert summaries["worse"].fidelity.num_requests == 40
     tokens = summaries["worse"].tokens
-    assert (tokens.fresh, tokens.selected, tokens.built, tokens.probed) == (6 / 16, 2 / 12, 0.0, 0.0)
+    assert (tokens.fresh, tokens.probed) == (6 / 16, 8 / 16)
+    assert (tokens.selected, tokens.built, tokens.semantic) == (2 / 12, 3 / 12, 5 / 12)
     assert summaries["worse"].ttft_ms == {"p50": 7.0, "p90": 7.0, "p99": 7.0}
 
 
