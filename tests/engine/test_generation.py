@@ -66,6 +66,23 @@ def test_temperature_draws_from_the_softmax():
     assert set(cold) == {0}
 
 
+def test_huge_logits_are_drawn_from_too():
+    """e to the power of 1,000 is infinite."""
+    rng = np.random.default_rng(0)
+    logits = np.array([1000, 999, -1000], np.float32)
+    draws = np.array([Sampling(temperature=1.0).choose(logits, rng) for _ in range(2000)])
+    share = 1 / (1 + np.exp(-1))
+    assert np.bincount(draws, minlength=3) / 2000 == pytest.approx([share, 1 - share, 0], abs=0.04)
+
+
+def test_an_end_of_text_token_ends_the_text_and_is_none_of_it(engine, model):
+    expected = continued(model, model.tokenizer.encode("red mug, oak"), 8)
+    for end in (expected[0], expected[3]):
+        engine.worker._generator._eos_ids = frozenset({end})
+        assert engine.generate("red mug, oak", Sampling(max_new_tokens=8)) == expected[: expected.index(end)]
+    assert_idle(engine)
+
+
 def test_a_seed_repeats_itself_and_seeds_differ(engine):
     def draw(seed):
         return engine.generate("oak", Sampling(12, temperature=2.0, seed=seed))
