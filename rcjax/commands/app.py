@@ -40,9 +40,17 @@ def main() -> None:
     logging.getLogger("transformers").addFilter(lambda record: advice not in record.getMessage())
     # Orbax logs the traceback of what it raises, once for each of its threads; the command says it in a line.
     logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
+    # It gives up at the first error of several arrays, and Python tells of the others that nobody listens for.
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _told_unless_loop_is_closed
     # Titles and paths may have characters that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _told_unless_loop_is_closed(unraisable: "sys.UnraisableHookArgs") -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

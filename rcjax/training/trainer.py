@@ -129,7 +129,7 @@ def _opened(folder: Path) -> Iterator[ocp.training.Checkpointer]:
     try:
         yield checkpointer
     except DiskError:
-        with suppress(ValueError):  # closing raises again what the save has raised
+        with suppress(ValueError, OSError):  # closing raises again what the save has raised
             checkpointer.close()
         raise
     except BaseException:

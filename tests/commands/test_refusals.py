@@ -1,18 +1,21 @@
 """Every command on settings, files and checkpoints that are no good: lines on stderr, no traceback, and exit code 1."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from tiny_engine import tiny_model
+from full_disk import full_disk
+from tiny_engine import TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
 from rcjax.commands.app import app
 from rcjax.config import Settings
 from rcjax.evaluation import command as eval_command
 from rcjax.model.export import export_folder
+from rcjax.serving import snapshots
 from rcjax.training import command as train_command
 
 NOBODY = "127.0.0.1:1"
@@ -176,6 +179,35 @@ def test_a_place_that_cannot_be_written_is_told_before_what_takes_long(name, opt
     (line,) = said(name, "--config", config, option, tmp_path / "file" / "out")
     assert line.startswith(f"error: {tmp_path}/file")
     assert line.endswith("cannot be written: Not a directory; see to room and permissions there, or name another place")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # Orbax's threads
+def test_a_full_disk_is_one_line(tmp_path, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # as outside of pytest
+    (tmp_path / "tiny.yaml").write_text(TEMPLATE)
+    settings = {
+        "model": str(tiny_checkpoint),
+        "template": "tiny.yaml",
+        "catalogue": shop(tmp_path, GOOD),
+        "cache": {"page_tokens": 8, "pool_bytes": 2**20},
+        "limits": {"max_candidates": 4, "max_item_tokens": 40, "max_history_tokens": 96},
+        "arms": {"fast": {"layout": "parallel", "scoring": "anchor"}},
+        "default_arm": "fast",
+        "shapes": {"rank": [[64, 16]], "build": [[96, 8]]},
+    }
+    config = write(tmp_path / "mine.yaml", **settings)
+    save = snapshots.save
+
+    def save_on_a_full_disk(*args):
+        with full_disk(1000):
+            return save(*args)
+
+    monkeypatch.setattr(snapshots, "save", save_on_a_full_disk)
+    assert said("build", "--config", config) == [
+        f"error: {tmp_path}/snapshot/kv-1 cannot be written: File too large; see to room and permissions there, or "
+        "name another place"
+    ]
+    assert list((tmp_path / "snapshot").iterdir()) == []
 
 
 def test_what_the_command_line_says_of_training_must_go_with_the_settings(tmp_path):
