@@ -6,7 +6,7 @@ which hypothesis does not allow inside a strategy.
 
 from dataclasses import fields
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rcjax.catalog.types import Event, Item, User
@@ -63,6 +63,7 @@ def test_result(ranking: list, tokens: tuple, times: tuple, arm: str) -> None:
 
 @settings(deadline=None)
 @given(items)
+@example(("i", "", "", "", (), 0.0))  # free, not of unknown price
 def test_item(fields: tuple) -> None:
     item = Item(*fields)
     data = codec.item_to_message(item).SerializeToString()
@@ -71,6 +72,7 @@ def test_item(fields: tuple) -> None:
 
 @settings(deadline=None)
 @given(texts, histories)
+@example("u", [("i", "", "", 0.0, 0)])  # rated 0 in 1970
 def test_user(user_id: str, history: list) -> None:
     user = User(user_id, history_of(history))
     data = codec.user_to_message(user).SerializeToString()
