@@ -1,8 +1,9 @@
 """The tokens of items and histories, within limits that are checked before a text is tokenised."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int32
@@ -10,6 +11,8 @@ from jaxtyping import Int32
 from rcjax.catalog.types import Event, Item
 from rcjax.errors import InvalidRequestError
 from rcjax.prompt.builder import PromptBuilder, TokenIds
+
+Thing = TypeVar("Thing", Item, Event)
 
 # When a history outgrows its limit, its oldest events go until this share of the limit is left, so that the next
 # events extend the cached KV instead of shifting it again.
@@ -42,7 +45,7 @@ class FittingTexts:
 
     def item_ids(self, item: Item, field: str) -> TokenIds:
         """An item's tokens; `InvalidRequestError` names `field` where there are none or too many."""
-        text = self._builder.template.render_item(item)
+        text = self._rendered(self._builder.template.render_item, item, field)
         ids = self._encode(text, self._max_item_tokens)
         if ids is None or not 1 <= len(ids) <= self._max_item_tokens:
             num = f"more than {self._max_item_tokens}" if ids is None else len(ids)
@@ -62,7 +65,7 @@ class FittingTexts:
         limit = self._max_history_tokens
         newest: list[TokenIds] = []
         num_tokens = self._num_around
-        for ids in self._newest_first(events, known):
+        for ids in self._newest_first(events, field, known):
             if ids is None or num_tokens + len(ids) > limit:
                 if not newest:
                     raise self._too_long(ids, field)
@@ -85,13 +88,25 @@ class FittingTexts:
             kept.append(ids)
         return kept or [newest[0]]
 
-    def _newest_first(self, events: Sequence[Event], known: Sequence[TokenIds]) -> Iterator[TokenIds | None]:
+    def _newest_first(
+        self, events: Sequence[Event], field: str, known: Sequence[TokenIds]
+    ) -> Iterator[TokenIds | None]:
         """Each event's tokens, from the newest; None for one that has more than a history may have."""
         new = (
-            self._encode(self._builder.template.render_event(event), self._max_history_tokens)
+            self._encode(self._rendered(self._builder.template.render_event, event, field), self._max_history_tokens)
             for event in reversed(events[len(known) :])
         )
         return chain(new, reversed(known))
+
+    def _rendered(self, render: Callable[[Thing], str], thing: Thing, field: str) -> str:
+        try:
+            return render(thing)
+        except Exception as error:  # a template may fail in as many ways as a program
+            name, reason = self._builder.template.name, " ".join(str(error).split())
+            raise InvalidRequestError(
+                f"template {name!r} fails on {thing.item_id!r}: {type(error).__name__}: {reason}; mend the template",
+                field=field,
+            ) from error
 
     def _encode(self, text: str, max_tokens: int) -> TokenIds | None:
         """The text's tokens; None for a text so long that it certainly has more than `max_tokens`."""

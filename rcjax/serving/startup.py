@@ -54,7 +54,13 @@ def start_engine(
     )
     parts = slice_parts(settings, model, builder, progress)
     planner = new_planner(settings, parts, builder)
-    worker = new_worker(settings, parts, planner, builder)
+    try:
+        worker = new_worker(settings, parts, planner, builder)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        num_bytes = int(settings.cache.pool_bytes)
+        raise ValueError(f"cache.pool_bytes={num_bytes:,} cannot be allocated beside the weights; lower it") from error
     compile_slice(settings, parts, worker, progress)
     counter.start()
     router = Router(

@@ -123,3 +123,16 @@ def test_a_history_of_nothing_has_no_tokens():
     assert (fitted.events, fitted.event_lens) == ((), ())
     assert fitted.token_ids.shape == (0,)
     assert fitted.token_ids.dtype == np.int32
+
+
+def test_a_template_that_fails_on_a_text_is_an_error_with_its_field():
+    failing = small_template(item="{{ '%d' % price }}", history={"event": "{{ '%d' % rating }}"})
+    texts = FittingTexts(PromptBuilder(failing, CharEncoder(), 5), 10, 40)
+    assert len(texts.item_ids(Item("a", "A", price=3.0), "items[0]")) == 1
+    for call in (
+        lambda: texts.item_ids(Item("x", "X"), "items[0]"),
+        lambda: texts.history([Event("x", "X")], "items[0]"),
+    ):
+        with pytest.raises(InvalidRequestError, match=r"fails on 'x': TypeError: .*; mend the template") as caught:
+            call()
+        assert caught.value.field == "items[0]"
