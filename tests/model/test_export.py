@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,20 @@ def test_a_tokenizer_that_transformers_4_and_5_know(tmp_path, chatml_hf):
     conversation = [{"role": "user", "content": "x"}]
     ours, again = (hf.apply_chat_template(conversation, tokenize=False) for hf in (chatml_hf, theirs))
     assert ours == again
+
+
+@pytest.mark.parametrize(
+    ("family", "window"), [("qwen2", None), ("qwen2", 7), ("qwen3", None), ("qwen3", 7), ("mistral", 7)]
+)
+def test_transformers_reads_the_same_window_for_every_layer(tmp_path, family, window):
+    config = replace(config_from_hf(checkpoints.CONFIGS[family]), sliding_window=window)
+    written = hf_config(config)
+    assert config_from_hf(written) == config
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert theirs.sliding_window == window
+    if family != "mistral":  # whose layers are all alike
+        assert set(theirs.layer_types) == {"full_attention" if window is None else "sliding_attention"}
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027])

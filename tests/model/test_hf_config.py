@@ -181,3 +181,11 @@ def test_frequencies_are_those_of_transformers(config: dict[str, Any]) -> None:
     frequencies, factor = ROPE_INIT_FUNCTIONS[kind](hf, "cpu")
     np.testing.assert_allclose(inverse_frequencies(ours), frequencies.numpy(), rtol=1e-5)
     assert ours.rope_scaling.attention_factor == pytest.approx(factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.5, 1.0), (1.0, 1.0), (np.e, 1.1), (np.e**2, 1.2)])
+def test_yarn_turns_nothing_down(factor, expected):
+    """Below 1 the logarithm would make the attention factor less than 1."""
+    scaling = {"type": "yarn", "factor": factor, "original_max_position_embeddings": 64}
+    found = config_from_hf(LLAMA | {"rope_scaling": scaling}).rope_scaling
+    assert found.attention_factor == pytest.approx(expected)

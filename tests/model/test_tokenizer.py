@@ -179,8 +179,11 @@ def test_chat_frame_without_a_template(chatml_hf: PreTrainedTokenizerFast) -> No
     assert Tokenizer(chatml_hf).chat_frame("Rank.") == ChatFrame("Rank.\n\n", "\n")
 
 
-def test_template_that_loses_the_users_text_is_an_error(chatml_hf: PreTrainedTokenizerFast) -> None:
-    chatml_hf.chat_template = "{{ messages[0]['content'] }}"
+@pytest.mark.parametrize("written", ["{{ messages[0]['content'] }}", "{{ messages[-1]['content'] * 2 }}"])
+def test_template_that_loses_or_repeats_the_users_text_is_an_error(
+    chatml_hf: PreTrainedTokenizerFast, written: str
+) -> None:
+    chatml_hf.chat_template = "{{ messages[0]['role'] }}" + written
     with pytest.raises(ModelLoadError, match="must write the user's text once"):
         Tokenizer(chatml_hf).chat_frame("Rank.")
 
