@@ -227,8 +227,8 @@ class TestPages:
         assert engine.stats().pages_used == before
         assert_idle(engine)
 
-    def test_a_loan_that_found_no_pages_is_forgotten_once_the_history_is_cached(self, lending):
-        """A request that waits for pages is looked at again at each try."""
+    def test_a_loan_that_found_no_pages_is_forgotten_once_the_history_is_cached(self, lending, oracle, ids):
+        """A request that waits for pages is looked at again at each try; batches count what its loan leaves fresh."""
         engine = unstarted(*lending)
         for user_id, events in (("donor", DONOR_EVENTS), ("u", EVENTS)):
             know_user(engine, user_id, events)
@@ -241,6 +241,7 @@ class TestPages:
         semantic.borrow(state)
         assert state.loan is not None
         assert state.claim.num_scratch_pages > 0
+        assert state.num_fresh == plan.num_fresh + len(ids) - len(lent(oracle, ids, ids))  # the pool has its own KV
         history = next(block for block in plan.prompt.blocks if block.kind is BlockKind.HISTORY)
         with held(engine.cache, [history], version=plan.version):
             semantic.borrow(state)
