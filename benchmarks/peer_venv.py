@@ -9,6 +9,7 @@ Packages come from the index that pip is configured for. tcmalloc, which vLLM as
 import argparse
 import ctypes.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def install(venv: Path) -> None:
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for command in (
-        [sys.executable, "-m", "venv", "--clear", str(venv)],
+        [base_python(), "-m", "venv", "--clear", str(venv)],
         [*pip, "-r", str(REQUIREMENTS)],
         [*pip, "--no-deps", VLLM],
     ):
@@ -39,6 +40,13 @@ def install(venv: Path) -> None:
         if done.returncode:
             raise PeerMissingError(f"cannot install {VLLM}: {last_line(done.stderr)} (of: {' '.join(command[1:])})")
     ready.write_text(wanted)
+
+
+def base_python() -> str:
+    """Python 3.11, with which this was tried, where there is one that runs, and else the one that runs this."""
+    found = shutil.which("python3.11")
+    runs = found and subprocess.run([found, "-c", "import venv"], capture_output=True).returncode == 0
+    return found if found and runs else sys.executable
 
 
 def check_import(venv: Path) -> None:
