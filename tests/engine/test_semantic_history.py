@@ -247,6 +247,10 @@ class TestPages:
             semantic.borrow(state)
         assert (state.loan, state.extra_fresh, state.claim.num_scratch_pages) == (None, 0, 0)
         assert [one.key for one in state.claim.wanted] == [one.key for one in wanted]
+        other = engine.builder.history_block(engine.builder.history_ids(DONOR_EVENTS), "u")
+        with held(engine.cache, [other], version=plan.version):  # the user's, and of other content
+            semantic.borrow(state)
+        assert state.loan is not None
 
     @pytest.mark.parametrize("num_spare", [0, -1])
     def test_without_room_the_request_is_refused(self, lending, oracle, ids, num_spare):
