@@ -5,7 +5,7 @@ PEER_VENV ?= .venv-peer
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint bench bench-peer notebooks proto clean
+.PHONY: demo test lint bench mutations bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -25,6 +25,9 @@ bench: $(READY)
 # vLLM gets an environment of its own, about 5 GB; where it cannot be had, this says so and measures rcjax alone.
 bench-peer: $(READY)
 	$(BIN)/python benchmarks/peer_vllm.py --install --venv $(PEER_VENV) --json peer.json --plot peer.png
+
+mutations: $(READY)
+	$(BIN)/python benchmarks/mutations.py
 
 notebooks: $(READY)
 	$(BIN)/jupytext --sync notebooks/*.py
