@@ -21,6 +21,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/ttft.py --json ttft.json
+	$(BIN)/python benchmarks/throughput.py --json throughput.json
 
 # vLLM gets an environment of its own, about 5 GB; where it cannot be had, this says so and measures rcjax alone.
 bench-peer: $(READY)

@@ -61,7 +61,7 @@ class BareSlice:
 
     def logits(self, row: Row, table: Sequence[Sequence[int]]) -> np.ndarray:
         """The ranking logits [R, W] of one row; `table` has the pages of its sources."""
-        shape = self._parts.rank_shapes.fit(row.num_fresh, row.num_pages)
+        shape = self._parts.rank_shapes.fit([row.size])
         batch = assemble([row], [table], shape, self.page_tokens, self._parts.num_reads)
         return self.cache.executor.rank(batch, shape).result()[0]
 

@@ -29,7 +29,7 @@ from idle_executor import idle_engine
 from pydantic import ByteSize
 
 from rcjax.catalog import EmbeddedWorld, Item
-from rcjax.config import CacheSettings, ServerSettings, Settings, ShapeSettings
+from rcjax.config import CacheSettings, ServerSettings, Settings, ShapeSettings, ShapeSize
 from rcjax.model.spec import load_model
 from rcjax.request import RecommendRequest
 from rcjax.serving import codec
@@ -243,7 +243,8 @@ def rss_mib() -> float:
 
 def measure_outside(num_requests: int = 50) -> dict[str, Any]:
     """What a request takes besides its pass, one at a time, on the real model with all blocks in cache."""
-    shapes = ShapeSettings(rank=((64, 192), (160, 192)), build=((512, 16),))
+    tiled = ShapeSize(fresh_tokens=20, num_pages=48, tiles=20, tile_pages=8)
+    shapes = ShapeSettings(rank=(tiled, (64, 192), (160, 192)), build=((512, 16),))
     wanted = Settings(shapes=shapes, cache=CacheSettings(pool_bytes=ByteSize(2**31)))
     arms = {name: wanted.arms[name] for name in ("rcjax", "parallel")}
     with start_engine(wanted.model_copy(update={"arms": arms}), progress=lambda step: None) as engine:

@@ -30,10 +30,11 @@ PREFIX_KINDS = (BlockKind.INSTRUCTION, BlockKind.HISTORY)
 def settings(dtype: str) -> Settings:
     """Those of benchmarks/ttft.py for our arms, with shapes for batches of the requests that reuse items."""
     wanted = ttft.settings()
-    num_pages = {shape[1] for shape in wanted.shapes.rank}
-    batched = {(*shape[:2], batch) for shape in wanted.shapes.rank if shape[1] == max(num_pages) for batch in BATCHES}
-    alone = {(*shape[:2], 1) for shape in wanted.shapes.rank if shape[1] == 0}
-    shapes = ShapeSettings(rank=tuple(sorted(batched | alone)), build=wanted.shapes.build)
+    most = max(shape.num_pages for shape in wanted.shapes.rank)
+    reusing = [shape for shape in wanted.shapes.rank if shape.tiles or shape.num_pages == most]
+    batched = [shape.model_copy(update={"batch": batch}) for shape in reusing for batch in BATCHES]
+    alone = [shape for shape in wanted.shapes.rank if shape.num_pages == 0]
+    shapes = ShapeSettings(rank=(*batched, *alone), build=wanted.shapes.build)
     arms = {name: wanted.arms[name] for name in ARMS}
     return wanted.model_copy(update={"dtype": dtype, "arms": arms, "shapes": shapes})
 
@@ -62,7 +63,7 @@ class OwnEngine:
             "model": info.model,
             "dtype": info.dtype,
             "template": info.template,
-            "rank_shapes": self._settings.shapes.rank,
+            "rank_shapes": [shape.model_dump() for shape in self._settings.shapes.rank],
         }
 
     def prompts(self) -> list[dict[str, Any]]:

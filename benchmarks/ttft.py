@@ -26,7 +26,7 @@ from rich.table import Table
 
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
-from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings
+from rcjax.config import ArmSettings, CacheSettings, Settings, ShapeSettings, ShapeSize
 from rcjax.errors import InvalidRequestError
 from rcjax.model.config import ModelConfig
 from rcjax.model.spec import Model, load_model
@@ -51,7 +51,8 @@ def settings() -> Settings:
     full = tuple((fresh, 0) for fresh in range(1536, 2049, 128))
     instruction = tuple((fresh, 16) for fresh in range(1280, 1921, 128))
     prefix = tuple((fresh, 48) for fresh in range(1024, 1793, 128))
-    rank = ((64, 160), (160, 160), *full, *instruction, *prefix)
+    tiled = ShapeSize(fresh_tokens=20, num_pages=48, tiles=20, tile_pages=8)
+    rank = (tiled, (64, 160), (160, 160), *full, *instruction, *prefix)
     shapes = ShapeSettings(rank=rank, build=((512, 16),))
     return Settings(arms=ARMS, shapes=shapes, cache=CacheSettings(pool_bytes=POOL_BYTES))
 
@@ -77,7 +78,7 @@ def main() -> None:
         write_report(args.json, report, claims)
 
 
-def fill(engine: LocalEngine, num_requests: int, seed: int) -> list[Request]:
+def fill(engine: LocalEngine, num_requests: int, seed: int, arm: str = "rcjax") -> list[Request]:
     """Requests whose prompts have the paper's size, with all their blocks resident."""
     world = EmbeddedWorld(seed)
     items = world.items
@@ -85,7 +86,7 @@ def fill(engine: LocalEngine, num_requests: int, seed: int) -> list[Request]:
     found: list[Request] = []
     for request in world.requests(10 * num_requests, split="test"):
         user = world.user(request.user_id)
-        ask = RecommendRequest(request.candidates, history=user.events, arm="rcjax")
+        ask = RecommendRequest(request.candidates, history=user.events, arm=arm)
         try:
             num_tokens = engine.prompt(ask).num_tokens
         except InvalidRequestError:

@@ -23,7 +23,7 @@ TokenIds: TypeAlias = Sequence[int] | Integer[np.ndarray, "S"]
 
 KEY_BYTES = 32
 
-_FORMAT = b"rcjax.block.2"  # change it with the framing: keys outlive a process in snapshots
+_FORMAT = b"rcjax.block.3"  # change it with the framing: keys outlive a process in snapshots
 _INT32 = np.iinfo(np.int32)
 
 

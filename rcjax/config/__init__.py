@@ -10,6 +10,7 @@ from rcjax.config.server import ServerSettings as ServerSettings
 from rcjax.config.settings import Settings as Settings
 from rcjax.config.settings import load_settings as load_settings
 from rcjax.config.shapes import ShapeSettings as ShapeSettings
+from rcjax.config.shapes import ShapeSize as ShapeSize
 from rcjax.config.train import Lora as Lora
 from rcjax.config.train import NewModel as NewModel
 from rcjax.config.train import TrainSettings as TrainSettings

@@ -43,7 +43,7 @@ class Settings(StrictModel):
     def _consistent(self) -> "Settings":
         if self.default_arm not in self.arms:
             raise ValueError(f"default_arm={self.default_arm!r} is not one of the arms {sorted(self.arms)}")
-        largest = max(self.shapes.build)[0]
+        largest = max(shape.fresh_tokens for shape in self.shapes.build)
         needed = max(self.limits.max_item_tokens, self.limits.max_history_tokens)
         if largest < needed:
             raise ValueError(f"the largest build shape has {largest} fresh tokens; limits allow blocks of {needed}")

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from rcjax.engine.shape import Shape
-from rcjax.kernels.selective_attention import PageLayout, TokenLayout
+from rcjax.engine.own_pages import OwnPages, own_pages
+from rcjax.engine.shape import RowSize, Shape
+from rcjax.kernels.selective_attention import PageLayout, TileLayout, TokenLayout
 from rcjax.model.decoder import Batch
-from rcjax.prompt import Block
+from rcjax.prompt import Block, BlockKind
 
 NOTHING = np.zeros(0, np.int32)
+_AT_HOME = (BlockKind.HISTORY, BlockKind.ITEM)  # computed right after the instruction, wherever a prompt has them
 _RANGE = np.arange(2**14, dtype=np.int32)  # a slice of it costs a tenth of a new range; nothing writes to it
 _RANGE.flags.writeable = False
 
@@ -31,12 +34,14 @@ class Source:
     """What the cache has of a block: its first `num_cached` tokens; the rest is computed fresh.
 
     `selected` holds offsets below `num_cached` that are computed again; their cached KV is not looked at. With
-    `is_corrected` that has been done, and another block of the row holds the outcome.
+    `is_corrected` that has been done, and another block of the row holds the outcome. An item or a history was computed
+    right after the instruction, unless its KV is `in_place`: computed where this row has the block.
     """
 
     num_cached: int
     selected: np.ndarray = field(default_factory=lambda: NOTHING)
     is_corrected: bool = False
+    in_place: bool = False
 
     @property
     def is_read(self) -> bool:
@@ -44,7 +49,7 @@ class Source:
         return len(self.selected) < self.num_cached
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RowLayout:
     """A row as arrays: T fresh tokens, and M pages of which only the numbers are missing.
 
@@ -52,9 +57,14 @@ class RowLayout:
     """
 
     fresh: Int32[np.ndarray, "4 T"]  # token id, position, segment, horizon
-    pages: Int32[np.ndarray, "3 M"]  # position, length, segment
+    pages: Int32[np.ndarray, "4 M"]  # position, length, segment, shift
     drops: tuple[np.ndarray, np.ndarray]
     last: list[int]
+    is_moved: bool
+
+    @cached_property
+    def own(self) -> "OwnPages":
+        return own_pages(self.fresh[2:], self.pages[2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +77,12 @@ class Row:
     page_tokens: int
 
     @property
+    def home(self) -> int:
+        """Where items and histories were computed: right after the instruction."""
+        first = self.blocks[0] if self.blocks else None
+        return first.end if first is not None and first.kind is BlockKind.INSTRUCTION else 0
+
+    @property
     def num_pages(self) -> int:
         return self.layout.pages.shape[1]
 
@@ -76,6 +92,13 @@ class Row:
         return self.layout.fresh.shape[1]
 
     @property
+    def size(self) -> RowSize:
+        """What a pass has to have for it."""
+        layout = self.layout
+        own = () if layout.is_moved else layout.own.sizes  # shapes with tiles turn no keys
+        return RowSize(layout.fresh.shape[1], layout.pages.shape[1], own, layout.is_moved)
+
+    @property
     def num_selected(self) -> int:
         return sum(len(source.selected) for source in self.sources.values() if not source.is_corrected)
 
@@ -83,6 +106,11 @@ class Row:
     def num_cached(self) -> int:
         """Cached tokens that are used as they are."""
         return sum(source.num_cached - len(source.selected) for source in self.sources.values())
+
+    def shift(self, index: int) -> int:
+        """How far from where it was computed the row has the index-th block, one of `sources`."""
+        block = self.blocks[index]
+        return 0 if self.sources[index].in_place or block.kind not in _AT_HOME else block.start - self.home
 
     def fresh_offsets(self, index: int) -> np.ndarray:
         """Which tokens of the index-th block the pass computes."""
@@ -98,8 +126,8 @@ class Row:
     @cached_property
     def layout(self) -> RowLayout:
         fresh, last = _lay_out_fresh(self)
-        pages, drops = _lay_out_pages(self)
-        return RowLayout(fresh, pages, drops, last)
+        pages, drops, is_moved = _lay_out_pages(self)
+        return RowLayout(fresh, pages, drops, last, is_moved)
 
 
 def assemble(
@@ -110,27 +138,46 @@ def assemble(
     `tables[b]` has the pages of each source of row b, in the order of `sources`: as many as its cached tokens fill. The
     last token of each readout block is read; it must be computed fresh.
     """
-    fresh = np.zeros((4, shape.batch, shape.fresh_tokens), np.int32)
+    batch = shape.batch
+    fresh = np.zeros((4, batch, shape.fresh_tokens), np.int32)
     fresh[1] = -1
-    cached = np.zeros((4, shape.batch, shape.num_pages), np.int32)
-    drop = np.zeros((shape.batch, shape.num_pages, page_tokens), bool)
-    read = np.zeros((shape.batch, num_reads), np.int32)
+    # Of each page: number, position, length, segment, shift. Those of tiles come after those that all may see.
+    num_pages = shape.num_pages + shape.tiles * shape.tile_pages
+    cached = np.zeros((5, batch, num_pages), np.int32)
+    drop = np.zeros((batch, num_pages, page_tokens), bool)
+    read = np.zeros((batch, num_reads), np.int32)
+    queries = np.full((batch, shape.tiles * shape.tile_tokens), -1, np.int32)
     for b, (row, table) in enumerate(zip(rows, tables, strict=True)):
         layout = row.layout
-        num_pages = layout.pages.shape[1]
         fresh[:, b, : layout.fresh.shape[1]] = layout.fresh
-        cached[1:, b, :num_pages] = layout.pages
+        where: Any = slice(0, layout.pages.shape[1])
+        if shape.tiles:
+            where, place, token = layout.own.places(shape)
+            queries[b, place] = token
+        cached[1:, b, where] = layout.pages
         numbers = chain.from_iterable(
             pages for source, pages in zip(row.sources.values(), table, strict=True) if source.is_read
         )
-        cached[0, b, :num_pages] = np.fromiter(numbers, np.int32, num_pages)
-        if len(layout.drops[0]):
-            drop[b][layout.drops] = True
+        cached[0, b, where] = np.fromiter(numbers, np.int32, layout.pages.shape[1])
+        page, slot = layout.drops
+        if len(page):
+            drop[b, page if isinstance(where, slice) else where[page], slot] = True
         read[b, : len(layout.last)] = layout.last
     ids, pos, segment, horizon = fresh
-    return Batch(
-        ids, TokenLayout(pos, segment, horizon), PageLayout(cached[0], cached[1], cached[2], cached[3], drop), read
-    )
+    shared = _page_layout(cached[..., : shape.num_pages], drop[:, : shape.num_pages], shape)
+    tiles = None
+    if shape.tiles:
+        grid = (batch, shape.tiles, shape.tile_pages)
+        own = _page_layout(
+            cached[..., shape.num_pages :].reshape(5, *grid), drop[:, shape.num_pages :].reshape(*grid, -1), shape
+        )
+        tiles = TileLayout(queries.reshape(batch, shape.tiles, shape.tile_tokens), own)
+    return Batch(ids, TokenLayout(pos, segment, horizon), shared, read, tiles)
+
+
+def _page_layout(cached: np.ndarray, drop: np.ndarray, shape: Shape) -> PageLayout:
+    number, position, length, segment, shift = cached
+    return PageLayout(number, position, length, segment, drop, None if shape.at_home else shift)
 
 
 def _lay_out_fresh(row: Row) -> tuple[np.ndarray, list[int]]:
@@ -161,22 +208,26 @@ def _lay_out_fresh(row: Row) -> tuple[np.ndarray, list[int]]:
     return fresh, [ends[index] for index in row.readouts]
 
 
-def _lay_out_pages(row: Row) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Position, length and segment of the pages that the row reads, and the slots of selected tokens in them."""
+def _lay_out_pages(row: Row) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], bool]:
+    """Position, length, segment and shift of the pages that the row reads, the slots of selected tokens in them, and
+    whether any shift is not 0."""
     size = row.page_tokens
     counts: list[int] = []
-    places: list[int] = []  # of each block: position less slots before, cached tokens and slots before, segment
+    places: list[int] = []  # of each block: position less slots before, cached tokens and slots before, segment, shift
     selected: list[np.ndarray] = []
     num_selected: list[int] = []
     bases: list[int] = []  # slots before each block that has selected tokens
     at = 0
+    is_moved = False
     for index, source in row.sources.items():
         num_cached = source.num_cached
         if not source.is_read:
             continue
         block = row.blocks[index]
         before = at * size
-        places += (block.start - before, num_cached + before, block.segment)
+        shift = row.shift(index)
+        is_moved = is_moved or shift != 0
+        places += (block.start - before, num_cached + before, block.segment, shift)
         if len(source.selected):
             selected.append(source.selected)
             num_selected.append(len(source.selected))
@@ -184,13 +235,13 @@ def _lay_out_pages(row: Row) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]
         num = -(-num_cached // size)
         counts.append(num)
         at += num
-    pages = np.empty((3, at), np.int32)
+    pages = np.empty((4, at), np.int32)
     if at:
-        pages[:] = np.array(places, np.int32).reshape(-1, 3).T.repeat(counts, axis=1)
+        pages[:] = np.array(places, np.int32).reshape(-1, 4).repeat(counts, axis=0).T
         first = _offsets(0, at) * size
         pages[0] += first
         np.minimum(pages[1] - first, size, out=pages[1])
     if not selected:
-        return pages, (NOTHING, NOTHING)
+        return pages, (NOTHING, NOTHING), is_moved
     slots = np.concatenate(selected) + np.repeat(np.array(bases, np.int32), num_selected)
-    return pages, np.divmod(slots, size)
+    return pages, np.divmod(slots, size), is_moved

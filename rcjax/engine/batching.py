@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from rcjax.engine.shape import Shape, ShapeSet
+from rcjax.engine.shape import RowSize, Shape, ShapeSet
 
 
 @runtime_checkable
@@ -11,10 +11,7 @@ class Batchable(Protocol):
     """What the former has to know of a request."""
 
     @property
-    def num_fresh(self) -> int: ...
-
-    @property
-    def num_pages(self) -> int: ...
+    def size(self) -> RowSize: ...
 
 
 R = TypeVar("R", bound=Batchable)
@@ -30,17 +27,17 @@ def next_batch(ready: Sequence[R], shapes: ShapeSet) -> tuple[list[R], Shape]:
     best: tuple[float, int, list[R], Shape] | None = None
     first = ready[0]
     for shape in shapes:
-        if not shape.holds(first.num_fresh, first.num_pages):
+        if not shape.holds(first.size):
             continue
         members = [first]
         for other in ready[1:]:
             if len(members) == shape.batch:
                 break
-            if shape.holds(other.num_fresh, other.num_pages):
+            if shape.holds(other.size):
                 members.append(other)
         rank = (shapes.seconds(shape) / len(members), shape.batch)
         if best is None or rank < best[:2]:
             best = (*rank, members, shape)
     if best is None:
-        return [first], shapes.fit(first.num_fresh, first.num_pages)
+        return [first], shapes.fit([first.size])
     return best[2], best[3]

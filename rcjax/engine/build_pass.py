@@ -7,7 +7,7 @@ import numpy as np
 from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.claim import Build
 from rcjax.engine.packing import side_by_side
-from rcjax.engine.shape import Shape, ShapeSet
+from rcjax.engine.shape import RowSize, Shape, ShapeSet
 from rcjax.model.decoder import Batch
 from rcjax.prompt import Block
 
@@ -28,7 +28,7 @@ class BuildPasses:
     def can_extend(self, num_fresh: int, num_cached_pages: int) -> bool:
         """Whether one pass can compute `num_fresh` tokens that follow a block of so many pages."""
         num_pages = num_cached_pages + len(self.instruction_pages)
-        return any(shape.holds(num_fresh, num_pages) for shape in self._shapes)
+        return any(shape.holds(_size(num_fresh, num_pages)) for shape in self._shapes)
 
     def pack(self, group: list[Build], builds: Iterable[Build], shape: Shape) -> list[Build]:
         """`group`, and of `builds`, in order, those that one row of `shape` holds beside it; at least one in all."""
@@ -38,7 +38,7 @@ class BuildPasses:
             own_tokens, own_written, own_pages = self._size([build])
             own_pages -= len(self.instruction_pages)
             tokens = self._least_tokens(num_tokens + own_tokens, num_written + own_written)
-            if packed and not shape.holds(tokens, num_pages + own_pages):
+            if packed and not shape.holds(_size(tokens, num_pages + own_pages)):
                 if tokens - self._least_tokens(num_tokens, num_written) <= self.page_tokens:
                     break  # the row is as good as full: no need to look at the thousand others
                 continue
@@ -50,7 +50,7 @@ class BuildPasses:
 
     def fit(self, group: list[Build]) -> Shape:
         num_tokens, num_written, num_pages = self._size(group)
-        return self._shapes.fit(self._least_tokens(num_tokens, num_written), num_pages)
+        return self._shapes.fit([_size(self._least_tokens(num_tokens, num_written), num_pages)])
 
     def _size(self, group: list[Build]) -> tuple[int, int, int]:
         """Tokens to compute, pages to write, and pages to read."""
@@ -111,3 +111,7 @@ class BuildPasses:
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_tokens)
+
+
+def _size(fresh_tokens: int, num_pages: int) -> RowSize:
+    return RowSize(fresh_tokens, num_pages, is_moved=False)  # blocks are computed at home

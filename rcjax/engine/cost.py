@@ -75,7 +75,7 @@ class CostModel:
 
     def _program_flops(self, program: Program) -> float:
         shape = program.shape
-        context = shape.num_pages * self._page_tokens + shape.fresh_tokens / 2
+        context = (shape.num_pages + shape.tile_pages) * self._page_tokens + shape.fresh_tokens / 2
         layers = _layers(program.measure, self._config)
         return layers * shape.batch * shape.fresh_tokens * layer_flops(self._config, context)
 

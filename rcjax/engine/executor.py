@@ -14,6 +14,7 @@ from rcjax.engine.shape import Shape
 from rcjax.kernels.kv import KVFormat, KVPages
 from rcjax.model.decoder import Batch, Params
 from rcjax.model.kv import empty_pages
+from rcjax.model.probe import KnownTokens
 from rcjax.model.selection import Measure
 
 TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
@@ -73,11 +74,11 @@ class Executor:
         return Pending(program, self._start(program, batch), np.asarray)
 
     def probe(
-        self, batch: Batch, slots: np.ndarray, asks: np.ndarray, shape: Shape, measure: Measure
+        self, batch: Batch, known: KnownTokens, asks: np.ndarray, shape: Shape, measure: Measure
     ) -> Pending[np.ndarray]:
         """What `measure` says of each fresh or cached token, as `rcjax.model.probe.probe` does."""
         program = Program("probe", shape, measure)
-        return Pending(program, self._start(program, batch, slots, asks), np.asarray)
+        return Pending(program, self._start(program, batch, known, asks), np.asarray)
 
     def build(self, batch: Batch, source: np.ndarray, destination: np.ndarray, shape: Shape) -> Pending[None]:
         """Computes the fresh tokens' KV and writes it into pages, as `write_pages` says."""

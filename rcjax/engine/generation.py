@@ -13,7 +13,7 @@ from rcjax.engine.plan import Plan
 from rcjax.engine.ranker import pinned_prompt
 from rcjax.engine.selector import Selector
 from rcjax.engine.semantic_history import SemanticHistories
-from rcjax.engine.shape import ShapeSet
+from rcjax.engine.shape import RowSize, ShapeSet
 from rcjax.engine.state import RequestState, claim_of
 from rcjax.engine.tasks import Steps
 from rcjax.prompt import Block
@@ -95,7 +95,7 @@ class Generator:
         runs = list(_fresh_runs(row))
         num_pages = [pool.pages_for(len(run)) for run in runs]
         num_pages.append(pool.pages_for(sampling.max_new_tokens))
-        self._shapes.fit(1, row.num_pages + sum(num_pages))
+        self._shapes.fit([RowSize(1, row.num_pages + sum(num_pages))])
         scratch = self._cache.directory.reserve_scratch(sum(num_pages))
         try:
             ends = np.cumsum(num_pages)
@@ -112,7 +112,7 @@ class Generator:
         logits = yield from self._prefill(row, table, runs, pages)
         blocks = [row.blocks[index] for index in row.sources] + runs
         sources = [replace(source, is_corrected=True) for source in row.sources.values()]
-        sources += [Source(len(run)) for run in runs]
+        sources += [Source(len(run), in_place=True) for run in runs]
         last = row.blocks[-1]
         new: list[int] = []
         while len(new) < sampling.max_new_tokens:
@@ -125,14 +125,14 @@ class Generator:
             yield None
             ids = np.array(new, np.int32)
             grown = Block(last.kind, ids, last.end, last.segment, last.horizon)
-            known = Source(len(new) - 1)
+            known = Source(len(new) - 1, in_place=True)
             index = len(blocks)
             step = Row([*blocks, grown], dict(enumerate([*sources, known])), (index,), self._page_tokens)
             logits = yield from self._step(step, [*table, *pages], len(new) - 1)
         return new
 
     def _prefill(self, row: Row, table: list[Pages], runs: list[Block], pages: list[Pages]) -> Steps[np.ndarray]:
-        shape = self._shapes.fit(row.num_fresh, row.num_pages)
+        shape = self._shapes.fit([row.size])
         source, destination = self.no_writes(shape.fresh_tokens, self._page_tokens)
         at = token = 0
         for run, where in zip(runs, pages, strict=False):
@@ -149,7 +149,7 @@ class Generator:
 
     def _step(self, row: Row, table: list[Pages], slot: int) -> Steps[np.ndarray]:
         """Computes the newest token, whose KV goes to `slot` of the pages that the continuation has."""
-        shape = self._shapes.fit(1, row.num_pages)
+        shape = self._shapes.fit([row.size])
         source, destination = self.no_writes(shape.fresh_tokens, self._page_tokens)
         source[0, slot % self._page_tokens] = 0
         destination[0] = table[-1][slot // self._page_tokens]

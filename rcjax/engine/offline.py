@@ -10,6 +10,7 @@ from rcjax.engine.claim import Claim
 from rcjax.engine.plan import PlannedBlock
 from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt, Selector
+from rcjax.engine.shape import RowSize
 from rcjax.engine.tasks import Steps
 from rcjax.model.selection import Measure, Quantity
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
@@ -88,7 +89,7 @@ class OrderChooser:
         pool = self._cache.directory.pool
         num_pages = sum(pool.pages_for(len(planned.block)) for planned in measured)
         return num_pages <= self._cache.directory.num_available_pages and any(
-            shape.holds(prompt.num_tokens, 0) for shape in self._selector.shapes(DEVIATION)
+            shape.holds(RowSize(prompt.num_tokens, 0)) for shape in self._selector.shapes(DEVIATION)
         )
 
     def _prompt(self, measured: Sequence[PlannedBlock], size: int, known: "_Known", rng: np.random.Generator) -> Prompt:

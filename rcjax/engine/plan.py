@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 from rcjax.catalog.types import Event, Item
 from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Row
+from rcjax.engine.shape import RowSize
 from rcjax.prompt import Block, BlockKind, Prompt
 from rcjax.request import RecommendRequest, Write
 
@@ -37,8 +38,8 @@ class Stored(Generic[Content]):
 class Plan:
     """A request as a prompt, and what serving it takes.
 
-    `num_fresh` and `num_pages` are those of the ranking pass where every block of `cached` is in the cache. Where a
-    probe measures what is selected, `num_pages` is the most that it may read.
+    `size` is that of its row of the ranking pass where every block of `cached` is in the cache. Where a probe measures
+    what is selected, it has the most pages that the row may read.
     """
 
     request: RecommendRequest  # with its arm filled in
@@ -48,8 +49,7 @@ class Plan:
     cached: tuple[int, ...]  # indices of the blocks that the arm takes from the cache, in prompt order
     wanted: tuple[PlannedBlock, ...]  # these as they are cached, in the same order
     row: Row | None  # of the ranking pass; None where a probe, a stored order or a borrowed history comes first
-    num_fresh: int  # tokens that the pass computes, selected ones included
-    num_pages: int  # pages that the pass reads
+    size: RowSize
     block_pages: int  # pages that the blocks of `cached` hold
     cost_s: float  # of the pass alone, in the cheapest shape
     version: int  # of the library that it read

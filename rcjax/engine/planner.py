@@ -12,7 +12,7 @@ from rcjax.engine.assembly import Row
 from rcjax.engine.library import Library
 from rcjax.engine.library_blocks import LibraryBlocks, unknown_user
 from rcjax.engine.plan import Plan, PlannedBlock, Stored, WritePlan
-from rcjax.engine.shape import ShapeSet
+from rcjax.engine.shape import RowSize, ShapeSet
 from rcjax.engine.source_plan import SourcePlanner
 from rcjax.engine.validation import ServiceLimits, candidate_field, ids_of, validate_request
 from rcjax.engine.write_planner import WritePlanner
@@ -109,11 +109,11 @@ class Planner:
         row = None
         if self._sources[request.arm].is_final:
             row = Row(prompt.blocks, sources, prompt.readouts, self._info.page_tokens)
-            num_fresh, num_pages = row.num_fresh, row.num_pages
+            size = row.size
         else:
             num_fresh = num_tokens - sum(source.num_cached - len(source.selected) for source in sources.values())
-            num_pages = self._sources[request.arm].num_pages(prompt, sources)
-        shape = self._rank_shapes.fit(num_fresh, num_pages)
+            size = RowSize(num_fresh, self._sources[request.arm].num_pages(prompt, sources))
+        shape = self._rank_shapes.fit([size])
         return Plan(
             request=request,
             arm=arm,
@@ -122,8 +122,7 @@ class Planner:
             cached=cached,
             wanted=self._wanted(arm, history, items),
             row=row,
-            num_fresh=num_fresh,
-            num_pages=num_pages,
+            size=size,
             block_pages=block_pages,
             cost_s=self._rank_shapes.seconds(shape),
             version=version,

@@ -14,7 +14,7 @@ from rcjax.kernels.selective_attention import Attention
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, extend, unembed
 from rcjax.model.kv import FreshKV, empty_pages, write_pages
-from rcjax.model.probe import probe
+from rcjax.model.probe import KnownTokens, probe
 
 Compiled = Callable[..., Any]
 
@@ -51,11 +51,11 @@ class Programs:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
         self._compile(program, partial(_rank, self.config, self._attention, self.vocab_ids), batch)
 
-    def compile_probe(self, program: Program, batch: Batch, slots: np.ndarray, asks: np.ndarray) -> None:
+    def compile_probe(self, program: Program, batch: Batch, known: KnownTokens, asks: np.ndarray) -> None:
         if program.measure is None:
             raise ValueError(f"{program} does not say what it measures")
         run = partial(_probe, self.config, self._attention, program.measure)
-        self._compile(program, run, batch, slots, asks)
+        self._compile(program, run, batch, known, asks)
 
     def compile_build(self, program: Program, batch: Batch, source: np.ndarray) -> None:
         """The fresh tokens' KV, and apart from it the program that writes that into pages."""
@@ -129,8 +129,8 @@ def _rank(config, attention, vocab_ids, params, pages, batch):  # type: ignore[n
     return unembed(params, hidden, jnp.asarray(vocab_ids))
 
 
-def _probe(config, attention, measure, params, pages, batch, slots, asks):  # type: ignore[no-untyped-def]
-    return probe(params, config, batch, pages, slots, asks, measure, attention)
+def _probe(config, attention, measure, params, pages, batch, known, asks):  # type: ignore[no-untyped-def]
+    return probe(params, config, batch, pages, known, asks, measure, attention)
 
 
 def _decode(config, attention, params, pages, batch):  # type: ignore[no-untyped-def]

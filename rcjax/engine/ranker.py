@@ -72,7 +72,7 @@ class Ranker:
             return known, [0] * len(states), shape
         prompts = [pinned_prompt(state, self._page_tokens) for state in states]
         rows, num_probed = yield from self.selector.rows(states[0].plan.arm.selection, prompts)
-        shape = self.shapes.fit(max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows))
+        shape = self.shapes.fit([row.size for row in rows])
         return rows, num_probed, shape
 
     def _answer(

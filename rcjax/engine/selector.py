@@ -11,6 +11,8 @@ from rcjax.cache import CachedBlock
 from rcjax.engine.assembly import NOTHING, Row, Source, assemble
 from rcjax.engine.executor import Executor, Pending
 from rcjax.engine.shape import Shape, ShapeSet
+from rcjax.model.decoder import Batch
+from rcjax.model.probe import KnownTokens
 from rcjax.model.selection import CachedTokens, Measure, Quantity, SelectionPolicy
 from rcjax.prompt import BlockKind, Prompt
 
@@ -66,17 +68,21 @@ class Selector:
     """Runs selection policies over pinned prompts of one slice.
 
     Probes have programs of their own, in the shapes of the ranking passes. A probe over the whole prompt takes those
-    without pages, one over cached KV those with pages, and either takes all of them where there are none such.
+    without pages, one over cached KV those with pages, and either takes all of them where there are none such. Shapes
+    with tiles are for ranking alone.
     """
 
     def __init__(self, executor: Executor, rank_shapes: ShapeSet, page_tokens: int):
         self._executor = executor
         self._page_tokens = page_tokens
-        self._whole = rank_shapes.subset(lambda shape: not shape.num_pages)
-        self._over_pages = rank_shapes.subset(lambda shape: shape.num_pages > 0)
+        shared = rank_shapes.subset(lambda shape: not shape.tiles)
+        self._whole = shared.subset(lambda shape: not shape.num_pages)
+        self._over_pages = shared.subset(lambda shape: shape.num_pages > 0)
 
     def shapes(self, measure: Measure) -> ShapeSet:
         shapes = self._whole if measure.is_whole else self._over_pages
+        if any(shape.tiles for shape in shapes):  # what a probe measures is not measured in tiles
+            raise ValueError("a probe needs a rank shape without tiles, and there is none")
         return ShapeSet("probe", shapes.shapes, lambda shape: self._executor.cost.pass_s("probe", shape, measure))
 
     def rows(
@@ -108,9 +114,7 @@ class Selector:
         self, measure: Measure, rows: Sequence[Row], tables: Sequence[Sequence[Sequence[int]]]
     ) -> Generator[Pending[Any], Any, list[np.ndarray]]:
         """What one probe says of the cached tokens of each row, [..., S]; -inf of those that it did not measure."""
-        shape = self.shapes(measure).fit(
-            max(row.num_fresh for row in rows), max(row.num_pages for row in rows), len(rows)
-        )
+        shape = self.shapes(measure).fit([row.size for row in rows])
         arrays = self.probe_arrays(rows, tables, shape)
         values = yield self._executor.probe(*arrays, shape, measure)
         if measure.quantity is Quantity.QUERY_ATTENTION:
@@ -119,10 +123,10 @@ class Selector:
 
     def probe_arrays(
         self, rows: Sequence[Row], tables: Sequence[Sequence[Sequence[int]]], shape: Shape
-    ) -> tuple[Any, np.ndarray, np.ndarray]:
-        """The batch of a probe, the slot of each fresh token's cached KV (-1: none), and which tokens ask."""
+    ) -> tuple[Batch, KnownTokens, np.ndarray]:
+        """The batch of a probe, where each fresh token's cached KV is, and which tokens ask."""
         batch = assemble([replace(row, readouts=()) for row in rows], tables, shape, self._page_tokens, 1)
-        slots = np.full(batch.token_ids.shape, -1, np.int32)
+        slots, home = np.full((2, *batch.token_ids.shape), -1, np.int32)
         asks = np.zeros(batch.token_ids.shape, bool)
         for b, (row, table) in enumerate(zip(rows, tables, strict=True)):
             pages = dict(zip(row.sources, table, strict=True))
@@ -134,8 +138,9 @@ class Selector:
                 if index in pages:
                     page, slot = np.divmod(offsets, self._page_tokens)
                     slots[b, here] = np.asarray(pages[index], np.int32)[page] * self._page_tokens + slot
+                    home[b, here] = block.start - row.shift(index) + offsets
                 at += len(offsets)
-        return batch, slots, asks
+        return batch, KnownTokens(slots, home), asks
 
 
 def _stored(prompt: PinnedPrompt) -> np.ndarray:

@@ -19,6 +19,9 @@ from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
+from rcjax.kernels.kv import KVPages
+from rcjax.kernels.selective_attention import Rope
+from rcjax.model.rope import turned, turned_back
 from rcjax.prompt import BlockKind, History
 
 _log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class SemanticHistories:
         cache: BlockCache,
         planner: Planner,
         decode: Callable[[list[int]], str],
+        rope: Rope,
         *,
         max_history_tokens: int,
         num_sampled_users: int,
@@ -45,6 +49,7 @@ class SemanticHistories:
         self._cache = cache
         self._planner = planner
         self._fields = InstanceFields(decode)
+        self._rope = rope
         self._max_history_tokens = max_history_tokens
         self._num_sampled_users = num_sampled_users
         self._max_prototypes = max_prototypes
@@ -82,7 +87,7 @@ class SemanticHistories:
             except StopIteration as end:
                 self._pool, self._sampled = end.value, frozenset(users)
                 return self._pool.num_prototypes
-            kv = yield from exact_kv(self._cache, blocks[wanted.tobytes()])
+            kv = yield from exact_kv(self._cache, blocks[wanted.tobytes()], self._rope)
 
     def note_dropped(self, names: Sequence[tuple[BlockKind, str]]) -> None:
         """Warns where the pool still holds traces of a user who was deleted."""
@@ -118,8 +123,8 @@ class SemanticHistories:
         held = {i: next(pins) for i in plan.cached if i != loan.index}
         unmatched = {}
         if scratch is not None:
-            self._cache.executor.write_pages(scratch.pages, loan.pool.pages(loan.match, self._cache.page_tokens))
             history = plan.prompt.blocks[loan.index]
+            self._cache.executor.write_pages(scratch.pages, self._lent(loan))
             held[loan.index] = CachedBlock(b"", history.kind, history.owner, history.token_ids, scratch.pages, 0.0)
             unmatched[loan.index] = loan.match.fresh_offsets
         cached = {i: held[i] for i in sorted(held)}
@@ -127,6 +132,14 @@ class SemanticHistories:
         state.prompt = PinnedPrompt(prompt, cached, self._cache.page_tokens, unmatched)
         if not plan.arm.selection.measures:
             state.row = state.prompt.row(plan.arm.selection.choose(state.prompt.tokens()))
+
+    def _lent(self, loan: Loan) -> KVPages:
+        """The pages of a loan, with keys turned to where a history is computed."""
+        pages = loan.pool.pages(loan.match, self._cache.page_tokens)
+        layers, _, _, *heads = pages.k.shape
+        k = np.asarray(pages.k).reshape(layers, -1, *heads)
+        k = turned(k, loan.pool.start + np.arange(k.shape[1]), self._rope)
+        return replace(pages, k=k.reshape(pages.k.shape))
 
     def _borrower(self, state: RequestState) -> int | None:
         """The block of a history that its arm lets borrow and that is not in cache."""
@@ -141,7 +154,7 @@ class SemanticHistories:
 
 
 def exact_kv(
-    cache: BlockCache, planned: PlannedBlock
+    cache: BlockCache, planned: PlannedBlock, rope: Rope
 ) -> Steps[tuple[Shaped[np.ndarray, "L T K H"], Shaped[np.ndarray, "L T K H"]]]:
     """K (unrotated) and V of a block right after the instruction, computed where the cache does not hold it."""
     claim = Claim([planned], 0, is_urgent=False)
@@ -152,4 +165,4 @@ def exact_kv(
         cache.release(claim)
     layers, _, _, *heads = pages.k.shape
     k, v = (np.asarray(some).reshape(layers, -1, *heads)[:, : len(planned.block)] for some in (pages.k, pages.v))
-    return k, v
+    return turned_back(k, planned.block.start + np.arange(k.shape[1]), rope), v

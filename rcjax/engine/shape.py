@@ -1,4 +1,4 @@
-"""Shapes: the sizes that forward passes are compiled for."""
+"""Shapes: the sizes that forward passes are compiled for, and what a row asks of one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,55 @@ from dataclasses import dataclass
 from rcjax.errors import InvalidRequestError
 
 
+@dataclass(frozen=True, slots=True)
+class RowSize:
+    """What a row of a pass needs.
+
+    `own` has the fresh tokens and the pages of each segment whose pages nobody else sees: where a shape has tiles,
+    these pages need not be among those that all queries may see. `is_moved` says that some keys have to be turned.
+    """
+
+    fresh_tokens: int
+    num_pages: int
+    own: tuple[tuple[int, int], ...] = ()
+    is_moved: bool = True
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """One compiled program: `batch` rows of `fresh_tokens` each, attending to up to `num_pages` pages a row."""
+    """One compiled program: `batch` rows of `fresh_tokens` each, all of which may attend to `num_pages` pages a row.
+
+    With `tiles`, up to `tile_tokens` of a row's tokens are in each of so many tiles, and may attend to `tile_pages`
+    more pages that are theirs alone. A shape `at_home` turns no keys: it is for tokens where they were computed.
+    """
 
     fresh_tokens: int
     num_pages: int
     batch: int = 1
+    tiles: int = 0
+    tile_tokens: int = 1
+    tile_pages: int = 0
+    at_home: bool = False
 
     def __str__(self) -> str:
         rows = f"{self.batch} x " if self.batch > 1 else ""
-        return f"{rows}{self.fresh_tokens} fresh tokens, {self.num_pages} pages"
+        tiles = f" and {self.tiles} tiles of {self.tile_pages}" if self.tiles else ""
+        return f"{rows}{self.fresh_tokens} fresh tokens, {self.num_pages}{tiles} pages"
 
-    def holds(self, fresh_tokens: int, num_pages: int, batch: int = 1) -> bool:
-        return fresh_tokens <= self.fresh_tokens and num_pages <= self.num_pages and batch <= self.batch
+    def holds(self, size: RowSize) -> bool:
+        """Whether a row of that size is one of this shape's."""
+        if size.fresh_tokens > self.fresh_tokens or (self.at_home and size.is_moved):
+            return False
+        return size.num_pages <= self.num_pages or (self.tiles > 0 and self._shared_pages(size) <= self.num_pages)
+
+    def takes(self, tokens: int, pages: int) -> bool:
+        """Whether one tile holds so many tokens and pages."""
+        return tokens <= self.tile_tokens and pages <= self.tile_pages
+
+    def _shared_pages(self, size: RowSize) -> int:
+        """The pages that are left for all queries when the first segments that fit have a tile each."""
+        taken = [pages for tokens, pages in size.own if self.takes(tokens, pages)]
+        return size.num_pages - sum(taken[: self.tiles])
 
 
 class ShapeSet:
@@ -43,12 +78,14 @@ class ShapeSet:
         """Those for which `is_kept` holds, or all of them where it holds for none."""
         return ShapeSet(self.purpose, [shape for shape in self.shapes if is_kept(shape)] or self.shapes, self.seconds)
 
-    def fit(self, fresh_tokens: int, num_pages: int, batch: int = 1) -> Shape:
-        """The fastest shape that holds the pass; `InvalidRequestError` if none does."""
-        holding = [shape for shape in self.shapes if shape.holds(fresh_tokens, num_pages, batch)]
+    def fit(self, sizes: Sequence[RowSize]) -> Shape:
+        """The fastest shape that holds rows of these sizes; `InvalidRequestError` if none does."""
+        holding = [shape for shape in self.shapes if len(sizes) <= shape.batch and all(map(shape.holds, sizes))]
         if holding:
             return min(holding, key=self.seconds)
+        fresh_tokens, num_pages = max(size.fresh_tokens for size in sizes), max(size.num_pages for size in sizes)
         raise InvalidRequestError(
-            f"the {self.purpose} pass needs {fresh_tokens=} and {num_pages=} for {batch=}, more than any compiled "
-            f"shape holds ({'; '.join(map(str, self.shapes))}); send fewer candidates or configure a larger shape"
+            f"the {self.purpose} pass needs {fresh_tokens=} and {num_pages=} for batch={len(sizes)}, more than any "
+            f"compiled shape holds ({'; '.join(map(str, self.shapes))}); send fewer candidates or configure a larger "
+            "shape"
         )

@@ -3,7 +3,7 @@
 import logging
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -12,6 +12,7 @@ from rcjax.engine.assembly import Row
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import Plan
 from rcjax.engine.selector import PinnedPrompt
+from rcjax.engine.shape import RowSize
 from rcjax.errors import DeadlineExceededError, RcjaxError
 from rcjax.request import RecommendResult
 
@@ -61,12 +62,12 @@ class RequestState:
     ready_s: float = 0.0
 
     @property
-    def num_fresh(self) -> int:
-        return self.plan.num_fresh + self.extra_fresh if self.row is None else self.row.num_fresh
-
-    @property
-    def num_pages(self) -> int:
-        return self.plan.num_pages if self.row is None else self.row.num_pages
+    def size(self) -> RowSize:
+        """Of its row of the ranking pass, as far as that is known."""
+        if self.row is not None:
+            return self.row.size
+        planned = self.plan.size
+        return replace(planned, fresh_tokens=planned.fresh_tokens + self.extra_fresh) if self.extra_fresh else planned
 
     def is_dead(self, now_s: float) -> bool:
         """Whether nobody waits for it any more; whoever let its deadline pass is told so."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rcjax.catalog.holdout import NextItem
-from rcjax.config import ArmSettings, Settings
+from rcjax.config import ArmSettings, Settings, ShapeSize
 from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.evaluation.arms import compared_arms
 from rcjax.evaluation.baselines import Baseline, Popularity, WordOverlap, bounds
@@ -129,7 +129,8 @@ def _eval_settings(settings: Settings, arms: dict[str, ArmSettings], prompts: Se
     """
     steps = {-(-num_tokens // _SHAPE_STEP_TOKENS) for num_tokens in prompts}
     stride = -(-(max(steps) - min(steps) + 1) // MAX_REFERENCE_SHAPES)
-    full = tuple((step * _SHAPE_STEP_TOKENS, 0) for step in range(max(steps), min(steps) - 1, -stride))
+    lengths = (step * _SHAPE_STEP_TOKENS for step in range(max(steps), min(steps) - 1, -stride))
+    full = tuple(ShapeSize(fresh_tokens=length, num_pages=0) for length in lengths)
     rank = tuple(dict.fromkeys((*settings.shapes.rank, *full)))
     shapes = settings.shapes.model_copy(update={"rank": rank, "generate": ()})
     return settings.model_copy(update={"arms": arms, "default_arm": next(iter(arms)), "shapes": shapes})
@@ -179,7 +180,7 @@ def _run(
             list(arms),
             unseen=[name for name, arm in arms.items() if arm.history is History.SEMANTIC],
             num_permutations=options.num_permutations,
-            batch=max(shape[2] if len(shape) > 2 else 1 for shape in settings.shapes.rank),
+            batch=max(shape.batch for shape in settings.shapes.rank),
             seed=options.seed,
             advance=lambda: bar.advance(task),
         )

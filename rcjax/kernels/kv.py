@@ -19,8 +19,9 @@ KV_DTYPES = ("float32", "bfloat16")
 @register_arrays
 @dataclass(frozen=True, slots=True)
 class KVPages:
-    """K (unrotated, after QK-norm) and V of P pages of C tokens, on a device (JAX) or on the host (NumPy).
+    """K (after QK-norm, rotated to where it was computed) and V of P pages of C tokens.
 
+    On a device (JAX) or on the host (NumPy).
     In a pool, page 0 is the null page and stays zero. The scales, one per token and kv head, are there only where the
     format is quantised; no format is yet. As a pytree, `jax.tree.map(lambda x: x[:, index], pages)` takes some pages.
     """

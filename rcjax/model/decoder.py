@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.kv import KVPages
-from rcjax.kernels.selective_attention import REFERENCE, Attention, PageLayout, TokenLayout
+from rcjax.kernels.selective_attention import REFERENCE, Attention, PageLayout, TileLayout, TokenLayout
+from rcjax.kernels.selective_attention.rotation import rotate, to_position
 from rcjax.model.config import ModelConfig
 from rcjax.model.contraction import contract
 from rcjax.model.kv import FreshKV, empty_pages, kv_format
@@ -109,13 +110,15 @@ def _pure(module: Decoder) -> Params:
 class Batch:
     """Everything one forward pass needs to know: the fresh tokens, and the pages they attend to.
 
-    `read[b, r]` is the index among the fresh tokens of the r-th token whose hidden state is wanted.
+    `read[b, r]` is the index among the fresh tokens of the r-th token whose hidden state is wanted. `tiles` has the
+    pages that only some of them see, where these are kept apart.
     """
 
     token_ids: Int[AnyArray, "B T"]
     tokens: TokenLayout
     pages: PageLayout
     read: Int[AnyArray, "B R"]
+    tiles: TileLayout | None = None
 
 
 def extend(
@@ -136,8 +139,11 @@ def run_layers(
 ) -> tuple[
     Float[Array, "B T D"], tuple[Float[Array, "L B T N H"], Float[Array, "L B T K H"], Float[Array, "L B T K H"]]
 ]:
-    """The layers of `extend`: hidden states after the last one, unnormed, and each layer's q, k (unrotated) and v."""
+    """The layers of `extend`: hidden states after the last one, unnormed, and each layer's q, k (rotated) and v."""
     rope = rope_of(config)
+    # What is the same in all layers is worked out here, once.
+    rotation = to_position(batch.tokens.pos, rope)
+    view = attention.view(batch.tokens, batch.pages, batch.tiles, rope=rope, window=config.sliding_window)
     num_pages = pages.k.shape[1]
     # The pool stays one array: layer l's page p is page l * P + p. Slicing the layer out would copy the pool.
     k_pages = pages.k.reshape(-1, *pages.k.shape[2:])
@@ -147,14 +153,8 @@ def run_layers(
         w, index = scanned
         with jax.named_scope("attention"):
             q, k, v = project_qkv(rms_norm(x, w["attn_norm"], config.norm_eps), w, config)
-            here = PageLayout(
-                batch.pages.table + index * num_pages,
-                batch.pages.pos,
-                batch.pages.len,
-                batch.pages.segment,
-                batch.pages.drop,
-            )
-            attended = attention(q, k, v, batch.tokens, k_pages, v_pages, here, rope=rope, window=config.sliding_window)
+            q, k = rotate(q, rotation), rotate(k, rotation)
+            attended = attention(view, q, k, v, k_pages, v_pages, index * num_pages)
             x = x + contract("btnh,nhd->btd", attended, w["o_proj"])
         with jax.named_scope("mlp"):
             h = rms_norm(x, w["mlp_norm"], config.norm_eps)
@@ -166,6 +166,7 @@ def run_layers(
 
 
 def project_qkv(h: Array, w: Params, config: ModelConfig) -> tuple[Array, Array, Array]:
+    """q, k (both unrotated) and v."""
     q = contract("btd,dnh->btnh", h, w["q_proj"])
     k = contract("btd,dkh->btkh", h, w["k_proj"])
     v = contract("btd,dkh->btkh", h, w["v_proj"])

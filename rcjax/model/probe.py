@@ -4,7 +4,7 @@ Each reuses the layers of `extend`. What is measured is compared or summed on th
 a token leave it.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,13 +12,27 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.kv import KVPages
 from rcjax.kernels.selective_attention import Attention
+from rcjax.kernels.selective_attention.rotation import from_position, rotate, to_position
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, project_qkv, rms_norm, run_layers
 from rcjax.model.rope import rope_of
 from rcjax.model.selection import Measure, Quantity
+
+
+@register_arrays
+@dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """Where the cached KV of a pass's fresh tokens is.
+
+    `slots` has the index (page * C + offset) in a layer of the pool, -1 for a token that has none; `home` the position
+    that its key was rotated to.
+    """
+
+    slots: Int[AnyArray, "B T"]
+    home: Int[AnyArray, "B T"]
 
 
 def kv_deviation(
@@ -26,18 +40,17 @@ def kv_deviation(
     config: ModelConfig,
     batch: Batch,
     pages: KVPages,
-    slots: Int[AnyArray, "B T"],
+    known: KnownTokens,
     layer: int,
     attention: Attention,
 ) -> Float[Array, "B T"]:
     """||KV_new - KV_cached||_2 of each fresh token in `layer`, over K (unrotated) and V together.
 
-    `slots[b, t]` is the index (page * C + offset) of the token's cached KV in a layer of the pool; a token with -1 has
-    none and deviates by 0. Yao et al., "CacheBlend", arXiv 2405.16444.
+    0 for a token that is not cached. Yao et al., "CacheBlend", arXiv 2405.16444.
     """
     _, k, v = _project(params, config, batch, pages, layer, attention)
-    cached_k, cached_v = _cached(pages, slots, layer)
-    return jnp.where(slots >= 0, jnp.sqrt(_square(k - cached_k) + _square(v - cached_v)), 0)
+    cached_k, cached_v = _cached(pages, known, layer, config)
+    return jnp.where(known.slots >= 0, jnp.sqrt(_square(k - cached_k) + _square(v - cached_v)), 0)
 
 
 def first_layer(
@@ -45,7 +58,7 @@ def first_layer(
     config: ModelConfig,
     batch: Batch,
     pages: KVPages,
-    slots: Int[AnyArray, "B T"],
+    known: KnownTokens,
     attention: Attention,
 ) -> Float[Array, "2 B T"]:
     """Of each fresh token in the first layer: ||A||_1 and the sum of ||M_new - M_cached||_1 over M in {K, V}.
@@ -56,12 +69,15 @@ def first_layer(
     q, k, v = _project(params, config, batch, pages, 0, attention)
     layer_k = pages.k.reshape(-1, *pages.k.shape[2:])
     everyone = batch.tokens.pos >= 0
+    rope = rope_of(config)
+    turn = to_position(batch.tokens.pos, rope)
     _, received = attention.mass(
-        q, k, batch.tokens, everyone, layer_k, batch.pages, rope=rope_of(config), window=config.sliding_window
-    )
-    cached_k, cached_v = _cached(pages, slots, 0)
+        rotate(q, turn), rotate(k, turn), batch.tokens, everyone, layer_k, batch.pages, rope=rope,
+        window=config.sliding_window,
+    )  # fmt: skip
+    cached_k, cached_v = _cached(pages, known, 0, config)
     deviation = jnp.abs(k - cached_k).sum((2, 3)) + jnp.abs(v - cached_v).sum((2, 3))
-    return jnp.stack([received, jnp.where(slots >= 0, deviation, 0)])
+    return jnp.stack([received, jnp.where(known.slots >= 0, deviation, 0)])
 
 
 def query_attention(
@@ -99,20 +115,21 @@ def mean_deviation(
     config: ModelConfig,
     batch: Batch,
     pages: KVPages,
-    slots: Int[AnyArray, "B T"],
+    known: KnownTokens,
     attention: Attention,
 ) -> Float[Array, "B T"]:
     """`kv_deviation`, averaged over all layers: what `offline` chooses positions by."""
     _, (_, k, v) = run_layers(params, config, batch, pages, attention)
+    back = from_position(batch.tokens.pos, rope_of(config))
 
     def add(total: Array, layer: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, v, index = layer
-        cached_k, cached_v = _cached(pages, slots, index)
-        return total + jnp.sqrt(_square(k - cached_k) + _square(v - cached_v)), None
+        cached_k, cached_v = _cached(pages, known, index, config)
+        return total + jnp.sqrt(_square(rotate(k.astype(jnp.float32), back) - cached_k) + _square(v - cached_v)), None
 
     start = jnp.zeros(batch.token_ids.shape, jnp.float32)
     total, _ = lax.scan(add, start, (k, v, jnp.arange(config.num_layers)))
-    return jnp.where(slots >= 0, total / config.num_layers, 0)
+    return jnp.where(known.slots >= 0, total / config.num_layers, 0)
 
 
 def probe(
@@ -120,7 +137,7 @@ def probe(
     config: ModelConfig,
     batch: Batch,
     pages: KVPages,
-    slots: Int[AnyArray, "B T"],
+    known: KnownTokens,
     asks: Bool[AnyArray, "B T"],
     measure: Measure,
     attention: Attention,
@@ -129,11 +146,11 @@ def probe(
     if measure.layer >= config.num_layers + (measure.quantity is Quantity.QUERY_ATTENTION):
         raise ValueError(f"{measure} is beyond the model's {config.num_layers} layers; choose fewer `layers`")
     if measure.quantity is Quantity.DEVIATION:
-        return kv_deviation(params, config, batch, pages, slots, measure.layer, attention)
+        return kv_deviation(params, config, batch, pages, known, measure.layer, attention)
     if measure.quantity is Quantity.MEAN_DEVIATION:
-        return mean_deviation(params, config, batch, pages, slots, attention)
+        return mean_deviation(params, config, batch, pages, known, attention)
     if measure.quantity is Quantity.FIRST_LAYER:
-        return first_layer(params, config, batch, pages, slots, attention)
+        return first_layer(params, config, batch, pages, known, attention)
     if measure.quantity is Quantity.QUERY_ATTENTION:
         num_layers = measure.layer or config.num_layers
         return query_attention(params, config, batch, pages, asks, num_layers, attention)
@@ -154,12 +171,14 @@ def _truncated(params: Params, config: ModelConfig, num_layers: int) -> tuple[Pa
     return params | {"layers": layers}, replace(config, num_layers=num_layers)
 
 
-def _cached(pages: KVPages, slots: Int[AnyArray, "B T"], layer: int | Array) -> tuple[Array, Array]:
-    """Cached K and V at `slots`, [B, T, K, H] float32 whatever the pages' dtype."""
+def _cached(
+    pages: KVPages, known: KnownTokens, layer: int | Array, config: ModelConfig
+) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    """K (turned back from where it was computed) and V at the slots, float32 whatever the pages' dtype."""
     per_layer = pages.k.shape[1] * pages.k.shape[2]
-    index = layer * per_layer + jnp.maximum(slots, 0)
-    k, v = (x.reshape(-1, *x.shape[3:])[index] for x in (pages.k, pages.v))
-    return k.astype(jnp.float32), v.astype(jnp.float32)
+    index = layer * per_layer + jnp.maximum(known.slots, 0)
+    k, v = (x.reshape(-1, *x.shape[3:])[index].astype(jnp.float32) for x in (pages.k, pages.v))
+    return rotate(k, from_position(known.home, rope_of(config))), v
 
 
 def _square(x: Array) -> Array:

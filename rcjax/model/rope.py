@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from rcjax.kernels.selective_attention import Rope
 from rcjax.model.config import ModelConfig, RopeScaling
@@ -12,6 +13,21 @@ def rope_of(config: ModelConfig) -> Rope:
     """The rotation that the attention operator applies for this model."""
     factor = config.rope_scaling.attention_factor if config.rope_scaling else 1.0
     return Rope(inverse_frequencies(config), factor)
+
+
+def turned(x: Shaped[np.ndarray, "L T K H"], pos: Int[np.ndarray, "T"], rope: Rope) -> Shaped[np.ndarray, "L T K H"]:
+    """Rotates keys to `pos` on the host, where a pass would have to be compiled for each length."""
+    first, second = np.split(x.astype(np.float32), 2, axis=-1)
+    angle = pos.astype(np.float32)[:, None, None] * rope.inv_freq
+    cos, sin = np.cos(angle) * rope.factor, np.sin(angle) * rope.factor
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def turned_back(
+    x: Shaped[np.ndarray, "L T K H"], pos: Int[np.ndarray, "T"], rope: Rope
+) -> Shaped[np.ndarray, "L T K H"]:
+    """Undoes `turned`."""
+    return turned(x, -pos, Rope(rope.inv_freq, 1 / rope.factor))
 
 
 def inverse_frequencies(config: ModelConfig) -> np.ndarray:

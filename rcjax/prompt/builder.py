@@ -70,6 +70,10 @@ class PromptBuilder:
         """No token stands for more characters of a text than this."""
         return self._encoder.max_token_chars
 
+    def closing_len(self, layout: Layout, scoring: Scoring) -> int:
+        """The most tokens that the glue after an item has, whatever its label."""
+        return max(map(len, self._glue[layout, scoring].after_item))
+
     def encode(self, text: str) -> TokenIds:
         """The tokens of a text that an item or an event renders to."""
         return _read_only(self._encoder.encode(text))

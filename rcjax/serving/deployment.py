@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rcjax.catalog import Catalogue
-from rcjax.config import Settings, read_catalogue
+from rcjax.config import Settings, ShapeSize, read_catalogue
 from rcjax.disk import make_folder
 from rcjax.model.spec import Model
 from rcjax.serving import snapshots
@@ -17,7 +17,7 @@ from rcjax.serving.server import Server
 from rcjax.serving.starting import OwnedEngine
 from rcjax.serving.startup import start_engine
 
-_SOME_RANK_SHAPE = (1, 1)
+_SOME_RANK_SHAPE = ShapeSize(fresh_tokens=1, num_pages=1)
 
 
 def deploy(

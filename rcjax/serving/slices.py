@@ -10,10 +10,10 @@ import numpy as np
 from rcjax.cache import BlockDirectory, BlockKeys, GreedyDual, PagePool, PoolIdentity, num_pages_for_budget
 from rcjax.config import ArmSettings, Settings, ShapeSettings
 from rcjax.engine.arm import Arm
-from rcjax.engine.assembly import assemble
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.cost import CostModel, Program
 from rcjax.engine.executor import TRANSFER_PAGES, Executor, Pending
+from rcjax.engine.full_batch import full_batch
 from rcjax.engine.generation import Generator
 from rcjax.engine.offline import DEVIATION, OrderChooser
 from rcjax.engine.planner import Planner
@@ -25,6 +25,7 @@ from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.worker import SliceWorker
 from rcjax.kernels.selective_attention import choose_attention
 from rcjax.model.kv import kv_format
+from rcjax.model.rope import rope_of
 from rcjax.model.scoring import Scorer
 from rcjax.model.selection import Measure, parse_policy
 from rcjax.model.spec import Model
@@ -127,6 +128,7 @@ def new_worker(
             cache,
             planner,
             parts.model.tokenizer.decode,
+            rope_of(parts.model.config),
             max_history_tokens=settings.limits.max_history_tokens,
             **settings.semantic.model_dump(),
         )
@@ -150,7 +152,7 @@ def compile_slice(settings: Settings, parts: SliceParts, worker: SliceWorker, pr
     programs.compile_transfer(TRANSFER_PAGES)
     for shape in parts.shapes["build"]:
         progress(f"compiling build {shape}")
-        batch = assemble([], [], shape, parts.page_tokens, 1)
+        batch = full_batch(shape, parts.page_tokens, 1)
         source, destination = cache.passes.no_writes(shape)
         programs.compile_build(Program("build", shape), batch, source)
         _time(parts.cost, cache.executor.build(batch, source, destination, shape))
@@ -158,12 +160,12 @@ def compile_slice(settings: Settings, parts: SliceParts, worker: SliceWorker, pr
     cache.build_instruction()
     for shape in parts.rank_shapes:
         progress(f"compiling rank {shape}")
-        batch = assemble([], [], shape, parts.page_tokens, parts.num_reads)
+        batch = full_batch(shape, parts.page_tokens, parts.num_reads)
         programs.compile_rank(Program("rank", shape), batch)
         _time(parts.cost, cache.executor.rank(batch, shape))
     for shape in parts.shapes.get("generate", ()):
         progress(f"compiling generate {shape}")
-        batch = assemble([], [], shape, parts.page_tokens, 1)
+        batch = full_batch(shape, parts.page_tokens, 1)
         source, destination = Generator.no_writes(shape.fresh_tokens, parts.page_tokens)
         programs.compile_decode(Program("decode", shape), batch, source)
         _time(parts.cost, cache.executor.decode(batch, source, destination, shape))
@@ -174,17 +176,24 @@ def _compile_probes(settings: Settings, parts: SliceParts, executor: Executor, p
     selector = Selector(executor, parts.rank_shapes, parts.page_tokens)
     for name, measure in _measures(settings):
         probe = measure if measure.is_probe else DEVIATION
-        for shape in selector.shapes(probe):
-            program = Program("probe", shape, probe)
-            if parts.programs.has(program):
-                continue
-            progress(f"compiling the probe for {probe.quantity} in layer {probe.layer}, {shape}")
-            arrays = selector.probe_arrays([], [], shape)
-            try:
-                parts.programs.compile_probe(program, *arrays)
-            except ValueError as error:
-                raise ValueError(f"arm {name!r}, selection {settings.arms[name].selection!r}: {error}") from error
-            _time(parts.cost, executor.probe(*arrays, shape, probe))
+        try:
+            for shape in selector.shapes(probe):
+                _compile_probe(Program("probe", shape, probe), parts, selector, executor, progress)
+        except ValueError as error:
+            raise ValueError(f"arm {name!r}, selection {settings.arms[name].selection!r}: {error}") from error
+
+
+def _compile_probe(
+    program: Program, parts: SliceParts, selector: Selector, executor: Executor, progress: Progress
+) -> None:
+    measure = program.measure
+    if measure is None or parts.programs.has(program):
+        return
+    progress(f"compiling the probe for {measure.quantity} in layer {measure.layer}, {program.shape}")
+    _, known, asks = selector.probe_arrays([], [], program.shape)
+    batch = full_batch(program.shape, parts.page_tokens, 1)
+    parts.programs.compile_probe(program, batch, known, asks)
+    _time(parts.cost, executor.probe(batch, known, asks, program.shape, measure))
 
 
 def _measures(settings: Settings) -> list[tuple[str, Measure]]:
@@ -203,5 +212,8 @@ def arm_of(settings: ArmSettings) -> Arm:
 
 
 def shapes_of(purpose: Purpose, settings: ShapeSettings, cost: CostModel) -> ShapeSet:
-    shapes = [Shape(*sizes) for sizes in getattr(settings, purpose)]
+    # Blocks are built where they belong, and tiles are for a layout in which nothing is moved.
+    shapes = [
+        Shape(**size.model_dump(), at_home=purpose == "build" or size.tiles > 0) for size in getattr(settings, purpose)
+    ]
     return ShapeSet(purpose, shapes, lambda shape: cost.pass_s(_PASSES[purpose], shape))

@@ -1,6 +1,7 @@
 """Start-up: from settings to an engine whose programs are compiled."""
 
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from functools import cache
 
@@ -14,12 +15,14 @@ from rcjax.engine.planner import Planner
 from rcjax.engine.validation import ServiceLimits
 from rcjax.model.context import check_context
 from rcjax.model.spec import Model, load_model
-from rcjax.prompt import PromptBuilder
+from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.request import EngineInfo
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
 from rcjax.serving.slices import SliceParts, arm_of, compile_slice, new_worker, slice_parts
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 TEXT_CACHE_BYTES = 2**28  # of the tokens of items and users that were used last; those of a million items take 1 GB
@@ -44,6 +47,8 @@ def start_engine(
         progress(f"loading {settings.model}")
         model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
+    if note := closing_note(settings, builder):
+        logger.warning(note)
     own_len, limits = len(builder.instruction_ids), settings.limits
     check_context(
         model.config,
@@ -74,6 +79,22 @@ def start_engine(
     )
     router.start()
     return LocalEngine(router, builder.text_block)
+
+
+def closing_note(settings: Settings, builder: PromptBuilder) -> str | None:
+    """What to tell where candidates of the `parallel` layout with anchors cost more than a token each, else None."""
+    arms = [n for n, arm in settings.arms.items() if (arm.layout, arm.scoring) == (Layout.PARALLEL, Scoring.ANCHOR)]
+    num_tokens = builder.closing_len(Layout.PARALLEL, Scoring.ANCHOR)
+    if not arms or num_tokens <= 1:
+        return None
+    note = (
+        f"template {builder.template.name!r}: anchor.parallel.after_item is {num_tokens} tokens for this model, and "
+        f"each candidate costs as many in {', '.join(arms)}; a text of one token is the fastest"
+    )
+    tile_tokens = max((shape.tile_tokens for shape in settings.shapes.rank if shape.tiles), default=num_tokens)
+    if tile_tokens < num_tokens:
+        note += f"; no tile of shapes.rank takes more than {tile_tokens}, so tiles are not used"
+    return note
 
 
 def new_planner(settings: Settings, parts: SliceParts, builder: PromptBuilder) -> Planner:

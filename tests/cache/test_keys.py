@@ -24,7 +24,7 @@ def framed(*values):
 def test_a_key_is_the_sha256_of_length_prefixed_fields():
     # Written out: snapshots hold keys, so another framing needs another format tag.
     common = (
-        b"\x0d" + b"\0" * 7 + b"rcjax.block.2"
+        b"\x0d" + b"\0" * 7 + b"rcjax.block.3"
         b"\x05" + b"\0" * 7 + b"model"
         b"\x09" + b"\0" * 7 + b"tokenizer"
         b"\x08" + b"\0" * 7 + b"template"

@@ -11,11 +11,13 @@ from rcjax.kernels.selective_attention import REFERENCE, PageLayout, TokenLayout
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, abstract_params, causal_batch, extend, forward, unembed
 from rcjax.model.kv import empty_pages, kv_format
+from rcjax.model.rope import rope_of, turned, turned_back
 
 CONFIG = ModelConfig(
     num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=8, d_ff=24, vocab_size=20, rope_theta=1e4,
     norm_eps=1e-5, max_len=64,
 )  # fmt: skip
+ROPE = rope_of(CONFIG)
 PAGE_TOKENS = 4
 INSTRUCTION = np.array([3, 1, 4, 1, 5], np.int32)
 TASK = np.array([9, 2, 6], np.int32)
@@ -34,7 +36,8 @@ def pool_of(params, history: np.ndarray) -> SemanticPool:
     def exact_kv(ids):
         batch = causal_batch(jnp.asarray(np.concatenate([INSTRUCTION, ids])[None]))
         _, fresh = extend(params, CONFIG, batch, empty_pages(kv_format(CONFIG, "float32", 1), 1), REFERENCE)
-        return tuple(np.asarray(kv[:, 0, len(INSTRUCTION) :]) for kv in (fresh.k, fresh.v))
+        k, v = (np.asarray(kv[:, 0, len(INSTRUCTION) :]) for kv in (fresh.k, fresh.v))
+        return turned_back(k, len(INSTRUCTION) + np.arange(len(ids)), ROPE), v
 
     embedding = TokenEmbedding.of(np.asarray(params["embed"]), max_position=CONFIG.max_len, num_dims=16)
     return SemanticPool.build([history], exact_kv, embedding, FIELDS, instruction_key=b"", start=len(INSTRUCTION))
@@ -44,7 +47,9 @@ def logits_from_pool(params, pool: SemanticPool, history: np.ndarray) -> np.ndar
     """Logits of the task: instruction, what the pool does not give, and the task fresh, the rest from its pages."""
     match = pool.lookup(history, min_similarity=0.999)
     lent = pool.pages(match, PAGE_TOKENS)
-    k, v = lent.k, lent.v
+    slots = lent.num_pages * PAGE_TOKENS
+    at_home = turned(lent.k.reshape(len(lent.k), -1, *lent.k.shape[3:]), len(INSTRUCTION) + np.arange(slots), ROPE)
+    k, v = at_home.reshape(lent.k.shape), lent.v
     null = np.zeros_like(k[:, :1])
     pages = KVPages(*(jnp.asarray(np.concatenate([null, some], axis=1)) for some in (k, v)))
     first = np.arange(k.shape[1]) * PAGE_TOKENS

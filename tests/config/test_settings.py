@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rcjax.config import Settings, load_settings
+from rcjax.config import Settings, ShapeSize, load_settings
 from rcjax.engine.arm import Arm
 from rcjax.model.selection import BoundarySelection
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.serving.slices import arm_of
+
+TILES = "shapes: {{rank: [{{fresh_tokens: 64, num_pages: 1, {}}}], build: [[512, 16]]}}"
 
 
 @pytest.fixture
@@ -31,6 +33,12 @@ def test_without_a_file_and_with_an_empty_one_the_defaults_hold(tmp_path):
     assert load_settings() == Settings()
 
 
+def test_twenty_candidates_have_tiles_for_up_to_eight_requests():
+    tiled = [shape for shape in Settings().shapes.rank if shape.tiles == 20]
+    assert [shape.batch for shape in tiled] == [1, 2, 4, 8]
+    assert {(shape.fresh_tokens, shape.tile_tokens) for shape in tiled} == {(20, 1)}
+
+
 def test_every_setting_survives_a_round_trip(tmp_path):
     text = """
 model: ../models/mine
@@ -46,7 +54,10 @@ arms:
   lent: {reuse: prefix, history: semantic}
 default_arm: fast
 semantic: {num_sampled_users: 7, max_prototypes: 1000, min_similarity: 0.8}
-shapes: {rank: [[64, 32], [128, 32, 4]], build: [[256, 16]], generate: [[1, 64]]}
+shapes:
+  rank: [[64, 32], [128, 32, 4], {fresh_tokens: 20, num_pages: 48, batch: 8, tiles: 20, tile_tokens: 2, tile_pages: 6}]
+  build: [[256, 16]]
+  generate: [[1, 64], {fresh_tokens: 8, num_pages: 16}]
 server: {host: 0.0.0.0, port: 1, admin_port: 2, max_queue: 3, grace_s: 0.5}
 compilation_cache: xla
 """
@@ -57,7 +68,12 @@ compilation_cache: xla
     assert arm_of(settings.arms["fixed"]) == Arm(
         Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1)
     )
-    assert settings.shapes.rank == ((64, 32), (128, 32, 4))
+    assert settings.shapes.rank == (
+        ShapeSize(fresh_tokens=64, num_pages=32),
+        ShapeSize(fresh_tokens=128, num_pages=32, batch=4),
+        ShapeSize(fresh_tokens=20, num_pages=48, batch=8, tiles=20, tile_tokens=2, tile_pages=6),
+    )
+    assert settings.shapes.generate[1] == ShapeSize(fresh_tokens=8, num_pages=16, batch=1)
     assert settings.semantic_arms == ["lent"]
     assert settings.compilation_cache_dir() == tmp_path / "xla"
     again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
@@ -134,6 +150,18 @@ def test_a_tilde_without_a_home_is_one_line(tmp_path, without_home, text, user):
         ("shapes: {rank: [[0, 1]], build: [[512, 16]]}", "shapes.rank"),
         ("shapes: {rank: [[64, -1]], build: [[512, 16]]}", "shapes.rank"),
         ("shapes: {rank: [[64, 1, 0]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[64, 1, 1, 1]], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [64], build: [[512, 16]]}", "shapes.rank"),
+        ("shapes: {rank: [[64, few]], build: [[512, 16]]}", r"shapes\.rank\[0\]\.num_pages"),
+        ("shapes: {rank: [{fresh_tokens: 64}], build: [[512, 16]]}", r"shapes\.rank\[0\]\.num_pages"),
+        (
+            "shapes: {rank: [{fresh_tokens: 64, num_pages: 1, tile: 2}], build: [[512, 16]]}",
+            r"shapes\.rank\[0\]\.tile ",
+        ),
+        (TILES.format("tiles: 2"), r"shapes\.rank\[0\].*tiles=2 and tile_pages=0"),
+        (TILES.format("tile_pages: 2"), r"shapes\.rank\[0\].*tiles=0 and tile_pages=2"),
+        (TILES.format("tiles: -1"), r"shapes\.rank\[0\]\.tiles"),
+        (TILES.format("tiles: 1, tile_pages: 1, tile_tokens: 0"), r"shapes\.rank\[0\]\.tile_tokens"),
         ("shapes: {rank: [], build: [[512, 16]]}", "shapes.rank"),
         ("shapes: {rank: [[64, 1]], build: []}", "shapes.build"),
         ("shapes: {rank: [[64, 1]]}", "shapes.build"),

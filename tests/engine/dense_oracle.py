@@ -37,8 +37,8 @@ def dense(
             k[t], v[t] = k_given[layer], v_given[layer]
         keys.append(k)
         values.append(v)
-        k_rows, v_rows = np.repeat(_rotate(k, pos, config), group, 1), np.repeat(v, group, 1)
-        scores = np.einsum("tnh,snh->nts", _rotate(q, pos, config), k_rows) / np.sqrt(config.head_dim)
+        k_rows, v_rows = np.repeat(rotate(k, pos, config), group, 1), np.repeat(v, group, 1)
+        scores = np.einsum("tnh,snh->nts", rotate(q, pos, config), k_rows) / np.sqrt(config.head_dim)
         weights = np.exp(scores - scores.max(-1, keepdims=True)) * sees
         weights /= weights.sum(-1, keepdims=True)
         attention.append(weights)
@@ -55,7 +55,7 @@ def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 
-def _rotate(x: np.ndarray, pos: np.ndarray, config: ModelConfig) -> np.ndarray:
+def rotate(x: np.ndarray, pos: np.ndarray, config: ModelConfig) -> np.ndarray:
     """Multiplies the complex numbers (x_i, x_{i + H/2}) by e^(i pos theta^(-2i/H))."""
     half = config.head_dim // 2
     turn = np.exp(1j * pos[:, None] * config.rope_theta ** (-np.arange(half) / half))[:, None]
@@ -68,6 +68,13 @@ def causal_kv(model: Model, *pieces: np.ndarray) -> KV:
     ids = np.concatenate(pieces)
     _, k, v, _ = dense(model.params, model.config, ids, np.arange(len(ids)), np.tri(len(ids), dtype=bool))
     return k[:, -len(pieces[-1]) :], v[:, -len(pieces[-1]) :]
+
+
+def cached_kv(model: Model, *pieces: np.ndarray) -> KV:
+    """As `causal_kv`, keys rotated to where they stand there: what pages hold."""
+    k, v = causal_kv(model, *pieces)
+    pos = sum(map(len, pieces[:-1])) + np.arange(len(pieces[-1]))
+    return rotate(k, pos, model.config), v
 
 
 @dataclass(frozen=True)

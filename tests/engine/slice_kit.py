@@ -114,7 +114,7 @@ class ScriptedExecutor(Executor):
     def build(self, batch, source, destination, shape):
         return self._pass("build", shape, None)
 
-    def probe(self, batch, slots, asks, shape, measure):
+    def probe(self, batch, known, asks, shape, measure):
         return self._pass("probe", shape, np.zeros(batch.token_ids.shape, np.float32), measure)
 
     def decode(self, batch, source, destination, shape):

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from dense_oracle import causal_kv
+from dense_oracle import cached_kv
 from driving import build_all, drain, held, planned
 from tiny_engine import PAGE_TOKENS, event, item, unstarted
 
@@ -89,12 +89,12 @@ class TestContent:
     def test_instruction(self, engine, oracle):
         cached = engine.cache.directory.current(BlockKind.INSTRUCTION, "")
         assert cached.token_ids.tolist() == oracle.instruction.tolist()
-        assert_same_kv(read(engine, cached)[0], causal_kv(oracle.model, oracle.instruction))
+        assert_same_kv(read(engine, cached)[0], cached_kv(oracle.model, oracle.instruction))
 
     @pytest.mark.parametrize("num_tokens", [1, PAGE_TOKENS - 1, PAGE_TOKENS, PAGE_TOKENS + 1, 40])
     def test_an_item_follows_the_instruction(self, engine, builder, oracle, num_tokens):
         one = words("i", num_tokens) if num_tokens > 1 else Item("i", "")
-        expected = causal_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
+        expected = cached_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
         assert expected[0].shape[1] == num_tokens
         assert_same_kv(kv_of(engine, builder.item_block(one)), expected)
 
@@ -104,11 +104,11 @@ class TestContent:
         prompt = builder.build(history(builder, 1), [builder.item_block(one) for one in items], layout, Scoring.LABEL)
         placed = [block for block in prompt.blocks if block.kind is BlockKind.ITEM]
         for one, block in zip(items, placed, strict=True):
-            expected = causal_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
+            expected = cached_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
             assert_same_kv(kv_of(engine, block), expected)
 
     def test_a_history_follows_the_instruction(self, engine, builder, oracle):
-        expected = causal_kv(oracle.model, oracle.instruction, oracle.history_ids([event(1), event(2)]))
+        expected = cached_kv(oracle.model, oracle.instruction, oracle.history_ids([event(1), event(2)]))
         assert_same_kv(kv_of(engine, history(builder, 1, 2)), expected)
 
     @pytest.mark.parametrize("lengths", [[3] * 13, [4] * 12, [3] * 30, [1] * 50, [40, 1, 39, 2, 8, 16, 9, 7, 40]])
@@ -118,7 +118,7 @@ class TestContent:
         with held(engine.cache, [builder.item_block(one) for one in items]) as (cached, built):
             assert built == lengths
             for one, block in zip(items, cached, strict=True):
-                expected = causal_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
+                expected = cached_kv(oracle.model, oracle.instruction, oracle.item_ids(one))
                 assert_same_kv(read(engine, block)[0], expected)
 
     def test_slots_beyond_a_block_are_not_written(self, engine, builder):
@@ -319,7 +319,7 @@ class TestGrowing:
         former, block = builder.history_block(ids[:former_len], "u"), builder.history_block(ids, "u")
         found, num_built = grown(engine, former, block)
         assert num_built == more
-        assert_same_kv(found, causal_kv(oracle.model, oracle.instruction, ids))
+        assert_same_kv(found, cached_kv(oracle.model, oracle.instruction, ids))
 
     def test_the_cached_part_keeps_its_bytes_and_pages(self, engine, builder):
         former, block = history(builder, 1), history(builder, 1, 2)
@@ -332,7 +332,7 @@ class TestGrowing:
     def test_many_steps(self, engine, builder, oracle):
         for n in range(1, 6):
             grow(engine.cache, history(builder, *range(n)), history(builder, *range(n + 1)))
-        expected = causal_kv(oracle.model, oracle.instruction, oracle.history_ids([event(i) for i in range(6)]))
+        expected = cached_kv(oracle.model, oracle.instruction, oracle.history_ids([event(i) for i in range(6)]))
         built = spy_on_builds(engine)
         assert_same_kv(kv_of(engine, history(builder, *range(6))), expected)
         assert not built
@@ -341,7 +341,7 @@ class TestGrowing:
         block = history(builder, 2, 3)
         found, num_built = grown(engine, history(builder, 1), block)
         assert num_built == len(block)
-        assert_same_kv(found, causal_kv(oracle.model, oracle.instruction, block.token_ids))
+        assert_same_kv(found, cached_kv(oracle.model, oracle.instruction, block.token_ids))
 
     def test_the_same_content_costs_nothing(self, engine, builder):
         _, num_built = grown(engine, history(builder, 1, 2), history(builder, 1, 2))
@@ -350,7 +350,7 @@ class TestGrowing:
     def test_an_evicted_former_is_no_trouble(self, engine, builder, oracle):
         block = history(builder, 1, 2)
         grow(engine.cache, history(builder, 1), block)
-        assert_same_kv(kv_of(engine, block), causal_kv(oracle.model, oracle.instruction, block.token_ids))
+        assert_same_kv(kv_of(engine, block), cached_kv(oracle.model, oracle.instruction, block.token_ids))
 
     def test_while_another_reads_the_former(self, engine, builder, oracle):
         former, block = history(builder, 1), history(builder, 1, 2)
@@ -359,14 +359,14 @@ class TestGrowing:
             grow(engine.cache, former, block)
             assert_same_kv(read(engine, cached)[0], kept, 0)
         assert_idle(engine.cache)
-        assert_same_kv(kv_of(engine, block), causal_kv(oracle.model, oracle.instruction, block.token_ids))
+        assert_same_kv(kv_of(engine, block), cached_kv(oracle.model, oracle.instruction, block.token_ids))
 
     def test_more_than_a_growing_pass_can_take(self, engine, builder, oracle):
         """50 tokens on 40: the small build shape has too few tokens, the large one too few pages for the old ones."""
         ids = oracle.text("z".join("abcdefghijklmnopqrstuvwxyz0123456789" * 3))[:90]
         former, block = builder.history_block(ids[:40], "u"), builder.history_block(ids, "u")
         found, _ = grown(engine, former, block)
-        assert_same_kv(found, causal_kv(oracle.model, oracle.instruction, ids))
+        assert_same_kv(found, cached_kv(oracle.model, oracle.instruction, ids))
 
     def test_no_room_leaves_the_former_as_it_was(self, compiled, settings):
         engine = unstarted(compiled, settings, num_pages=9)
@@ -388,4 +388,4 @@ class TestGrowing:
             with pytest.raises(RuntimeError, match="out of memory"):
                 grow(engine.cache, former, block)
         assert_idle(engine.cache)
-        assert_same_kv(kv_of(engine, block), causal_kv(oracle.model, oracle.instruction, block.token_ids))
+        assert_same_kv(kv_of(engine, block), cached_kv(oracle.model, oracle.instruction, block.token_ids))

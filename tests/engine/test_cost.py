@@ -8,6 +8,7 @@ from rcjax.engine.shape import Shape
 from rcjax.model.selection import Measure, Quantity
 
 SMALL, LARGE = Shape(64, 8), Shape(128, 8, 2)
+TILED = Shape(20, 8, tiles=20, tile_pages=6, at_home=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,12 @@ def test_one_odd_pass_does_not_make_the_estimate(cost):
 
 def test_others_take_their_flops_at_the_rate_of_what_was_timed(cost, config):
     def flops(shape):
-        context = shape.num_pages * 8 + shape.fresh_tokens / 2
+        context = (shape.num_pages + shape.tile_pages) * 8 + shape.fresh_tokens / 2  # of a token in a tile
         return 3 * shape.batch * shape.fresh_tokens * layer_flops(config, context)
 
     cost.observe("rank", SMALL, 0.25)
     assert cost.pass_s("rank", LARGE) == pytest.approx(0.25 * flops(LARGE) / flops(SMALL))
+    assert cost.pass_s("rank", TILED) == pytest.approx(0.25 * flops(TILED) / flops(SMALL))
     assert cost.pass_s("build", SMALL) == pytest.approx(0.25)
 
 

@@ -21,6 +21,7 @@ from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE, event, item
 
 from rcjax.catalog.types import User
 from rcjax.config import ArmSettings
+from rcjax.engine.shape import Shape
 from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
 from rcjax.prompt.template import Template
 from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest
@@ -123,6 +124,17 @@ POLICIES = {
 
 
 class TestWhatAPlanSays:
+    def is_read_item(self, plan, index):
+        return plan.prompt.blocks[index].kind is BlockKind.ITEM and plan.row.sources[index].is_read
+
+    def own_sizes(self, plan):
+        """In `parallel`: of each item that is read, unless a task reads all of them, its glue and its pages."""
+        if plan.arm.scoring is Scoring.LABEL:
+            return ()
+        blocks = plan.prompt.blocks
+        items = [i for i in plan.cached if self.is_read_item(plan, i)]
+        return tuple((len(blocks[i + 1]), -(-len(blocks[i]) // PAGE_TOKENS)) for i in items)
+
     @pytest.mark.parametrize("arm", ARMS)
     def test_counts_and_keys(self, stocked, arm):
         plan = planned(stocked, RecommendRequest(ALL, "u", arm=arm))
@@ -146,10 +158,22 @@ class TestWhatAPlanSays:
             assert len(plan.row.sources[i].selected) == num
         assert list(plan.row.sources) == list(plan.cached)
         fresh = sum(len(block) for i, block in enumerate(blocks) if i not in plan.cached)
-        assert plan.num_fresh == plan.row.num_fresh == fresh + num_selected
-        assert plan.num_pages == plan.row.num_pages == num_pages
-        holding = [s for s in SHAPES if s.fresh_tokens >= plan.num_fresh and s.num_pages >= num_pages]
+        assert plan.size == plan.row.size
+        assert plan.size.fresh_tokens == fresh + num_selected
+        assert plan.size.num_pages == num_pages
+        if not is_sequential:
+            assert plan.size.own == self.own_sizes(plan)
+        assert plan.size.is_moved == (is_sequential and any(self.is_read_item(plan, i) for i in plan.cached))
+        holding = [s for s in SHAPES if s.fresh_tokens >= fresh + num_selected and s.num_pages >= num_pages]
         assert plan.cost_s == min(s.fresh_tokens + s.num_pages / 1024 for s in holding)
+
+    def test_a_shape_with_tiles_serves_what_has_pages_of_its_own_and_stands_at_home(self):
+        tiled = Shape(64, 14, tiles=5, tile_tokens=5, tile_pages=2, at_home=True)
+        shapes = (tiled, *SHAPES)
+        planner = stock(new_planner(shapes=shapes, cost_of=lambda shape: 1.0 if shape == tiled else 2.0))
+        cost_s = {arm: planned(planner, RecommendRequest(ALL, "u", arm=arm)).cost_s for arm in ARMS}
+        fast = {arm for arm in ARMS if cost_s[arm] == 1.0}
+        assert fast == {"parallel_anchor_blocks", "parallel_anchor_blocks_boundary"}
 
     @pytest.mark.parametrize("policy", POLICIES)
     def test_what_a_measure_decides_is_counted_before_it_is_measured(self, policy):
@@ -159,9 +183,9 @@ class TestWhatAPlanSays:
         assert plan.row is None
         lengths = [len(block) for block in plan.prompt.blocks if block.kind is BlockKind.ITEM]
         fresh = sum(len(block) for i, block in enumerate(plan.prompt.blocks) if i not in plan.cached)
-        assert plan.num_fresh == fresh + POLICIES[policy](lengths)
+        assert plan.size.fresh_tokens == fresh + POLICIES[policy](lengths)
         unread = sum(-(-n // PAGE_TOKENS) for n in lengths) if policy == "query(r=1)" else 0
-        assert plan.num_pages == plan.block_pages - unread
+        assert plan.size.num_pages == plan.block_pages - unread
 
     def test_where_a_history_may_be_borrowed_the_row_is_not_known_yet(self):
         arm = ArmSettings(history=History.SEMANTIC, selection="boundary(first=2)")
@@ -170,7 +194,7 @@ class TestWhatAPlanSays:
         )
         plan, exact = (planned(planner, RecommendRequest(ALL, "u", arm=name)) for name in ("it", "exact"))
         assert plan.row is None
-        assert (plan.num_fresh, plan.num_pages) == (exact.num_fresh, exact.num_pages)
+        assert plan.size == exact.size
 
     def test_a_plan_is_older_than_the_writes_it_may_not_have_seen(self, stocked):
         versions = stocked.library.versions

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from dense_oracle import rotate
 from driving import drain, held
 from probing import ARMS, EVENTS, IDS, ITEMS, POLICIES, Dense, best, know
-from tiny_engine import compiled_parts, event, restarted, tiny_settings, together, unstarted
+from tiny_engine import TILED, compiled_parts, event, restarted, tiny_model, tiny_settings, together, unstarted
 
 from rcjax.catalog.types import User
+from rcjax.config import ShapeSettings
 from rcjax.engine.compilation import CompilationCounter
 from rcjax.engine.cost import Program
 from rcjax.engine.generation import Sampling
@@ -146,9 +148,12 @@ class TestScores:
             kv = still.executor.read_pages(history.pages)
             rng = np.random.default_rng(0)
             change = [rng.standard_normal(x.shape).astype(np.float32) for x in (kv.k, kv.v)]
-            still.executor.write_pages(history.pages, KVPages(kv.k + change[0], kv.v + change[1]))
+            start = len(still.builder.instruction_ids)
+            layers, _, _, *heads = kv.k.shape
+            pos = start + np.arange(kv.k[0, ..., 0, 0].size)
+            turned = rotate(change[0].reshape(layers, -1, *heads), pos, tiny_model().config).reshape(kv.k.shape)
+            still.executor.write_pages(history.pages, KVPages(kv.k + turned.astype(np.float32), kv.v + change[1]))
             found = measure(still, Measure(Quantity.FIRST_LAYER), request, whole(request))
-        start = len(still.builder.instruction_ids)
         expected = sum(np.abs(x[0]).reshape(-1, x[0][0, 0].size).sum(1) for x in change)[: history.num_tokens]
         np.testing.assert_allclose(found[1, start : start + history.num_tokens], expected, rtol=1e-4)
 
@@ -284,3 +289,10 @@ class TestStart:
         deep = deep.model_copy(update={"compilation_cache": settings.compilation_cache})
         with pytest.raises(ValueError, match=r"arm 'deep', selection 'deviation\(layers=3\)'.* 3 layers"):
             compiled_parts(deep)
+
+    def test_probes_need_a_shape_without_tiles(self, probing, tmp_path):
+        settings = probing[1]
+        shapes = ShapeSettings(rank=(TILED,), build=((128, 8),))
+        tiled = tiny_settings(tmp_path, arms={"it": settings.arms["deviation"]}, default_arm="it", shapes=shapes)
+        with pytest.raises(ValueError, match=r"arm 'it', selection 'deviation\(r=0.3\)'.* without tiles"):
+            compiled_parts(tiled)

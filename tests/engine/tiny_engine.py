@@ -12,7 +12,7 @@ from tiny_model import tiny_model as tiny_model
 from tiny_model import tiny_tokenizer as tiny_tokenizer
 
 from rcjax.catalog.types import Event, Item
-from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings
+from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, ShapeSize
 from rcjax.engine.compilation import use_compilation_cache
 from rcjax.errors import RcjaxError
 from rcjax.kernels.kv import KVPages
@@ -27,6 +27,7 @@ from rcjax.serving.startup import engine_info, new_planner
 PAGE_TOKENS = 8
 LIMITS = Limits(max_candidates=100, max_item_tokens=40, max_history_tokens=96)
 BOUNDARY = "boundary(first=2, last=1)"
+TILED = ShapeSize(fresh_tokens=64, num_pages=32, batch=8, tiles=8, tile_tokens=6, tile_pages=4)
 SEQUENTIAL = {"layout": Layout.SEQUENTIAL}
 PARALLEL = {"layout": Layout.PARALLEL}
 SELECTIONS = {"": "none", "_boundary": BOUNDARY, "_selected": "full"}
@@ -66,7 +67,7 @@ def tiny_settings(folder: Path, **changed: object) -> Settings:
         "arms": ARMS,
         "default_arm": "sequential_label_blocks_boundary",
         "shapes": ShapeSettings(
-            rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320)),
+            rank=((64, 64), (128, 128, 2), (320, 64, 2), (448, 320), TILED),
             build=((48, 16), (128, 8)),
             generate=((1, 128), (192, 64)),
         ),

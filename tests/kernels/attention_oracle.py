@@ -1,16 +1,19 @@
-"""Selective attention as its docstring tells it, in float64: one query at a time, over the keys that it sees."""
+"""Selective attention as its docstring tells it, in float64: one query at a time, over the keys that it sees.
+
+It knows no tiles: their pages are more pages.
+"""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from rcjax.kernels.selective_attention import Rope
+from rcjax.kernels.selective_attention import PageLayout, Rope
 from rcjax.kernels.selective_attention.cases import Inputs
 
 
 class Keys(NamedTuple):
-    """One row's keys that are not dropped or padding, rotated."""
+    """One row's keys that are not dropped or padding, turned to where they stand."""
 
     pos: np.ndarray
     segment: np.ndarray
@@ -20,33 +23,44 @@ class Keys(NamedTuple):
 
 def oracle(inputs: Inputs, rope: Rope, window: int | None = None) -> np.ndarray:
     """The expected output, float64 [B, T, N, H]; never looks at a key that the rule hides."""
+    inputs = untiled(inputs)
     out = np.zeros(inputs.q.shape)
     for b in range(len(out)):
         keys = keys_of(inputs, b, rope)
         for t in np.flatnonzero(inputs.tokens.pos[b] >= 0):
             seen = sees(inputs, b, t, keys, window)
-            query = turn(inputs.q[b, t][None].astype(np.float64), inputs.tokens.pos[b, t][None], rope)[0]
-            for n, weights in enumerate(weights_of(query, keys.key[seen])):
-                out[b, t, n] = weights @ keys.value[seen, n * keys.value.shape[1] // len(query)]
+            for n, weights in enumerate(weights_of(inputs.q[b, t].astype(np.float64), keys.key[seen])):
+                out[b, t, n] = weights @ keys.value[seen, n * keys.value.shape[1] // inputs.q.shape[2]]
     return out
 
 
 def mass_oracle(
     inputs: Inputs, counts: np.ndarray, rope: Rope, window: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The attention that each slot [B, M, C] and each fresh token [B, T] receives from the queries in `counts`."""
+    """The attention that each slot, those of tiles last, and each fresh token receives from the queries in `counts`."""
+    inputs = untiled(inputs)
     slots, fresh = np.zeros(inputs.pages.drop.shape), np.zeros(inputs.tokens.pos.shape)
     for b in range(len(fresh)):
         keys = keys_of(inputs, b, rope)
         mass = np.zeros(len(keys.pos))
         for t in np.flatnonzero(counts[b] & (inputs.tokens.pos[b] >= 0)):
             seen = sees(inputs, b, t, keys, window)
-            query = turn(inputs.q[b, t][None].astype(np.float64), inputs.tokens.pos[b, t][None], rope)[0]
-            mass[seen] += sum(weights_of(query, keys.key[seen]))
+            mass[seen] += sum(weights_of(inputs.q[b, t].astype(np.float64), keys.key[seen]))
         held = held_slots(inputs, b)
         slots[b][held] = mass[: held.sum()]
         fresh[b, inputs.tokens.pos[b] >= 0] = mass[held.sum() :]
     return slots, fresh
+
+
+def untiled(inputs: Inputs) -> Inputs:
+    """The same with the pages of tiles behind those that all queries may see."""
+    if inputs.tiles is None:
+        return inputs
+    joined = {"shift": None}
+    for name in ("table", "pos", "len", "segment", "drop", *(("shift",) if inputs.pages.shift is not None else ())):
+        shared, own = getattr(inputs.pages, name), getattr(inputs.tiles.pages, name)
+        joined[name] = np.concatenate([shared, own.reshape(len(own), -1, *own.shape[3:])], axis=1)
+    return inputs._replace(pages=PageLayout(**joined), tiles=None)
 
 
 def weights_of(query: np.ndarray, keys: np.ndarray):
@@ -78,16 +92,17 @@ def keys_of(inputs: Inputs, b: int, rope: Rope) -> Keys:
     number = pages.table[b, page]
     pos = np.concatenate([pages.pos[b, page] + slot, tokens.pos[b, fresh]])
     segment = np.concatenate([pages.segment[b, page], tokens.segment[b, fresh]])
-    key, value = (
-        np.concatenate([cached[number, slot].astype(np.float64), new[b, fresh].astype(np.float64)])
-        for cached, new in ((inputs.k_pages, inputs.k_new), (inputs.v_pages, inputs.v_new))
-    )
-    return Keys(pos, segment, turn(key, pos, rope), value)
+    cached = inputs.k_pages[number, slot].astype(np.float64)
+    if pages.shift is not None:
+        cached = turn(cached, pages.shift[b, page], rope)
+    key = np.concatenate([cached, inputs.k_new[b, fresh].astype(np.float64)])
+    value = np.concatenate([x.astype(np.float64) for x in (inputs.v_pages[number, slot], inputs.v_new[b, fresh])])
+    return Keys(pos, segment, key, value)
 
 
-def turn(x: np.ndarray, pos: np.ndarray, rope: Rope) -> np.ndarray:
+def turn(x: np.ndarray, shift: np.ndarray, rope: Rope) -> np.ndarray:
     """Rotates x [S, K, H] as complex numbers; the angle is float32, as the operator promises."""
     half = x.shape[2] // 2
-    angle = (pos.astype(np.float32)[:, None, None] * rope.inv_freq).astype(np.float64)
-    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle) * rope.factor
+    angle = (shift.astype(np.float32)[:, None, None] * rope.inv_freq).astype(np.float64)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)
     return np.concatenate([turned.real, turned.imag], axis=-1)

@@ -5,7 +5,7 @@ from functools import cache
 
 import jax
 import numpy as np
-from attention_oracle import oracle
+from attention_oracle import oracle, untiled
 
 from rcjax.kernels.selective_attention.cases import CASES, SERVING_CASES
 
@@ -15,7 +15,7 @@ EVERY_CASE = CASES | SERVING_CASES
 
 @cache
 def _compiled(attention, model):
-    return jax.jit(lambda *args: attention(*args, rope=model.rope, window=model.window))
+    return jax.jit(lambda inputs, first_page: run(attention, inputs, model, first_page))
 
 
 @cache
@@ -24,14 +24,22 @@ def _compiled_mass(attention, model):
 
 
 def _model(case):
-    return replace(case, name="", rows=(), pad_tokens=0, pad_pages=0)
+    return replace(case, name="", rows=(), pad_tokens=0, pad_pages=0, moved=True, tiles=None)
 
 
-def attend(attention, inputs, case):
-    return np.asarray(_compiled(attention, _model(case))(*inputs))
+def run(attention, inputs, model, first_page=0):
+    """The operator with the rope and window of `model`, which is a case or has the like."""
+    view = attention.view(inputs.tokens, inputs.pages, inputs.tiles, rope=model.rope, window=model.window)
+    return attention(view, inputs.q, inputs.k_new, inputs.v_new, inputs.k_pages, inputs.v_pages, first_page)
+
+
+def attend(attention, inputs, case, first_page=0):
+    return np.asarray(_compiled(attention, _model(case))(inputs, first_page))
 
 
 def mass(attention, inputs, counts, case):
+    """Over all pages, those of tiles last."""
+    inputs = untiled(inputs)
     return _compiled_mass(attention, _model(case))(
         inputs.q, inputs.k_new, inputs.tokens, counts, inputs.k_pages, inputs.pages
     )

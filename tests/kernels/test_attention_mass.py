@@ -24,7 +24,7 @@ def test_agrees_with_the_oracle(name):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["sequential", "padded", "several_query_blocks", "over_512_cached"])
+@pytest.mark.parametrize("name", ["sequential", "padded", "at_home", "several_query_blocks", "many_cached"])
 def test_each_query_that_counts_gives_one_per_head(name):
     case, inputs, _ = case_of(name)
     counts = np.zeros(inputs.tokens.pos.shape, bool)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_oracle import oracle
+from operator_runs import run
 
 from rcjax.kernels.selective_attention import DENSE
 from rcjax.kernels.selective_attention.cases import CASES
@@ -13,7 +14,17 @@ VARIABLES = ("q", "k_new", "v_new", "k_pages", "v_pages")
 
 
 @pytest.mark.parametrize(
-    "name", ["ragged_batch", "selected_scattered", "parallel_batch", "window", "grouped_query", "several_query_blocks"]
+    "name",
+    [
+        "ragged_batch",
+        "selected_scattered",
+        "parallel_batch",
+        "at_home",
+        "tiles_with_room",
+        "window",
+        "grouped_query",
+        "several_query_blocks",
+    ],
 )
 def test_derivatives_are_finite_differences_of_the_oracle(name):
     """Of a random projection of the output, padding's too, in the direction of random changes of q, K and V."""
@@ -26,8 +37,7 @@ def test_derivatives_are_finite_differences_of_the_oracle(name):
 
     @jax.jit
     def projected(variables):
-        out = DENSE(*clean._replace(**variables), rope=case.rope, window=case.window)
-        return (out * weights).sum()
+        return (run(DENSE, clean._replace(**variables), case) * weights).sum()
 
     gradients = jax.grad(projected)({of: jnp.asarray(getattr(clean, of)) for of in VARIABLES})
     for of in VARIABLES:

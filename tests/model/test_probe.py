@@ -11,22 +11,26 @@ from test_decoder import BASE, random_ids, random_params
 
 from rcjax.kernels.kv import KVPages
 from rcjax.kernels.selective_attention import DENSE, REFERENCE, PageLayout, TokenLayout
+from rcjax.model.config import RopeScaling
 from rcjax.model.decoder import Batch, causal_batch, run_layers
 from rcjax.model.kv import empty_pages, kv_format
-from rcjax.model.probe import probe
-from rcjax.model.rope import inverse_frequencies
+from rcjax.model.probe import KnownTokens, probe
+from rcjax.model.rope import rope_of, turned, turned_back
 from rcjax.model.selection import Measure, Quantity
 
-CONFIG = replace(BASE, num_layers=3)
+YARN = RopeScaling("yarn", 4.0, original_max_len=16, attention_factor=1.25)
+CONFIG = replace(BASE, num_layers=3, rope_scaling=YARN)
 LENGTH, NUM_CACHED, C = 13, 9, 4
 TABLE = (5, 2, 3)  # pages of the first 9 tokens, the last one partly filled
+SHIFTS = np.array([-30, 0, 20])  # of the pages, from where their keys are rotated to
+HOME = np.arange(LENGTH) - np.append(np.repeat(SHIFTS, C), [0])  # of each token
 every_implementation = pytest.mark.parametrize("attention", [REFERENCE, DENSE], ids=lambda attention: attention.name)
 jit_layers = jax.jit(run_layers, static_argnums=(1, 4))
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """q, k (both unrotated) and v of every layer and token, [L, T, heads, H]."""
+    """q, k (both rotated) and v of every layer and token, [L, T, heads, H]."""
     pages = empty_pages(kv_format(CONFIG, "float32", 1), 1)
     batch = causal_batch(random_ids(LENGTH, batch=1))
     _, kv = jit_layers(random_params(CONFIG), CONFIG, batch, pages, REFERENCE)
@@ -34,7 +38,11 @@ def whole():
 
 
 def pages_of(k, v):
-    """The cached tokens' KV of every layer in the pages of `TABLE`; all else is NaN but the null page."""
+    """The cached tokens' KV of every layer in the pages of `TABLE`, keys moved from their places to their homes.
+
+    All else is NaN but the null page.
+    """
+    k = turned(turned_back(k, np.arange(LENGTH), rope_of(CONFIG)), HOME, rope_of(CONFIG))
     pool = np.full((2, CONFIG.num_layers, 7, C, *k.shape[2:]), np.nan, np.float32)
     pool[:, :, 0] = 0
     for t in range(NUM_CACHED):
@@ -49,25 +57,27 @@ def batch_from(first):
     page = np.arange(len(TABLE), dtype=np.int32)
     length = np.clip(min(first, NUM_CACHED) - C * page, 0, C).astype(np.int32)
     layout = PageLayout(
-        np.array([TABLE], np.int32), C * page[None], length[None], zeros[:, :3], np.zeros((1, 3, C), bool)
+        np.array([TABLE], np.int32),
+        C * page[None],
+        length[None],
+        zeros[:, :3],
+        np.zeros((1, 3, C), bool),
+        SHIFTS[None],
     )
     ids = np.asarray(random_ids(LENGTH, batch=1))[:, first:]
     return Batch(ids, TokenLayout(pos, zeros, zeros), layout, zeros[:, :1])
 
 
 def run(attention, batch, pages, slots, asks, quantity, layer=0):
+    known = KnownTokens(slots, np.where(slots >= 0, HOME[-slots.shape[1] :], -1))
     program = jax.jit(partial(probe, config=CONFIG, measure=Measure(quantity, layer), attention=attention))
-    return np.asarray(program(random_params(CONFIG), batch=batch, pages=pages, slots=slots, asks=asks))
+    return np.asarray(program(random_params(CONFIG), batch=batch, pages=pages, known=known, asks=asks))
 
 
 def causal_weights(q, k):
-    """Softmax weights [N, T, T] of one layer, rotated as complex numbers."""
-    freq = inverse_frequencies(CONFIG)
-    turn = np.exp(1j * np.arange(LENGTH)[:, None, None] * freq)
-    half = CONFIG.head_dim // 2
-    q, k = ((x[..., :half] + 1j * x[..., half:]) * turn for x in (q, k))
-    group = CONFIG.num_heads // CONFIG.num_kv_heads
-    scores = np.einsum("tnh,snh->nts", q, np.repeat(k, group, axis=1).conj()).real / np.sqrt(CONFIG.head_dim)
+    """Softmax weights [N, T, T] of one layer."""
+    k = np.repeat(k, CONFIG.num_heads // CONFIG.num_kv_heads, axis=1)
+    scores = np.einsum("tnh,snh->nts", q, k) / np.sqrt(CONFIG.head_dim)
     scores = np.where(np.tri(LENGTH, dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
@@ -88,10 +98,10 @@ def test_query_attention_sums_what_each_layer_s_own_pages_receive(whole, attenti
 
 
 def disturbed(k, v):
-    """The same KV with noise of another size in each layer, and the noise."""
+    """The same KV with noise of another size in each layer, and the noise, that of keys as it is unrotated."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((2, *k.shape)).astype(np.float32) * np.array([1, 10, 100])[:, None, None, None]
-    return noise, pages_of(k + noise[0], v + noise[1])
+    return noise, pages_of(k + turned(noise[0], np.arange(LENGTH), rope_of(CONFIG)), v + noise[1])
 
 
 def slots_of_all():

@@ -1,16 +1,18 @@
 """Frequencies against what transformers computes and against the papers' formulas, pair by pair."""
 
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rcjax.kernels.selective_attention.rotation import rotate
+from rcjax.kernels.selective_attention.rotation import from_position, rotate, to_position
 from rcjax.model.config import ModelConfig, RopeScaling
-from rcjax.model.rope import inverse_frequencies, rope_of
+from rcjax.model.rope import inverse_frequencies, rope_of, turned, turned_back
 
 
 def config(head_dim=16, theta=10_000.0, scaling=None):
@@ -136,24 +138,24 @@ def test_the_attention_factor_scales_cosine_and_sine():
     assert rope_of(config()).factor == 1.0
     rope = rope_of(config(scaling=RopeScaling("yarn", 4.0, original_max_len=2048, attention_factor=1.25)))
     x = jnp.ones((1, 3, 2, 16))
-    turned = rotate(x, jnp.array([[0, 5, 900]]), rope)
-    np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), 1.25 * jnp.linalg.norm(x, axis=-1), rtol=1e-5)
+    rotated = rotate(x, to_position(jnp.array([[0, 5, 900]]), rope))
+    np.testing.assert_allclose(jnp.linalg.norm(rotated, axis=-1), 1.25 * jnp.linalg.norm(x, axis=-1), rtol=1e-5)
 
 
 def test_pairs_are_the_two_halves_not_neighbours():
     x = jnp.zeros((1, 1, 1, 16)).at[..., 2].set(1.0)
-    (turned,) = np.asarray(rotate(x, jnp.array([[7]]), rope_of(config())))[0]
+    (rotated,) = np.asarray(rotate(x, to_position(jnp.array([[7]]), rope_of(config()))))[0]
     angle = 7 * 10_000 ** (-4 / 16)
     expected = np.zeros(16)
     expected[[2, 10]] = math.cos(angle), math.sin(angle)
-    np.testing.assert_allclose(turned[0], expected, atol=1e-6)
+    np.testing.assert_allclose(rotated[0], expected, atol=1e-6)
 
 
 def test_positions_are_not_rounded_to_the_dtype():
     """bfloat16 rounds 257 to 256: the two must still turn differently."""
     x = jnp.ones((1, 2, 1, 16), jnp.bfloat16)
-    turned = np.asarray(rotate(x, jnp.array([[256, 257]]), rope_of(config())), np.float32)
-    assert np.abs(turned[0, 0] - turned[0, 1]).max() > 0.5
+    rotated = np.asarray(rotate(x, to_position(jnp.array([[256, 257]]), rope_of(config()))), np.float32)
+    assert np.abs(rotated[0, 0] - rotated[0, 1]).max() > 0.5
 
 
 @settings(max_examples=30, deadline=None)
@@ -168,8 +170,29 @@ def test_scores_depend_on_relative_position_only(positions, shift, scaling, seed
     x = np.random.default_rng(seed).standard_normal((1, 2, 1, 16), np.float32)
 
     def score(pos):
-        q, k = np.asarray(rotate(jnp.asarray(x), jnp.array([pos]), rope))[0, :, 0]
+        q, k = np.asarray(rotate(x, to_position(jnp.array([pos]), rope)))[0, :, 0]
         return q @ k
 
     there = score([positions[0] + shift, positions[1] + shift])
     assert score(list(positions)) == pytest.approx(there, abs=5e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    pos=st.lists(st.integers(0, 2000), max_size=5),
+    scaling=st.sampled_from([None, LLAMA3, replace(YARN, attention_factor=1.25)]),
+    dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_the_host_turns_keys_as_a_pass_does(pos, scaling, dtype, seed):
+    rope, pos = rope_of(config(scaling=scaling)), np.array(pos, np.int32)
+    x = np.random.default_rng(seed).standard_normal((2, len(pos), 3, 16)).astype(dtype)
+    for host, rotation in ((turned, to_position), (turned_back, from_position)):
+        found, expected = host(x, pos, rope), np.asarray(rotate(x, rotation(pos, rope)))
+        assert found.dtype == expected.dtype == dtype
+        # Cosines of NumPy and XLA may round differently, and with them a bfloat16: 2**-7 of up to 8.
+        tolerance = 2e-5 if dtype is np.float32 else 2**-5
+        np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=0, atol=tolerance)
+        if dtype is np.float32:
+            there_and_back = turned_back(turned(x, pos, rope), pos, rope)
+            np.testing.assert_allclose(there_and_back, x, rtol=0, atol=1e-5)

@@ -272,7 +272,7 @@ def test_the_shop_template_reads_as_one_text():
         (SEQUENTIAL, LABEL): f"{head}\nA:{chair}\nB:{mug}{question}",
         (PARALLEL, LABEL): f"{head}{chair}\n(A){mug}\n(B){question}",
         (SEQUENTIAL, ANCHOR): f"{head}{chair}\nBuy:{mug}\nBuy:",
-        (PARALLEL, ANCHOR): f"{head}{chair}\nBuy:{mug}\nBuy:",
+        (PARALLEL, ANCHOR): f"{head}{chair}?{mug}?",
     }
     for (layout, scoring), text in expected.items():
         assert flat_text(build.build(history, blocks, layout, scoring), encoder) == text

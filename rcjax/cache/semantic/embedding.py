@@ -20,7 +20,7 @@ class TokenEmbedding:
       waves would;
     - c: the sum of the t of the 8 tokens before, each weighing 0.8 times the one after it, scaled to length 1.
 
-    So the cosine of two tokens is the weighted mean of three cosines. Keys are cached unrotated, so the position
+    So the cosine of two tokens is the weighted mean of three cosines. Keys are kept unrotated, so the position
     enters a token's KV only through what it attends to: a coarse p will do. With `w_c = 0` this is the paper's
     embedding; c is our addition, because attention mixes in the tokens just before at every layer.
     """

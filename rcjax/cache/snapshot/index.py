@@ -55,7 +55,7 @@ class SnapshotIndex(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     identity: PoolIdentity
     instruction: str  # its key, which is in that of every block
     data: str = Field(pattern=r"^kv-\d+$")

@@ -1,5 +1,5 @@
 from rcjax.kernels.selective_attention.api import Attention
 from rcjax.kernels.selective_attention.dispatch import DENSE, REFERENCE, choose_attention
-from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
+from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
 
-__all__ = ["DENSE", "REFERENCE", "Attention", "PageLayout", "Rope", "TokenLayout", "choose_attention"]
+__all__ = ["DENSE", "REFERENCE", "Attention", "PageLayout", "Rope", "TileLayout", "TokenLayout", "choose_attention"]

@@ -3,8 +3,8 @@
 from rcjax.kernels.selective_attention import dense, mass, reference
 from rcjax.kernels.selective_attention.api import Attention
 
-REFERENCE = Attention("reference", reference.attend, mass.measure)
-DENSE = Attention("dense", dense.attend, mass.measure)
+REFERENCE = Attention("reference", reference.view, reference.attend, mass.measure)
+DENSE = Attention("dense", dense.view, dense.attend, mass.measure)
 
 IMPLEMENTATIONS = {attention.name: attention for attention in (REFERENCE, DENSE)}
 

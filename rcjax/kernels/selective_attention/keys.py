@@ -1,35 +1,41 @@
-"""The keys and values that queries attend to, gathered from pages and fresh tokens into one array."""
+"""The keys and values that queries attend to, gathered from pages into one array."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention.layout import PageLayout, Rope
-from rcjax.kernels.selective_attention.rotation import rotate
-from rcjax.kernels.selective_attention.visibility import KeyLayout
+from rcjax.kernels.selective_attention.rotation import Rotation, rotate
+
+
+def gather_pages(pool: AnyArray, table: Int[AnyArray, "*any M"], dtype: DTypeLike) -> Float[Array, "*any S K H"]:
+    """The tokens of the pages that `table` names, as they are cached.
+
+    A page is one row of a matrix: so the CPU copies it whole, which is 2-3 times faster than element by element.
+    """
+    num_pages, page_tokens, num_kv_heads, head_dim = pool.shape
+    rows = jnp.asarray(pool).reshape(num_pages, -1).at[table].get(mode="promise_in_bounds")
+    return rows.reshape(*table.shape[:-1], table.shape[-1] * page_tokens, num_kv_heads, head_dim).astype(dtype)
 
 
 def gather_keys(
-    k_new: Float[Array, "B T K H"], k_pages: Float[AnyArray, "P C K H"], pages: PageLayout, keys: KeyLayout, rope: Rope
-) -> Float[Array, "B K S H"]:
-    """Keys in the order of `keys`, rotated, float32."""
-    return rotate(_joined(k_new, k_pages, pages, keys), keys.pos, rope).transpose(0, 2, 1, 3)
+    pool: AnyArray, table: Int[AnyArray, "*any M"], turn: Rotation | None, dtype: DTypeLike
+) -> Float[Array, "*any S K H"]:
+    """Keys where their tokens stand: turned page by page, or as cached where `turn` is None."""
+    k = gather_pages(pool, table, dtype)
+    if turn is None:
+        return k
+    paged = k.reshape(
+        *table.shape, pool.shape[1] * pool.shape[2], k.shape[-1]
+    )  # a page's tokens turn alike, as heads do
+    return rotate(paged, turn).reshape(k.shape)
 
 
 def gather_values(
-    v_new: Float[Array, "B T K H"], v_pages: Float[AnyArray, "P C K H"], pages: PageLayout, keys: KeyLayout
-) -> Float[Array, "B K S H"]:
-    """Values in the order of `keys`, float32; 0 where a key is not valid."""
-    v = _joined(v_new, v_pages, pages, keys).astype(jnp.float32)
-    # A hidden key's weight is 0, but 0 * NaN is NaN: what lies beyond a page's end must not be read.
-    return jnp.where(keys.valid[..., None, None], v, 0).transpose(0, 2, 1, 3)
+    pool: AnyArray, table: Int[AnyArray, "*any M"], valid: Bool[AnyArray, "*any S"], dtype: DTypeLike
+) -> Float[Array, "*any S K H"]:
+    """Values; 0 where a key is not valid.
 
-
-def _joined(fresh: Array, pool: AnyArray, pages: PageLayout, keys: KeyLayout) -> Float[Array, "B S K H"]:
-    """Cached, fresh and padding. Pages need not have the dtype of fresh tokens: here both become the wider one."""
-    dtype = jnp.promote_types(pool.dtype, fresh.dtype)
-    batch, _, num_kv_heads, head_dim = fresh.shape
-    cached = pool[pages.table].reshape(batch, -1, num_kv_heads, head_dim)
-    padding = keys.pos.shape[1] - cached.shape[1] - fresh.shape[1]
-    tail = jnp.zeros((batch, padding, num_kv_heads, head_dim), dtype)
-    return jnp.concatenate([cached.astype(dtype), fresh.astype(dtype), tail], axis=1)
+    A hidden key's weight is 0, but 0 * NaN is NaN: what lies beyond a page's end must not be read.
+    """
+    return jnp.where(valid[..., None, None], gather_pages(pool, table, dtype), 0)

@@ -8,8 +8,8 @@ from rcjax.kernels.arrays import AnyArray
 from rcjax.kernels.selective_attention.keys import gather_keys
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
 from rcjax.kernels.selective_attention.query_blocks import pad_tokens, split_queries, split_seen
-from rcjax.kernels.selective_attention.rotation import rotate
-from rcjax.kernels.selective_attention.visibility import MASKED, key_layout, visible
+from rcjax.kernels.selective_attention.rotation import by_shift
+from rcjax.kernels.selective_attention.visibility import MASKED, all_keys, visible
 
 QUERY_BLOCK = 64  # a block's scores are [N, 64, S] float32: 4.7 MB for 9 heads and 2,048 keys
 
@@ -28,16 +28,18 @@ def measure(
     """`Attention.mass` in plain `jnp`, float32, over all keys of a block of queries at once."""
     num_fresh, head_dim = q.shape[1], q.shape[3]
     query_block = min(num_fresh, QUERY_BLOCK)
-    keys = key_layout(tokens, pages)
-    k = gather_keys(k_new, k_pages, pages, keys, rope)
-    blocks = split_queries(rotate(q, tokens.pos, rope) * head_dim**-0.5, k_new.shape[2], query_block)
+    keys = all_keys(tokens, pages)
+    turn = None if pages.shift is None else by_shift(pages.shift, rope)
+    cached = gather_keys(k_pages, pages.table, turn, jnp.float32)
+    k = jnp.concatenate([cached, k_new.astype(jnp.float32)], axis=1).transpose(0, 2, 3, 1)
+    blocks = split_queries(q.astype(jnp.float32) * head_dim**-0.5, k_new.shape[2], query_block)
     padded = pad_tokens(tokens, query_block)
     asks = jnp.pad(counts, ((0, 0), (0, padded.pos.shape[1] - num_fresh))) & (padded.pos >= 0)
     seen = split_seen(visible(padded, keys, window) & asks[:, :, None], query_block)
 
     def add(mass: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
         rows, mask = block  # [B, K, R, H], [B, Q, S]
-        scores = jnp.einsum("bkrh,bksh->bkrs", rows, k)
+        scores = jnp.einsum("bkrh,bkhs->bkrs", rows, k)
         scores = scores.reshape(*scores.shape[:2], -1, *mask.shape[1:])  # [B, K, G, Q, S]
         scores = jnp.where(mask[:, None, None], scores, MASKED)
         # A query that sees nothing has weights exp(0) of masked keys, so these are masked again.

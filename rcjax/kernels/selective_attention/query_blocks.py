@@ -33,9 +33,9 @@ def split_seen(seen: Bool[Array, "B T S"], query_block: int) -> Bool[Array, "I B
     return seen.reshape(batch, -1, query_block, num_keys).transpose(1, 0, 2, 3)
 
 
-def join_queries(out: Float[Array, "I B K R H"], query_block: int, num_fresh: int) -> Float[Array, "B T N H"]:
-    """The inverse of `split_queries`, without the padding."""
-    num_blocks, batch, num_kv_heads, rows, head_dim = out.shape
-    out = out.reshape(num_blocks, batch, num_kv_heads, rows // query_block, query_block, head_dim)
-    out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, num_blocks * query_block, -1, head_dim)
-    return out[:, :num_fresh]
+def join_rows(x: Float[Array, "I B K R *any"], query_block: int, num_fresh: int) -> Float[Array, "B T N *any"]:
+    """The inverse of `split_queries` for what was found of each row, without the padding."""
+    num_blocks, batch, num_kv_heads, rows, *tail = x.shape
+    x = x.reshape(num_blocks, batch, num_kv_heads, rows // query_block, query_block, *tail)
+    x = jnp.moveaxis(jnp.moveaxis(x, 1, 0), 4, 2)  # [B, I, Q, K, G, ...]
+    return x.reshape(batch, num_blocks * query_block, -1, *tail)[:, :num_fresh]

@@ -1,0 +1,97 @@
+"""Attention of tiles of queries to the pages that only they see: many small products, side by side."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.selective_attention.keys import gather_keys, gather_values
+from rcjax.kernels.selective_attention.layout import Rope, TileLayout, TokenLayout
+from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
+from rcjax.kernels.selective_attention.softmax import Partial
+from rcjax.kernels.selective_attention.visibility import MASKED, cached_keys, visible
+
+
+@register_arrays
+@dataclass(frozen=True, slots=True)
+class TileView:
+    """`tokens` has the fresh token of each of a tile's Q queries; `place` a token's query among all I * Q, or -1."""
+
+    tokens: Int[Array, "B I Q"]
+    place: Int[Array, "B T"]
+    table: Int[AnyArray, "B I M"]
+    turn: Rotation | None
+    valid: Bool[AnyArray, "B I S"]
+    seen: Bool[Array, "B I Q S"]
+
+
+def view_tiles(tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int | None) -> TileView:
+    batch, num_fresh = tokens.pos.shape
+    index = tiles.tokens.reshape(batch, -1)
+    is_query = index >= 0
+    index = jnp.maximum(index, 0)
+    of_queries = (jnp.take_along_axis(x, index, axis=1) for x in (tokens.pos, tokens.segment, tokens.horizon))
+    pos, segment, horizon = (x.reshape(tiles.tokens.shape) for x in of_queries)
+    keys = cached_keys(tiles.pages)
+    seen = visible(TokenLayout(pos, segment, horizon), keys, window) & is_query.reshape(tiles.tokens.shape)[..., None]
+    is_of = (index[:, None, :] == jnp.arange(num_fresh)[:, None]) & is_query[:, None, :]  # [B, T, I * Q]
+    place = jnp.where(is_of.any(-1), is_of.argmax(-1), -1)
+    turn = None if tiles.pages.shift is None else by_shift(tiles.pages.shift, rope)
+    return TileView(index.reshape(tiles.tokens.shape), place, tiles.pages.table, turn, keys.valid, seen)
+
+
+def attend_tiles(
+    q: Float[Array, "B T N H"],
+    k_pages: AnyArray,
+    v_pages: AnyArray,
+    first_page: Int[AnyArray, ""] | int,
+    view: TileView,
+) -> Partial:
+    """Of each query and head, [B, T, N]; nothing seen by a token that is in no tile.
+
+    A tile has few queries, so its products are laid out around the keys as they lie in pages: all kv heads at once,
+    against queries that are zero but in their own head's part. That is K times the arithmetic, of which there is
+    little, and saves turning keys round, of which there are many.
+    """
+    batch, _, num_heads, head_dim = q.shape
+    num_tiles, tile_len = view.tokens.shape[1:]
+    num_kv_heads = k_pages.shape[2]
+    table = view.table + first_page
+    k = gather_keys(k_pages, table, view.turn, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
+    v = gather_values(v_pages, table, view.valid, q.dtype).reshape(k.shape)
+
+    own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
+    own = own.reshape(batch, num_tiles, tile_len, num_kv_heads, -1, head_dim)
+    head = jnp.eye(num_kv_heads, dtype=q.dtype)
+    columns = jnp.einsum("biqkgh,kj->bijhkgq", own, head)  # kv head j of the keys, k of the queries
+    columns = columns.reshape(batch, num_tiles, num_kv_heads * head_dim, -1)
+    scores = jnp.einsum("bisx,bixr->bisr", k, columns, preferred_element_type=jnp.float32) * head_dim**-0.5
+    seen = jnp.tile(view.seen.swapaxes(2, 3), (1, 1, 1, num_heads))  # [B, I, S, R], R being N heads of Q queries
+    scores = jnp.where(seen, scores, MASKED)
+    top = scores.max(2)
+    weights = jnp.exp(scores - top[:, :, None])
+    total = weights.sum(2)
+    out = jnp.einsum("bisr,bisx->birx", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = out.reshape(batch, num_tiles, num_kv_heads, -1, num_kv_heads, head_dim)
+    out = jnp.einsum("bikrjh,kj->bikrh", out, head.astype(jnp.float32))
+    return _of_tokens(Partial(top, total, out.reshape(batch, num_tiles, -1, head_dim)), view, tile_len)
+
+
+def _of_tokens(found: Partial, view: TileView, tile_len: int) -> Partial:
+    """From [B, I, R] to [B, T, N]."""
+    batch = view.place.shape[0]
+    place = jnp.maximum(view.place, 0)
+
+    def take(x: Array) -> Array:
+        x = x.reshape(batch, x.shape[1], -1, tile_len, *x.shape[3:])  # [B, I, N, Q, ...]
+        x = jnp.moveaxis(x, 3, 2).reshape(batch, -1, x.shape[2], *x.shape[4:])  # [B, I * Q, N, ...]
+        return jnp.take_along_axis(x, place.reshape(*place.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    top, total, out = (take(x) for x in found)
+    is_in_tile = (view.place >= 0)[..., None]
+    return Partial(
+        jnp.where(is_in_tile, top, MASKED),
+        jnp.where(is_in_tile, total, 0),
+        jnp.where(is_in_tile[..., None], out, 0),
+    )
