@@ -63,7 +63,7 @@ class RowLayout:
     is_moved: bool
 
     @cached_property
-    def own(self) -> "OwnPages":
+    def own(self) -> OwnPages:
         return own_pages(self.fresh[2:], self.pages[2])
 
 
@@ -76,7 +76,7 @@ class Row:
     readouts: Sequence[int]
     page_tokens: int
 
-    @property
+    @cached_property
     def home(self) -> int:
         """Where items and histories were computed: right after the instruction."""
         first = self.blocks[0] if self.blocks else None
@@ -91,9 +91,9 @@ class Row:
         """Tokens that the pass computes, selected ones included."""
         return self.layout.fresh.shape[1]
 
-    @property
+    @cached_property
     def size(self) -> RowSize:
-        """What a pass has to have for it."""
+        """What a pass has to have for it; the batch former asks for every shape."""
         layout = self.layout
         own = () if layout.is_moved else layout.own.sizes  # shapes with tiles turn no keys
         return RowSize(layout.fresh.shape[1], layout.pages.shape[1], own, layout.is_moved)

@@ -13,11 +13,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
-from rcjax.kernels.selective_attention.keys import gather_keys, gather_values
+from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout, joined_pages
 from rcjax.kernels.selective_attention.query_blocks import join_rows, pad_tokens, split_queries, split_seen
-from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
-from rcjax.kernels.selective_attention.visibility import MASKED, all_keys, cached_keys, visible
+from rcjax.kernels.selective_attention.visibility import MASKED, all_keys, visible
 
 # A block's scores are written and read several times, so they should stay in cache: all 640 queries of 24 rows at once
 # (9 heads, 800 keys: 442 MB) take 1.8 s with the derivative on two cores, blocks of 32 to 64 some 0.6.
@@ -29,9 +28,7 @@ _MAX_QUERY_BLOCK = 64
 class DenseView:
     """Pages, masks and rotations: the same in all layers."""
 
-    table: Int[AnyArray, "B M"]
-    turn: Rotation | None
-    valid: Bool[AnyArray, "B U"]
+    pages: PageView
     is_token: Bool[AnyArray, "B T"]
     seen: Bool[Array, "I B Q S"]
 
@@ -43,9 +40,7 @@ def view(
     pages = joined_pages(pages, tiles)
     query_block = min(tokens.pos.shape[1], _MAX_QUERY_BLOCK)
     return DenseView(
-        table=pages.table,
-        turn=None if pages.shift is None else by_shift(pages.shift, rope),
-        valid=cached_keys(pages).valid,
+        pages=view_pages(pages, rope),
         is_token=tokens.pos >= 0,
         seen=split_seen(visible(pad_tokens(tokens, query_block), all_keys(tokens, pages), window), query_block),
     )
@@ -63,10 +58,9 @@ def attend(
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
     num_fresh, head_dim = q.shape[1], q.shape[3]
     query_block = view.seen.shape[2]
-    table = view.table + first_page
     v_new = jnp.where(view.is_token[..., None, None], v_new, 0)
-    k = jnp.concatenate([gather_keys(k_pages, table, view.turn, q.dtype), k_new], axis=1)
-    v = jnp.concatenate([gather_values(v_pages, table, view.valid, q.dtype), v_new], axis=1)
+    k = jnp.concatenate([gather_keys(view.pages, k_pages, first_page, q.dtype), k_new], axis=1)
+    v = jnp.concatenate([gather_values(view.pages, v_pages, first_page, q.dtype), v_new], axis=1)
     blocks = split_queries((q * head_dim**-0.5).astype(q.dtype), k_new.shape[2], query_block)
     out = _attend(blocks, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), view.seen)
     return join_rows(out, query_block, num_fresh)

@@ -1,41 +1,57 @@
 """The keys and values that queries attend to, gathered from pages into one array."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention.rotation import Rotation, rotate
+from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.selective_attention.layout import PageLayout, Rope
+from rcjax.kernels.selective_attention.rotation import Rotation, by_shift, rotate
+from rcjax.kernels.selective_attention.visibility import cached_keys
 
 
-def gather_pages(pool: AnyArray, table: Int[AnyArray, "*any M"], dtype: DTypeLike) -> Float[Array, "*any S K H"]:
-    """The tokens of the pages that `table` names, as they are cached.
+@register_arrays
+@dataclass(frozen=True, slots=True)
+class PageView:
+    """Which pages are read, how far their keys turn (None: not at all), and which of their S slots hold a key."""
 
-    A page is one row of a matrix: so the CPU copies it whole, which is 2-3 times faster than element by element.
-    """
-    num_pages, page_tokens, num_kv_heads, head_dim = pool.shape
-    rows = jnp.asarray(pool).reshape(num_pages, -1).at[table].get(mode="promise_in_bounds")
-    return rows.reshape(*table.shape[:-1], table.shape[-1] * page_tokens, num_kv_heads, head_dim).astype(dtype)
+    table: Int[AnyArray, "B *I M"]
+    turn: Rotation | None
+    valid: Bool[AnyArray, "B *I S"]
+
+
+def view_pages(pages: PageLayout, rope: Rope) -> PageView:
+    turn = None if pages.shift is None else by_shift(pages.shift, rope)
+    return PageView(pages.table, turn, cached_keys(pages).valid)
 
 
 def gather_keys(
-    pool: AnyArray, table: Int[AnyArray, "*any M"], turn: Rotation | None, dtype: DTypeLike
-) -> Float[Array, "*any S K H"]:
-    """Keys where their tokens stand: turned page by page, or as cached where `turn` is None."""
-    k = gather_pages(pool, table, dtype)
-    if turn is None:
+    view: PageView, pool: AnyArray, first_page: Int[AnyArray, ""] | int, dtype: DTypeLike
+) -> Float[Array, "B *I S K H"]:
+    """Keys where their tokens stand: turned page by page, or as they are cached."""
+    k = _gather(view, pool, first_page, dtype)
+    if view.turn is None:
         return k
-    paged = k.reshape(
-        *table.shape, pool.shape[1] * pool.shape[2], k.shape[-1]
-    )  # a page's tokens turn alike, as heads do
-    return rotate(paged, turn).reshape(k.shape)
+    # The tokens of a page turn alike, as its heads do.
+    paged = k.reshape(*view.table.shape, pool.shape[1] * pool.shape[2], pool.shape[3])
+    return rotate(paged, view.turn).reshape(k.shape)
 
 
 def gather_values(
-    pool: AnyArray, table: Int[AnyArray, "*any M"], valid: Bool[AnyArray, "*any S"], dtype: DTypeLike
-) -> Float[Array, "*any S K H"]:
-    """Values; 0 where a key is not valid.
+    view: PageView, pool: AnyArray, first_page: Int[AnyArray, ""] | int, dtype: DTypeLike
+) -> Float[Array, "B *I S K H"]:
+    """Values; 0 where a slot holds no key.
 
     A hidden key's weight is 0, but 0 * NaN is NaN: what lies beyond a page's end must not be read.
     """
-    return jnp.where(valid[..., None, None], gather_pages(pool, table, dtype), 0)
+    return jnp.where(view.valid[..., None, None], _gather(view, pool, first_page, dtype), 0)
+
+
+def _gather(view: PageView, pool: AnyArray, first_page: Int[AnyArray, ""] | int, dtype: DTypeLike) -> Array:
+    """What the pages hold. A page is one row of a matrix: so the CPU copies it whole, not element by element."""
+    num_pages, page_tokens, num_kv_heads, head_dim = pool.shape
+    rows = jnp.asarray(pool).reshape(num_pages, -1).at[view.table + first_page].get(mode="promise_in_bounds")
+    *lead, num_read = view.table.shape
+    return rows.reshape(*lead, num_read * page_tokens, num_kv_heads, head_dim).astype(dtype)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -69,10 +70,8 @@ def joined_pages(pages: PageLayout, tiles: TileLayout | None) -> PageLayout:
     if (pages.shift is None) != (own.shift is None):
         raise ValueError("either all pages have shifts, or neither the shared ones nor those of tiles")
 
-    def join(shared: AnyArray | None, own: AnyArray | None) -> Array | None:
-        if shared is None or own is None:
-            return None
+    def join(shared: AnyArray, own: AnyArray) -> Array:
         return jnp.concatenate([shared, own.reshape(own.shape[0], -1, *own.shape[3:])], axis=1)
 
-    pairs = ((getattr(pages, name), getattr(own, name)) for name in ("table", "pos", "len", "segment", "drop", "shift"))
-    return PageLayout(*(join(*pair) for pair in pairs))  # type: ignore[arg-type]
+    joined: PageLayout = jax.tree.map(join, pages, own)
+    return joined

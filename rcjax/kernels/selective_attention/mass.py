@@ -5,10 +5,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention.keys import gather_keys
+from rcjax.kernels.selective_attention.keys import gather_keys, view_pages
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
 from rcjax.kernels.selective_attention.query_blocks import pad_tokens, split_queries, split_seen
-from rcjax.kernels.selective_attention.rotation import by_shift
 from rcjax.kernels.selective_attention.visibility import MASKED, all_keys, visible
 
 QUERY_BLOCK = 64  # a block's scores are [N, 64, S] float32: 4.7 MB for 9 heads and 2,048 keys
@@ -29,8 +28,7 @@ def measure(
     num_fresh, head_dim = q.shape[1], q.shape[3]
     query_block = min(num_fresh, QUERY_BLOCK)
     keys = all_keys(tokens, pages)
-    turn = None if pages.shift is None else by_shift(pages.shift, rope)
-    cached = gather_keys(k_pages, pages.table, turn, jnp.float32)
+    cached = gather_keys(view_pages(pages, rope), k_pages, 0, jnp.float32)
     k = jnp.concatenate([cached, k_new.astype(jnp.float32)], axis=1).transpose(0, 2, 3, 1)
     blocks = split_queries(q.astype(jnp.float32) * head_dim**-0.5, k_new.shape[2], query_block)
     padded = pad_tokens(tokens, query_block)

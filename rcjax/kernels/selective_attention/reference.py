@@ -6,14 +6,14 @@ the softmaxes merged.
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.selective_attention.chunks import ChunkView, attend_chunks, chunk_len, view_chunks
-from rcjax.kernels.selective_attention.keys import gather_keys, gather_values
+from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
-from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
 from rcjax.kernels.selective_attention.softmax import Partial, finish, merge
 from rcjax.kernels.selective_attention.tiles import TileView, attend_tiles, view_tiles
 from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
@@ -24,9 +24,7 @@ from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
 class ReferenceView:
     """What is the same in all layers: pages, masks and rotations. A part without keys is None."""
 
-    table: Int[AnyArray, "B M"]
-    turn: Rotation | None
-    valid: Bool[AnyArray, "B S"]
+    pages: PageView
     cached: ChunkView | None
     fresh: ChunkView
     is_token: Bool[AnyArray, "B T"]
@@ -42,9 +40,7 @@ def view(
     pages = _padded(pages, -pages.table.shape[1] % max(1, chunk // page_tokens))
     keys = cached_keys(pages)
     return ReferenceView(
-        table=pages.table,
-        turn=None if pages.shift is None else by_shift(pages.shift, rope),
-        valid=keys.valid,
+        pages=view_pages(pages, rope),
         cached=view_chunks(tokens, keys, chunk, window) if keys.pos.shape[1] else None,
         fresh=_view_fresh(tokens, window),
         is_token=tokens.pos >= 0,
@@ -64,9 +60,8 @@ def attend(
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
     found = _attend_fresh(view, q, k_new, v_new)
     if view.cached is not None:
-        table = view.table + first_page
-        k = gather_keys(k_pages, table, view.turn, q.dtype).transpose(0, 2, 3, 1)
-        v = gather_values(v_pages, table, view.valid, q.dtype).transpose(0, 2, 1, 3)
+        k = gather_keys(view.pages, k_pages, first_page, q.dtype).transpose(0, 2, 3, 1)
+        v = gather_values(view.pages, v_pages, first_page, q.dtype).transpose(0, 2, 1, 3)
         found = merge(found, attend_chunks(q, k, v, view.cached))
     if view.tiles is not None:
         found = merge(found, attend_tiles(q, k_pages, v_pages, first_page, view.tiles))
@@ -91,8 +86,5 @@ def _view_fresh(tokens: TokenLayout, window: int | None) -> ChunkView:
 def _padded(pages: PageLayout, num: int) -> PageLayout:
     """The pages and `num` unused ones, so that keys make whole chunks."""
 
-    def pad(x: AnyArray | None) -> Array | None:
-        return None if x is None else jnp.pad(x, ((0, 0), (0, num), *[(0, 0)] * (x.ndim - 2)))
-
-    names = ("table", "pos", "len", "segment", "drop", "shift")
-    return PageLayout(*(pad(getattr(pages, name)) for name in names))  # type: ignore[arg-type]
+    padded: PageLayout = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, num), *[(0, 0)] * (x.ndim - 2))), pages)
+    return padded

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
-from rcjax.kernels.selective_attention.keys import gather_keys, gather_values
+from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import Rope, TileLayout, TokenLayout
-from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
 from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.visibility import MASKED, cached_keys, visible
 
@@ -20,9 +19,7 @@ class TileView:
 
     tokens: Int[Array, "B I Q"]
     place: Int[Array, "B T"]
-    table: Int[AnyArray, "B I M"]
-    turn: Rotation | None
-    valid: Bool[AnyArray, "B I S"]
+    pages: PageView
     seen: Bool[Array, "B I Q S"]
 
 
@@ -33,12 +30,11 @@ def view_tiles(tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int |
     index = jnp.maximum(index, 0)
     of_queries = (jnp.take_along_axis(x, index, axis=1) for x in (tokens.pos, tokens.segment, tokens.horizon))
     pos, segment, horizon = (x.reshape(tiles.tokens.shape) for x in of_queries)
-    keys = cached_keys(tiles.pages)
-    seen = visible(TokenLayout(pos, segment, horizon), keys, window) & is_query.reshape(tiles.tokens.shape)[..., None]
+    seen = visible(TokenLayout(pos, segment, horizon), cached_keys(tiles.pages), window)
+    seen &= is_query.reshape(tiles.tokens.shape)[..., None]
     is_of = (index[:, None, :] == jnp.arange(num_fresh)[:, None]) & is_query[:, None, :]  # [B, T, I * Q]
     place = jnp.where(is_of.any(-1), is_of.argmax(-1), -1)
-    turn = None if tiles.pages.shift is None else by_shift(tiles.pages.shift, rope)
-    return TileView(index.reshape(tiles.tokens.shape), place, tiles.pages.table, turn, keys.valid, seen)
+    return TileView(index.reshape(tiles.tokens.shape), place, view_pages(tiles.pages, rope), seen)
 
 
 def attend_tiles(
@@ -57,9 +53,8 @@ def attend_tiles(
     batch, _, num_heads, head_dim = q.shape
     num_tiles, tile_len = view.tokens.shape[1:]
     num_kv_heads = k_pages.shape[2]
-    table = view.table + first_page
-    k = gather_keys(k_pages, table, view.turn, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
-    v = gather_values(v_pages, table, view.valid, q.dtype).reshape(k.shape)
+    k = gather_keys(view.pages, k_pages, first_page, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
+    v = gather_values(view.pages, v_pages, first_page, q.dtype).reshape(k.shape)
 
     own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
     own = own.reshape(batch, num_tiles, tile_len, num_kv_heads, -1, head_dim)
