@@ -10,7 +10,7 @@ from rich.markup import escape
 from rcjax.catalog import Catalogue, EmbeddedWorld, User
 from rcjax.catalog.types import Request
 from rcjax.commands.report import Answer, arm_table, asked, ranking_table, stage_table
-from rcjax.config import Settings, ShapeSettings
+from rcjax.config import Settings, ShapeSettings, ShapeSize
 from rcjax.evaluation.arms import arm_order, baselines
 from rcjax.evaluation.bayes import bayes_optimal
 from rcjax.evaluation.ranking import Rank, ndcg_at
@@ -30,8 +30,9 @@ SHOWN_EVENTS = 4
 
 # What 20 candidates of this shop need and no more, as compiling a shape takes seconds. Baselines get two or three
 # shapes each, so that padding costs them little.
+_TILED = ShapeSize(fresh_tokens=NUM_CANDIDATES, num_pages=48, tiles=NUM_CANDIDATES, tile_pages=8)
 DEMO_SHAPES = ShapeSettings(
-    rank=((64, 160), (160, 160), (1440, 48), (1536, 48), (1664, 48), (1984, 0), (2176, 0)),
+    rank=(_TILED, (160, 160), (1440, 48), (1536, 48), (1664, 48), (1984, 0), (2176, 0)),
     build=((512, 16),),
 )
 INTRODUCTION = """\
