@@ -118,6 +118,16 @@ def test_a_nan_in_a_tile_s_page_shows_in_its_tokens_alone(attention, spoiled):
     assert affected.tolist() == inputs.tiles.tokens[0, 1].tolist() == [2, 3]
 
 
+@pytest.mark.parametrize("spoiled", ["k_pages", "v_pages"])
+def test_a_nan_in_the_first_tile_does_not_show_in_tokens_of_none(spoiled):
+    case, inputs, _ = case_of("tiles_overflow")
+    pages = jax.tree.map(lambda x: x[0, 0, 0], inputs.tiles.pages)
+    slot = np.flatnonzero(~pages.drop[: pages.len])[-1]  # one that is not selected
+    out = attend(REFERENCE, spoil(inputs, spoiled, (pages.table, slot)), case)
+    (affected,) = np.isnan(out[0]).any((1, 2)).nonzero()
+    assert {2} <= set(affected.tolist()) <= set(inputs.tiles.tokens[0, 0].tolist())
+
+
 def spoil(inputs, name, where):
     array = getattr(inputs, name).copy()
     array[where] = np.nan

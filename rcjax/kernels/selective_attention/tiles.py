@@ -30,8 +30,8 @@ def view_tiles(tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int |
     index = jnp.maximum(index, 0)
     of_queries = (jnp.take_along_axis(x, index, axis=1) for x in (tokens.pos, tokens.segment, tokens.horizon))
     pos, segment, horizon = (x.reshape(tiles.tokens.shape) for x in of_queries)
+    # What a query that is none would see does not matter: nobody takes what it finds.
     seen = visible(TokenLayout(pos, segment, horizon), cached_keys(tiles.pages), window)
-    seen &= is_query.reshape(tiles.tokens.shape)[..., None]
     is_of = (index[:, None, :] == jnp.arange(num_fresh)[:, None]) & is_query[:, None, :]  # [B, T, I * Q]
     place = jnp.where(is_of.any(-1), is_of.argmax(-1), -1)
     return TileView(index.reshape(tiles.tokens.shape), place, view_pages(tiles.pages, rope), seen)
