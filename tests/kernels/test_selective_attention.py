@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from operator_runs import EVERY_CASE, TOLERANCE, attend, case_of, checked, checked_case
 
 from rcjax.kernels.selective_attention import REFERENCE, TileLayout
-from rcjax.kernels.selective_attention.cases import CASES, SERVING_CASES, Case, Run
+from rcjax.kernels.selective_attention.cases import CASES, SERVING_CASES, Case, Run, pointwise
 from rcjax.kernels.selective_attention.dispatch import IMPLEMENTATIONS
 from rcjax.kernels.selective_attention.layout import joined_pages
 
@@ -120,12 +120,13 @@ def test_a_nan_in_a_tile_s_page_shows_in_its_tokens_alone(attention, spoiled):
 
 @pytest.mark.parametrize("spoiled", ["k_pages", "v_pages"])
 def test_a_nan_in_the_first_tile_does_not_show_in_tokens_of_none(spoiled):
-    case, inputs, _ = case_of("tiles_overflow")
-    pages = jax.tree.map(lambda x: x[0, 0, 0], inputs.tiles.pages)
-    slot = np.flatnonzero(~pages.drop[: pages.len])[-1]  # one that is not selected
-    out = attend(REFERENCE, spoil(inputs, spoiled, (pages.table, slot)), case)
+    row = (*pointwise(9, 6, (5, 7, 4), glue=2), Run(15, 2, segment=1, horizon=1))
+    case = Case("", (row,), tiles=(3, 2, 2))
+    inputs = case.inputs(0)
+    out = attend(REFERENCE, spoil(inputs, spoiled, (inputs.tiles.pages.table[0, 0, 0], 0)), case)
     (affected,) = np.isnan(out[0]).any((1, 2)).nonzero()
-    assert {2} <= set(affected.tolist()) <= set(inputs.tiles.tokens[0, 0].tolist())
+    assert affected.tolist() == inputs.tiles.tokens[0, 0].tolist() == [0, 1]
+    assert out.shape[1] == inputs.tiles.tokens.size + 2
 
 
 def spoil(inputs, name, where):
