@@ -3,6 +3,7 @@
 import os
 from importlib.metadata import version
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -17,3 +18,16 @@ os.environ["XLA_FLAGS"] = " ".join(flags)
 
 settings.register_profile("rcjax", deadline=None)  # hypothesis would fail what a busy machine runs late
 settings.load_profile("rcjax")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One for the run, in place of the user's: processes side by side do not compile what another has compiled."""
+    from rcjax.config import Settings
+    from rcjax.engine.compilation import use_compilation_cache
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    use_compilation_cache(Settings().compilation_cache_dir())

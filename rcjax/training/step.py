@@ -125,7 +125,8 @@ class Trainee:
 
     def _placed(self, params: Params) -> Params:
         """A copy in float32, spread over the mesh. Never the same buffers: a step donates its state."""
-        return jax.device_put(_in_float32(params), self._shardings, may_alias=False)
+        # `device_put(may_alias=False)` shares the first device's buffers where a mesh has several.
+        return jax.tree.map(lambda x, to: jax.device_put(jnp.array(x, jnp.float32), to), params, self._shardings)
 
     def _split(self, batch: TrainBatch) -> TrainBatch:
         num_data = self._mesh.shape["data"]

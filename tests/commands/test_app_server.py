@@ -57,18 +57,19 @@ def address():
 
 @pytest.fixture(scope="module")
 def shop_settings(tmp_path_factory) -> Settings:
-    """A tiny model that reads the titles of the embedded shop, letter by letter."""
+    """A tiny model that reads the beginnings of the embedded shop's titles, letter by letter."""
     folder = tmp_path_factory.mktemp("shop")
     titles = TEMPLATE.replace("{% if description %}, {{ description }}{% endif %}", "")
+    titles = titles.replace("{{ title }}", "{{ title[:8] }}")
     (folder / "titles.yaml").write_text(titles, encoding="utf-8")
     return tiny_settings(
         folder,
         template=str(folder / "titles.yaml"),
         cache=CacheSettings(page_tokens=16, pool_bytes=2**24),
-        limits=Limits(max_candidates=20, max_item_tokens=128, max_history_tokens=1280),
+        limits=Limits(max_candidates=20, max_item_tokens=32, max_history_tokens=384),
         arms=ARMS,
         default_arm="rcjax",
-        shapes=ShapeSettings(rank=((64, 256), (256, 256), (1792, 96), (3072, 0)), build=((1280, 8),)),
+        shapes=ShapeSettings(rank=((64, 64), (192, 64), (512, 32), (768, 0)), build=((384, 8),)),
     )
 
 
@@ -281,7 +282,9 @@ def test_the_semantic_pool_is_filled_where_an_arm_borrows(console, shop_settings
 def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):
     items = [Item("good", "mug"), Item("long", "mug " * 100), Item("fine", "pan")]
     catalogue = Catalogue({item.item_id: item for item in items}, {"u": User("u")})
-    engine = deployment.deploy(shop_settings, catalogue, console, model=tiny_model())
+    limits = shop_settings.limits.model_copy(update={"max_item_tokens": 5})
+    settings = shop_settings.model_copy(update={"limits": limits})
+    engine = deployment.deploy(settings, catalogue, console, model=tiny_model())
     assert (engine.stats().num_items, engine.stats().num_users) == (2, 1)
     (result,) = engine.recommend([RecommendRequest(("good", "fine"), "u")])
     assert {ranked.item_id for ranked in result.ranking} == {"good", "fine"}

@@ -4,6 +4,8 @@ The weights are scaled so that attention is far from uniform: a token too many o
 by much more than the tolerances of the tests.
 """
 
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
@@ -40,6 +42,7 @@ anchor:
 """
 
 
+@cache
 def tiny_tokenizer() -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     capitals = [chr(c) for c in range(ord("A"), ord("Z") + 1)]
@@ -54,6 +57,7 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer(hf)
 
 
+@cache
 def tiny_model(seed: int = 0) -> Model:
     tokenizer = tiny_tokenizer()
     config = ModelConfig(

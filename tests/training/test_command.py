@@ -39,7 +39,7 @@ def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     export_folder(folder / "start", *start())
     (folder / "tiny.yaml").write_text(TEMPLATE, encoding="utf-8")
-    items = {f"i{n}": Item(f"i{n}", f"thing {n}", brand=f"b{n % 4}") for n in range(60)}
+    items = {f"i{n}": Item(f"i{n}", f"thing {n:02d}", brand=f"b{n % 4}") for n in range(60)}
     users = {f"u{n}": User(f"u{n}", tuple(_event((n + k) % 60) for k in range(4))) for n in range(60)}
     (folder / "data").mkdir()
     write_catalogue(Catalogue(items, users), folder / "data")
@@ -47,7 +47,7 @@ def files(tmp_path_factory) -> Path:
 
 
 def _event(number: int) -> Event:
-    return Event(f"i{number}", f"thing {number}", rating=4.0)
+    return Event(f"i{number}", f"thing {number:02d}", rating=4.0)
 
 
 def config(files: Path, path: Path, catalogue: dict | None = None, **train) -> Path:
@@ -82,7 +82,7 @@ def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, tm
     engine = start_engine(served)
     try:
         engine.put_user(User("u", (_event(1),)))
-        assert len(recommend(engine, [Item("i1", "thing 1"), Item("i2", "thing 2")]).ranking) == 2
+        assert len(recommend(engine, [Item("i1", "thing 01"), Item("i2", "thing 02")]).ranking) == 2
     finally:
         engine.close()
     assert "exit" not in train("--config", settings, "--out", out)
