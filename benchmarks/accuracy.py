@@ -64,6 +64,7 @@ def settings(bed: str, catalogue: CatalogueSettings, model: Path, arms: Mapping[
     rank = tuple((fresh, 160) for fresh in (32, 64, 96, 128, 192, 384, 768))
     return Settings(
         model=str(model),
+        dtype="float32",
         template=TEMPLATES[bed],
         catalogue=catalogue,
         arms=dict(arms),

@@ -86,6 +86,7 @@ arms = {
 }
 settings = Settings(
     model=str(model),
+    dtype="float32",
     template="compact",
     arms=arms,
     default_arm="parallel",

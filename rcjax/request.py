@@ -98,6 +98,7 @@ class EngineInfo:
     max_history_tokens: int
     arms: tuple[str, ...]
     default_arm: str
+    dtype_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

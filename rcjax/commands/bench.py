@@ -71,7 +71,7 @@ def compare_arms(
     with engine:
         fill(engine, _needed(catalogue, requests), console)
         answers = _rank_in_turns(console, engine, requests, arm_order(settings), clock)
-    title = f"{engine.info().model} {settings.dtype} on {engine.info().device}, {num_requests} requests an arm"
+    title = f"{engine.info().model} {engine.info().dtype} on {engine.info().device}, {num_requests} requests an arm"
     console.print(arm_table(answers, baselines(settings), title=title, tails=True))
     console.print(stage_table(answers, title="where the time went"))
     return answers

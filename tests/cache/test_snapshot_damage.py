@@ -218,6 +218,7 @@ class TestIdentity:
             restore(fresh, folder)
         assert f"{field} is {ours!r} there and {other!r} here" in str(error.value)
         assert str(error.value).count(" there ") == 1
+        assert ("or set dtype " in str(error.value)) == (field == "kv_dtype")
         assert not fresh.named_blocks()
 
     def test_another_instruction_is_refused(self, source, fresh, folder):

@@ -63,7 +63,7 @@ compilation_cache: xla
 """
     settings = load_settings(write(tmp_path, text))
     assert settings.cache.pool_bytes == 3 * 2**30
-    assert (settings.kv_dtype, settings.attention) == ("float32", "dense")
+    assert (settings.kv_dtype("bfloat16"), settings.attention) == ("float32", "dense")
     assert arm_of(settings.arms["fast"]).layout is Layout.PARALLEL
     assert arm_of(settings.arms["fixed"]) == Arm(
         Layout.SEQUENTIAL, Scoring.LABEL, Reuse.BLOCKS, BoundarySelection(4, 1)
@@ -181,8 +181,8 @@ def test_errors_name_the_file_and_the_field(tmp_path, text, field):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kv_has_the_dtype_of_the_weights_unless_told_otherwise(dtype):
-    assert Settings(dtype=dtype).kv_dtype == dtype
-    assert Settings(dtype=dtype, cache={"kv_dtype": "bfloat16"}).kv_dtype == "bfloat16"
+    assert Settings().kv_dtype(dtype) == dtype
+    assert Settings(cache={"kv_dtype": "bfloat16"}).kv_dtype(dtype) == "bfloat16"
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -61,6 +61,7 @@ def tiny_settings(folder: Path, **changed: object) -> Settings:
     template.write_text(TEMPLATE, encoding="utf-8")
     fields: dict[str, object] = {
         "model": "tiny",
+        "dtype": "float32",
         "template": str(template),
         "cache": CacheSettings(page_tokens=PAGE_TOKENS, pool_bytes=2**21),
         "limits": LIMITS,

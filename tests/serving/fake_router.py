@@ -37,6 +37,7 @@ INFO = EngineInfo(
     max_history_tokens=1000,
     arms=("full", "blocks"),
     default_arm="blocks",
+    dtype_reason="as set",
 )
 
 

@@ -82,7 +82,7 @@ def test_user(user_id: str, history: list) -> None:
 @settings(deadline=None)
 @given(several_texts, counts)
 def test_info(arms: tuple[str, ...], count: int) -> None:
-    info = EngineInfo("model", "f", "t", "bfloat16", "cpu", "0.1", 16, count, count, count, arms, "full")
+    info = EngineInfo("model", "f", "t", "bfloat16", "cpu", "0.1", 16, count, count, count, arms, "full", "auto")
     data = codec.info_to_message(info).SerializeToString()
     assert codec.info_from_message(rcjax_pb2.InfoResponse.FromString(data)) == info
 

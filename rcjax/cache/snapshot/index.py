@@ -87,7 +87,10 @@ def check_same(identity: PoolIdentity, instruction_key: bytes, index: SnapshotIn
         # Whatever differs, the instruction's key does too: it is news only where it stands alone.
         names = different[:-1] or different
         what = "; ".join(f"{name} is {theirs[name]!r} there and {ours[name]!r} here" for name in names)
-        raise InvalidRequestError(f"the snapshot's KV is of no use here: {what}; save one from this set-up")
+        remedy = "save one from this set-up"
+        if "kv_dtype" in different:
+            remedy += f", or set dtype (cache.kv_dtype, where that is not auto) to {index.identity.kv_dtype} here"
+        raise InvalidRequestError(f"the snapshot's KV is of no use here: {what}; {remedy}")
 
 
 def write_index(index: SnapshotIndex, folder: Path) -> Path:

@@ -38,7 +38,7 @@ def serve(
         ports=(defaults.port if port is None else port, defaults.admin_port if admin_port is None else admin_port),
     )
     listening = "listening on {0.main} (admin {0.admin}); health says SERVING once the model is ready"
-    ready = "ready: {0.model}, arms {1} (default {0.default_arm})"
+    ready = "ready: {0.model}, {0.dtype} ({0.dtype_reason}), arms {1} (default {0.default_arm})"
     asyncio.run(
         serve_until_asked(
             server,

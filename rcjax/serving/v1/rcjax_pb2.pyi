@@ -191,7 +191,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm")
+    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm", "dtype_reason")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +204,7 @@ class InfoResponse(_message.Message):
     MAX_HISTORY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_ARM_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_REASON_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     template: str
@@ -216,7 +217,8 @@ class InfoResponse(_message.Message):
     max_history_tokens: int
     arms: _containers.RepeatedScalarFieldContainer[str]
     default_arm: str
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ...) -> None: ...
+    dtype_reason: str
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ..., dtype_reason: _Optional[str] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()
