@@ -124,7 +124,7 @@ def test_a_bad_product_of_2023_is_named(tmp_path: Path, line: str, message: str)
         ("{[]: 'B1'}", "not JSON"),
         ("{'asin': 1" + "+1" * 5000 + "}", "not JSON"),
         ("{'asin': " + "-" * 5000 + "1}", "not JSON"),
-        ("[" * 5000, "JSON that is nested too deeply"),
+        ("[" * 200_000, "JSON that is nested too deeply"),
         ("{'asin': 'B1', b'title': 'x'}", "expected text as a field's name, got b'title'"),
         (r"{'asin': 'B1', 'title': 'x\ud83d'}", r"field 'title': \\ud83d at character 2 is half a surrogate pair"),
     ],

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_cases import BAD
@@ -34,7 +33,7 @@ def assert_exists(field, call):
         assert descriptor is not None, f"{field}: nothing is inside what {name} is said to be of"
         found = descriptor.fields_by_name.get(match[1])
         assert found is not None, f"{field}: {descriptor.name} has no {match[1]}"
-        is_repeated = found.label == FieldDescriptor.LABEL_REPEATED
+        is_repeated = found.is_repeated
         assert is_repeated or not match[2], f"{field}: {match[1]} is not repeated"
         assert match[2] or not is_repeated or place == len(names) - 1, f"{field}: which {match[1]}?"
         descriptor = found.message_type
