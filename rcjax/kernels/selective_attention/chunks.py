@@ -17,7 +17,7 @@ from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.visibility import MASKED, KeyLayout, visible
 
 # Two cores, SmolLM2, a whole pass in float32: 160 queries over 2,100 keys take 450 ms with 160 x 1,056 and 590 with
-# 64 x 512; the attention of 1,920 fresh tokens takes 1.43 s with 192 x 384, 1.69 with 128 x 512 and 1.74 with 256 x 512.
+# 64 x 512; the attention of 1,920 fresh tokens takes 1.43 s with 192 x 384, 1.69 with 128 x 512, 1.74 with 256 x 512.
 FEW_QUERIES, QUERY_BLOCK = 192, 192
 WIDE_CHUNK, CHUNK = 1056, 384
 

@@ -15,8 +15,8 @@ IMPLEMENTATIONS = {attention.name: attention for attention in (REFERENCE, DENSE)
 def choose_attention(name: str = "auto") -> Attention:
     """The implementation of that name, and never another in its place; `auto` takes the fastest that is known to work.
 
-    `pallas_gpu` has not run on a device yet, so that `auto` does not take it. ValueError where a name is not known, which
-    lists those that are, or where it is of a device that JAX does not run on.
+    `pallas_gpu` has not run on a device yet, so that `auto` does not take it. ValueError where a name is not known
+    (it lists those that are) or needs a device that JAX does not run on.
     """
     if name == "auto":
         return REFERENCE  # skips what no query sees; the dense one is for training, which needs its derivative
