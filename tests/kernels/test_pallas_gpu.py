@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from attention_oracle import oracle
 from jax import export
-from jax._src.mesh import AbstractDevice  # not yet public in jax 0.10
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from operator_runs import TOLERANCE, attend, case_of, checked, checked_case, run
 
 from rcjax.kernels.selective_attention.cases import Case, Run, parallel, pointwise, sequential
@@ -129,6 +128,7 @@ def test_the_pages_read_in_parallel_are_those_that_are_visible():
     assert read * case.page_tokens <= 1.2 * (3 * (200 + 300) + 20 * 100)
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # from jax 0.11 on
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("num_heads", "num_kv_heads", "head_dim", "moved"), [(8, 2, 128, True), (3, 1, 80, False), (2, 2, 8, True)]
