@@ -1,0 +1,257 @@
+"""Selective attention on TPUs (v5e, v6e): a Pallas kernel for Mosaic.
+
+Pages are read where they lie in the pool and their keys turned on the way: no copy of the context is made. One kernel
+attends to the pages that all queries may see, to the fresh tokens (pages of another pool) and to the pages of each
+tile (a prompt of its own); XLA merges the softmaxes. The lists of pages to read are made once a pass, and in scalar
+memory before a block starts; nothing that they do not count is copied.
+
+The kernel wants a pool row-major. XLA chooses that layout by itself where head_dim is a multiple of 128 and kv_heads a
+power of two of at least 2 (compiled for v5e and v6e); elsewhere it lays pages out in another order, and then copies
+the whole pool before the kernel runs, unless the pool's own program asked for a row-major result.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.selective_attention import mass
+from rcjax.kernels.selective_attention.api import Attention
+from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
+from rcjax.kernels.selective_attention.query_blocks import join_rows, pad_tokens, split_queries
+from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
+from rcjax.kernels.selective_attention.softmax import Partial, finish, merge
+from rcjax.kernels.selective_attention.tpu_kernel import Reads, attend_pages
+from rcjax.kernels.selective_attention.visibility import MASKED, KeyLayout, cached_keys
+from rcjax.kernels.selective_attention.visits import NO_KEY, Visits, visits
+
+FRESH_PAGE = 16  # tokens; fresh keys are read as pages of them
+MAX_HEAD_DIM = 256
+LIST_BYTES = 1 << 19  # half of the scalar memory of a v5e or v6e; the rest is the compiler's
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Sizes of the kernel's work.
+
+    A block has `queries` fresh tokens, each with the query heads of one kv head as rows, and reads whole pages of
+    together at most `keys` keys a step, at least one. The hardware multiplies 128 keys at once.
+    """
+
+    queries: int = 32
+    keys: int = 128
+
+    def __post_init__(self) -> None:
+        for name, value in (("queries", self.queries), ("keys", self.keys)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+
+    def step_keys(self, page_tokens: int) -> int:
+        return max(1, self.keys // page_tokens) * page_tokens
+
+
+@register_arrays
+@dataclass(frozen=True, slots=True)
+class TileReads:
+    """`tokens` has the fresh token of each of a tile's Q queries, `place` a token's query among all I * Q, or -1."""
+
+    tokens: Int[Array, "B I Q"]
+    place: Int[Array, "B T"]
+    reads: Reads  # U = B * I
+
+
+@register_arrays
+@dataclass(frozen=True, slots=True)
+class TpuView:
+    """What is the same in all layers; a part without keys is None. Fresh keys are pages too: of `k_new`."""
+
+    fresh: Reads
+    shared: Reads | None
+    tiles: TileReads | None
+
+
+@dataclass(frozen=True, slots=True)
+class MakeTpuView:
+    """`Attention.view`."""
+
+    tiling: Tiling
+
+    def __call__(
+        self, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None, *, rope: Rope, window: int | None
+    ) -> TpuView:
+        has_tiles = tiles is not None and tiles.pages.table.size
+        return TpuView(
+            fresh=self._reads_of_fresh(tokens, window),
+            shared=self._reads_of_pages(tokens, pages, rope, window) if pages.table.size else None,
+            tiles=self._reads_of_tiles(tokens, tiles, rope, window) if tiles is not None and has_tiles else None,
+        )
+
+    def _reads_of_fresh(self, tokens: TokenLayout, window: int | None) -> Reads:
+        padded = pad_tokens(tokens, FRESH_PAGE)
+        batch = tokens.pos.shape[0]
+        table = jnp.arange(padded.pos.size // FRESH_PAGE, dtype=jnp.int32).reshape(batch, -1)
+        return self._reads(tokens, KeyLayout(padded.pos, padded.segment, padded.pos >= 0), table, None, window)
+
+    def _reads_of_pages(self, tokens: TokenLayout, pages: PageLayout, rope: Rope, window: int | None) -> Reads:
+        turn = None if pages.shift is None else by_shift(pages.shift, rope)
+        return self._reads(tokens, cached_keys(pages), pages.table, turn, window)
+
+    def _reads_of_tiles(self, tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int | None) -> TileReads:
+        batch, num_tiles, tile_len = tiles.tokens.shape
+        num_fresh = tokens.pos.shape[1]
+        index = tiles.tokens.reshape(batch, -1)
+        numbers = jnp.arange(index.shape[1], dtype=jnp.int32)
+        place = jnp.full((batch, num_fresh), -1, jnp.int32)
+        at = jnp.where(index >= 0, index, num_fresh)
+        place = place.at[jnp.arange(batch)[:, None], at].set(numbers, mode="drop")
+        taken = jnp.maximum(index, 0)
+
+        def of_tiles(x: AnyArray, padding: int) -> Array:
+            own = jnp.where(index >= 0, jnp.take_along_axis(jnp.asarray(x), taken, axis=1), padding)
+            return own.reshape(batch * num_tiles, tile_len)
+
+        queries = TokenLayout(of_tiles(tokens.pos, -1), of_tiles(tokens.segment, 0), of_tiles(tokens.horizon, 0))
+        pages: PageLayout = jax.tree.map(lambda x: x.reshape(batch * num_tiles, *x.shape[2:]), tiles.pages)
+        own = self._reads_of_pages(queries, pages, rope, window)
+        return TileReads(taken.reshape(tiles.tokens.shape), place, own)
+
+    def _reads(
+        self, tokens: TokenLayout, keys: KeyLayout, table: AnyArray, turn: Rotation | None, window: int | None
+    ) -> Reads:
+        query_block = min(self.tiling.queries, tokens.pos.shape[1])
+        visited = visits(tokens, keys, table, turn, query_block=query_block, window=window)
+        _check_lists(visited)
+        in_steps = self.tiling.step_keys(visited.page_tokens)
+        return Reads(
+            count=visited.count.reshape(-1),
+            page=visited.page.reshape(-1),
+            entry=visited.entry.reshape(-1),
+            queries=visited.queries,
+            oldest=visited.oldest,
+            key_pos=_listed(visited, visited.key_pos, in_steps, NO_KEY),
+            key_segment=_listed(visited, visited.key_segment, in_steps, 0),
+            turn=None if turn is None else Rotation(_both(turn.cos, turn.cos), _both(-turn.sin, turn.sin)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TpuAttend:
+    """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
+
+    interpret: Any
+
+    def __call__(
+        self,
+        view: TpuView,
+        q: Float[Array, "B T N H"],
+        k_new: Float[Array, "B T K H"],
+        v_new: Float[Array, "B T K H"],
+        k_pages: Float[AnyArray, "P C K H"],
+        v_pages: Float[AnyArray, "P C K H"],
+        first_page: Int[AnyArray, ""] | int,
+    ) -> Float[Array, "B T N H"]:
+        _check_operands(q, k_new, k_pages)
+        found = self._attend(view.fresh, q, _as_pages(k_new), _as_pages(v_new), 0)
+        if view.shared is not None:
+            found = merge(found, self._attend(view.shared, q, k_pages, v_pages, first_page))
+        if view.tiles is not None:
+            found = merge(found, self._attend_tiles(view.tiles, q, k_pages, v_pages, first_page))
+        return finish(found).astype(q.dtype)
+
+    def _attend_tiles(
+        self, view: TileReads, q: Array, k_pages: AnyArray, v_pages: AnyArray, first_page: Any
+    ) -> Partial:
+        """[B, T, N]; nothing seen by a token that is in no tile."""
+        batch, num_tiles, tile_len = view.tokens.shape
+        own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
+        found = self._attend(view.reads, own.reshape(-1, tile_len, *q.shape[2:]), k_pages, v_pages, first_page)
+        place = jnp.maximum(view.place, 0)
+
+        def of_tokens(x: Array) -> Array:
+            x = x.reshape(batch, num_tiles * tile_len, *x.shape[2:])
+            return jnp.take_along_axis(x, place.reshape(*place.shape, *[1] * (x.ndim - 2)), axis=1)
+
+        top, total, out = (of_tokens(x) for x in found)
+        is_in_tile = (view.place >= 0)[..., None]
+        return Partial(
+            jnp.where(is_in_tile, top, MASKED),
+            jnp.where(is_in_tile, total, 0),
+            jnp.where(is_in_tile[..., None], out, 0),
+        )
+
+    def _attend(
+        self, reads: Reads, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
+    ) -> Partial:
+        """[U, T, N] of the queries of U prompts or tiles."""
+        query_block = reads.queries.pos.shape[2]
+        rows = split_queries(q, k_pages.shape[2], query_block)
+        num_rows = rows.shape[3]
+        tile_rows = 8 * 4 // q.dtype.itemsize
+        rows = jnp.pad(rows, [(0, 0)] * 3 + [(0, -num_rows % tile_rows), (0, 0)])
+        found = attend_pages(reads, _columns(reads, rows.shape[3]), rows, k_pages, v_pages, first_page, self.interpret)
+        return Partial(*(join_rows(x[:, :, :, :num_rows], query_block, q.shape[1]) for x in found))
+
+
+def pallas_tpu(interpret: Any = False, tiling: Tiling | None = None) -> Attention:
+    """The implementation with these tile sizes; interpreted, it runs on a CPU, slowly.
+
+    `interpret` is what `pallas_call` takes: true, or `InterpretParams` for an interpreter that models copies as the
+    hardware makes them. `mass` has no kernel yet: it is that of the other implementations, in plain `jnp`.
+    """
+    return Attention("pallas_tpu", MakeTpuView(tiling or Tiling()), TpuAttend(interpret), mass.measure)
+
+
+def _columns(reads: Reads, rows: int) -> tuple[Int[Array, "U I R 1"], ...]:
+    """What `attend_pages` wants of each row's query; padding stands at -1 and sees nothing."""
+    num_queries = reads.queries.pos.shape[2]
+    of_queries = [(reads.queries.pos, -1), (reads.queries.segment, 0), (reads.queries.horizon, 0)]
+    if reads.oldest is not None:
+        of_queries.append((reads.oldest, 0))
+
+    def column(x: AnyArray, padding: int) -> Array:
+        x = jnp.tile(x, (1, 1, rows // num_queries))  # head by head, as `split_queries` has them
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, rows - x.shape[2])), constant_values=padding)
+        return x[..., None]
+
+    return tuple(column(*of) for of in of_queries)
+
+
+def _listed(visited: Visits, of_keys: Int[Array, "U S"], step_keys: int, nothing: int) -> Int[Array, "U I steps keys"]:
+    """What the keys have, in the order in which each block reads their pages; `nothing` where it reads none."""
+    units, blocks, entries = visited.entry.shape
+    of_pages = of_keys.reshape(units, 1, entries, visited.page_tokens)
+    listed = jnp.take_along_axis(of_pages, visited.entry[..., None], axis=2)
+    is_read = jnp.arange(entries) < visited.count[..., None]
+    listed = jnp.where(is_read[..., None], listed, nothing).reshape(units, blocks, -1)
+    padding = ((0, 0), (0, 0), (0, -listed.shape[2] % step_keys))
+    return jnp.pad(listed, padding, constant_values=nothing).reshape(units, blocks, -1, step_keys)
+
+
+def _both(first: Array, second: Array) -> Array:
+    return jnp.concatenate([first, second], axis=-1)
+
+
+def _as_pages(x: Float[Array, "B T K H"]) -> Float[Array, "P C K H"]:
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % FRESH_PAGE), (0, 0), (0, 0)))
+    return x.reshape(-1, FRESH_PAGE, *x.shape[2:])
+
+
+def _check_lists(visited: Visits) -> None:
+    num_bytes = 4 * (visited.count.size + visited.page.size + visited.entry.size)
+    if num_bytes > LIST_BYTES:
+        units, blocks, entries = visited.entry.shape
+        raise NotImplementedError(
+            f"the lists of {units} prompts or tiles x {blocks} blocks of queries x {entries} pages take {num_bytes} "
+            f"bytes of scalar memory, which has {LIST_BYTES} for them; take more queries a block or fewer prompts"
+        )
+
+
+def _check_operands(q: Array, k_new: Array, k_pages: AnyArray) -> None:
+    if q.shape[3] > MAX_HEAD_DIM:
+        raise NotImplementedError(f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}, the largest that was compiled")
+    for name, dtype in (("q", q.dtype), ("k_new", k_new.dtype), ("k_pages", k_pages.dtype)):
+        if dtype not in (jnp.float32, jnp.bfloat16):
+            raise NotImplementedError(f"{name} of {dtype} is neither bfloat16 nor float32")
