@@ -1,6 +1,6 @@
-"""What a dtype costs in ranking quality: the same requests in an engine of float32 and in one of another.
+"""What bfloat16 costs in ranking quality: the same requests in an engine of float32 and in one of bfloat16.
 
-    python benchmarks/precision.py models/embedded-parallel/model --json precision.json   # --dtype bfloat16
+    python benchmarks/precision.py models/embedded-parallel/model --json precision.json   # --requests N (1000)
 
 The model is one that was trained for the embedded shop (docs/accuracy.md says how), served in the `parallel` layout
 from cached blocks. Both engines get the requests of the same test users.
@@ -10,7 +10,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from accuracy import settings
+import accuracy
 from claims import Claim, show_claims, write_report
 from rich.console import Console
 from rich.progress import Progress
@@ -27,14 +27,13 @@ from rcjax.model.spec import load_model
 from rcjax.prompt import Layout, Scoring
 from rcjax.serving.startup import start_engine
 
-ARM, REFERENCE = "parallel", "float32"
+ARM, DTYPE, REFERENCE = "parallel", "bfloat16", "float32"
 MIN_TOP1_AGREEMENT, MAX_NDCG_DIFFERENCE = 0.98, 0.003
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write figures and claims here")
@@ -44,11 +43,11 @@ def main() -> None:
     dataset = requests(console, reference, args.requests, args.seed)
     runs = {
         REFERENCE: ranked(console, reference, dataset.asked),
-        args.dtype: ranked(console, served(args.model, args.dtype), dataset.asked),
+        DTYPE: ranked(console, served(args.model, DTYPE), dataset.asked),
     }
-    references = {REFERENCE: None, args.dtype: REFERENCE}
+    references = {REFERENCE: None, DTYPE: REFERENCE}
     summaries = summarise(runs, references, dataset.asked.requests, seed=args.seed)
-    found = claims(args.dtype, summaries)
+    found = claims(summaries)
     for name, summary in summaries.items():
         ndcg = summary.metrics[METRIC]
         console.print(f"{name}: {METRIC} {ndcg.value:.4f} [{ndcg.low:.4f}, {ndcg.high:.4f}]", markup=False)
@@ -66,7 +65,7 @@ def main() -> None:
 
 def served(model: Path, dtype: str) -> Settings:
     arm = ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)
-    return settings("embedded", CatalogueSettings(), model, {ARM: arm}).model_copy(update={"dtype": dtype})
+    return accuracy.settings("embedded", CatalogueSettings(), model, {ARM: arm}).model_copy(update={"dtype": dtype})
 
 
 def requests(console: Console, settings: Settings, number: int, seed: int) -> Dataset:
@@ -88,14 +87,14 @@ def ranked(console: Console, settings: Settings, asked: Catalogue) -> ArmRun:
     return run
 
 
-def claims(dtype: str, summaries: dict[str, ArmSummary]) -> list[Claim]:
-    summary = summaries[dtype]
+def claims(summaries: dict[str, ArmSummary]) -> list[Claim]:
+    summary = summaries[DTYPE]
     if summary.fidelity is None or summary.differences is None:
-        raise RuntimeError(f"{dtype} was compared with nothing")
+        raise RuntimeError(f"{DTYPE} was compared with nothing")
     difference = abs(summary.differences[METRIC].value)
     return [
-        Claim(f"{dtype}: top-1 agreement with {REFERENCE}", summary.fidelity.top1_agreement, MIN_TOP1_AGREEMENT),
-        Claim(f"{dtype}: |{METRIC} less {REFERENCE}'s|", difference, MAX_NDCG_DIFFERENCE, at_least=False),
+        Claim(f"{DTYPE}: top-1 agreement with {REFERENCE}", summary.fidelity.top1_agreement, MIN_TOP1_AGREEMENT),
+        Claim(f"{DTYPE}: |{METRIC} less {REFERENCE}'s|", difference, MAX_NDCG_DIFFERENCE, at_least=False),
     ]
 
 

@@ -34,7 +34,7 @@ class Peaks:
 
     @classmethod
     def measured(cls) -> "Peaks":
-        return cls(max(_device_read(), _host_read()), _matmul(jnp.float32), _matmul(jnp.bfloat16))
+        return cls(max(_device_read(), _host_read()), matmul_flops_per_s(jnp.float32), matmul_flops_per_s(jnp.bfloat16))
 
     def best(self, other: "Peaks") -> "Peaks":
         """What either reached: others who use the machine only ever make a measurement too low."""
@@ -100,7 +100,8 @@ def _host_read() -> float:
         return READ_BYTES / _best_s(lambda: list(threads.map(lambda part: part @ part, parts)))
 
 
-def _matmul(dtype: Any) -> float:
+def matmul_flops_per_s(dtype: Any) -> float:
+    """The best rate of this run, on a square that fits no cache."""
     a = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), dtype)
     multiply = partial(jax.jit(jnp.matmul), a, a)
     return 2 * MATMUL_SIZE**3 / _best_s(lambda: multiply().block_until_ready())

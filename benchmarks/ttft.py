@@ -11,7 +11,6 @@ that padding costs them at most 8%.
 import argparse
 import itertools
 import resource
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pydantic import ByteSize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from roofline import matmul_flops_per_s
 
 from rcjax.catalog.embedded import EmbeddedWorld
 from rcjax.catalog.types import Request
@@ -69,7 +69,7 @@ def main() -> None:
         engine = start_engine(settings(), model=model, progress=status.update)
     with engine:
         requests = fill(engine, args.requests, args.seed)
-        matmul = matmul_gflops()
+        matmul = matmul_flops_per_s(jnp.float32) / 1e9
         samples = run(engine, requests)
         report, claims = summarise(engine, model, samples, matmul)
     show(console, report)
@@ -179,21 +179,6 @@ def full_flops(config: ModelConfig, num_tokens: int) -> float:
     projections = c.d_model * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 3 * c.d_model * c.d_ff
     attention = c.num_heads * c.head_dim * num_tokens  # q k and p v, over half of the square
     return 2.0 * c.num_layers * num_tokens * (projections + attention)
-
-
-def matmul_gflops(size: int = 2048, repeats: int = 10) -> float:
-    """The best float32 matmul rate of this run, on a square that fits no cache."""
-    a = jnp.ones((size, size), jnp.float32)
-    multiply = jax.jit(jnp.matmul)
-    multiply(a, a).block_until_ready()
-    best = min(_seconds(lambda: multiply(a, a).block_until_ready()) for _ in range(repeats))
-    return float(2 * size**3 / best / 1e9)
-
-
-def _seconds(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def show(console: Console, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from rcjax.kernels.selective_attention import DENSE, REFERENCE, choose_attention
 from rcjax.kernels.selective_attention.pallas_gpu import pallas_gpu
+from rcjax.kernels.selective_attention.pallas_tpu import pallas_tpu
 
 
 def test_an_explicit_choice_is_kept():
@@ -23,8 +24,10 @@ def test_an_unknown_name_never_falls_back(name):
         choose_attention(name)
 
 
-def test_a_gpu_s_kernel_is_not_replaced_where_there_is_no_gpu(monkeypatch):
-    with pytest.raises(ValueError, match="attention='pallas_gpu' needs a GPU, and JAX runs on cpu; use auto"):
-        choose_attention("pallas_gpu")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choose_attention("pallas_gpu") == pallas_gpu()
+@pytest.mark.parametrize(("kernel", "device"), [(pallas_gpu, "gpu"), (pallas_tpu, "tpu")])
+def test_a_device_s_kernel_is_not_replaced_where_there_is_no_such_device(monkeypatch, kernel, device):
+    name = f"pallas_{device}"
+    with pytest.raises(ValueError, match=f"attention='{name}' needs a {device}, and JAX runs on cpu; use auto"):
+        choose_attention(name)
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert choose_attention(name) == kernel()

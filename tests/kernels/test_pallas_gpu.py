@@ -123,8 +123,8 @@ def test_the_pages_read_in_parallel_are_those_that_are_visible():
     view = DEFAULT.view(inputs.tokens, inputs.pages, inputs.tiles, rope=case.rope).made
     shared = pages_seen(inputs.tokens, inputs.pages, query_block=16)
     assert np.asarray(view.shared.count)[0].tolist() == shared.sum(1).tolist() == [13 + 19] * 3
-    assert np.asarray(view.tiles.visits.count).ravel().tolist() == [7] * 20
-    read = int(view.shared.count.sum() + view.tiles.visits.count.sum())
+    assert np.asarray(view.tiles.read.count).ravel().tolist() == [7] * 20
+    read = int(view.shared.count.sum() + view.tiles.read.count.sum())
     assert read * case.page_tokens <= 1.2 * (3 * (200 + 300) + 20 * 100)
 
 

@@ -105,7 +105,7 @@ def test_only_pages_that_a_block_sees_are_listed():
     case, inputs, _ = case_of("tiles")
     made = INTERPRETED.view(inputs.tokens, inputs.pages, inputs.tiles, rope=case.rope).made
     seen = (inputs.tiles.pages.len > 0).sum(-1)
-    np.testing.assert_array_equal(np.asarray(made.tiles.reads.count).reshape(seen.shape), seen)
+    np.testing.assert_array_equal(np.asarray(made.tiles.read.count).reshape(seen.shape), seen)
 
 
 def test_types_without_a_kernel_are_refused():

@@ -195,7 +195,7 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on_once_there_is_room(builder, s
     [
         ({"loss": "ranknet", "learning_rate": 6e-3, "num_steps": 30}, 0.98),
         # A label has to be tied to its item first.
-        ({"layout": Layout.SEQUENTIAL, "scoring": Scoring.LABEL, "num_steps": 60}, 0.84),
+        ({"layout": Layout.SEQUENTIAL, "scoring": Scoring.LABEL, "num_steps": 60}, 0.85),
         ({"lora": Lora(rank=4, alpha=32.0), "learning_rate": 3e-2, "num_steps": 50}, 0.82),
         ({"dtype": "bfloat16", "accumulate": 2, "learning_rate": 6e-3, "num_steps": 30}, 0.98),
     ],

@@ -10,19 +10,19 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.arrays import AnyArray
 from rcjax.kernels.selective_attention import mass
 from rcjax.kernels.selective_attention.api import Attention
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.page_kernel import MIN_HALF, MIN_ROWS, Launch, attend_pages
-from rcjax.kernels.selective_attention.rotation import by_shift
-from rcjax.kernels.selective_attention.softmax import Partial, finish, merge
-from rcjax.kernels.selective_attention.visibility import MASKED, KeyLayout, cached_keys
+from rcjax.kernels.selective_attention.page_parts import PageParts, attend_parts, check_dtypes, page_parts
+from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
+from rcjax.kernels.selective_attention.softmax import Partial
+from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
 from rcjax.kernels.selective_attention.visits import Visits, visits
 
 THREAD_BLOCKS = 264  # two for each multiprocessor of an H100
@@ -59,53 +59,34 @@ class Tiling:
         return max(1, min(THREAD_BLOCKS // thread_blocks, num_keys // (MIN_STEPS * self.keys)))
 
 
-@register_arrays
 @dataclass(frozen=True, slots=True)
-class TileVisits:
-    """`tokens` has the fresh token of each of a tile's Q queries, `place` a token's query among all I * Q, or -1."""
-
-    tokens: Int[Array, "B I Q"]
-    place: Int[Array, "B T"]
-    visits: Visits  # U = B * I
-
-
-@register_arrays
-@dataclass(frozen=True, slots=True)
-class PallasView:
-    """What is the same in all layers; a part without keys is None. Fresh keys are pages too: of `k_new`."""
-
-    fresh: Visits
-    shared: Visits | None
-    tiles: TileVisits | None
-
-
-@dataclass(frozen=True, slots=True)
-class MakePallasView:
+class MakeGpuView:
     """`Attention.view`."""
 
     tiling: Tiling
 
     def __call__(
         self, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None, *, rope: Rope, window: int | None
-    ) -> PallasView:
+    ) -> PageParts:
         _check_pages(pages.drop.shape[2], self.tiling)
         batch, num_fresh = tokens.pos.shape
         page_tokens = math.gcd(num_fresh, 16)  # whole pages, so that fresh keys stay where they are
         table = jnp.arange(tokens.pos.size // page_tokens, dtype=jnp.int32).reshape(batch, -1)
-        keys = KeyLayout(tokens.pos, tokens.segment, tokens.pos >= 0)
-        queries = self.tiling.queries
-        block = min(queries, num_fresh)
-        return PallasView(
-            fresh=visits(tokens, keys, table, None, query_block=block, window=window),
-            shared=_visits_of_pages(tokens, pages, rope, block, window) if pages.table.size else None,
-            tiles=None
-            if tiles is None or not tiles.pages.table.size
-            else _visits_of_tiles(tokens, tiles, rope, queries, window),
-        )
+
+        def visited(tokens: TokenLayout, keys: KeyLayout, table: AnyArray, turn: Rotation | None) -> Visits:
+            block = min(self.tiling.queries, tokens.pos.shape[1])
+            return visits(tokens, keys, table, turn, query_block=block, window=window)
+
+        def read(tokens: TokenLayout, pages: PageLayout) -> Visits:
+            turn = None if pages.shift is None else by_shift(pages.shift, rope)
+            return visited(tokens, cached_keys(pages), pages.table, turn)
+
+        fresh = visited(tokens, KeyLayout(tokens.pos, tokens.segment, tokens.pos >= 0), table, None)
+        return page_parts(fresh, read, tokens, pages, tiles)
 
 
 @dataclass(frozen=True, slots=True)
-class PallasAttend:
+class GpuAttend:
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
 
     tiling: Tiling
@@ -113,7 +94,7 @@ class PallasAttend:
 
     def __call__(
         self,
-        view: PallasView,
+        view: PageParts,
         q: Float[Array, "B T N H"],
         k_new: Float[Array, "B T K H"],
         v_new: Float[Array, "B T K H"],
@@ -123,47 +104,22 @@ class PallasAttend:
     ) -> Float[Array, "B T N H"]:
         _check_operands(q, k_new, k_pages)
         as_pages = (-1, view.fresh.page_tokens, *k_new.shape[2:])
-        found = self._attend(view.fresh, q, k_new.reshape(as_pages), v_new.reshape(as_pages), 0)
-        if view.shared is not None:
-            found = merge(found, self._attend(view.shared, q, k_pages, v_pages, first_page))
-        if view.tiles is not None:
-            found = merge(found, self._attend_tiles(view.tiles, q, k_pages, v_pages, first_page))
-        return finish(found).astype(q.dtype)
-
-    def _attend_tiles(
-        self, view: TileVisits, q: Array, k_pages: AnyArray, v_pages: AnyArray, first_page: Any
-    ) -> Partial:
-        """[B, T, N]; nothing seen by a token that is in no tile."""
-        batch, num_tiles, tile_len = view.tokens.shape
-        own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
-        found = self._attend(view.visits, own.reshape(-1, tile_len, *q.shape[2:]), k_pages, v_pages, first_page)
-        place = jnp.maximum(view.place, 0)
-
-        def of_tokens(x: Array) -> Array:
-            x = x.reshape(batch, num_tiles * tile_len, *x.shape[2:])
-            return jnp.take_along_axis(x, place.reshape(*place.shape, *[1] * (x.ndim - 2)), axis=1)
-
-        top, total, out = (of_tokens(x) for x in found)
-        is_in_tile = (view.place >= 0)[..., None]
-        return Partial(
-            jnp.where(is_in_tile, top, MASKED),
-            jnp.where(is_in_tile, total, 0),
-            jnp.where(is_in_tile[..., None], out, 0),
-        )
+        fresh = k_new.reshape(as_pages), v_new.reshape(as_pages)
+        return attend_parts(view, self._attend, q, fresh, (k_pages, v_pages), first_page)
 
     def _attend(
-        self, visits: Visits, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
+        self, read: Visits, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
     ) -> Partial:
         """[U, T, N] of the queries of U prompts or tiles."""
-        _, blocks, query_block = visits.queries.pos.shape
+        _, blocks, query_block = read.queries.pos.shape
         kv_heads = k_pages.shape[2]
         group = q.shape[2] // kv_heads
-        num_splits = self.tiling.num_splits(len(q) * blocks * kv_heads, visits.key_pos.shape[1])
+        num_splits = self.tiling.num_splits(len(q) * blocks * kv_heads, read.key_pos.shape[1])
         tiling = self.tiling
         _check_rows(query_block, group)
         launch = Launch(group, tiling.keys, num_splits, tiling.warps, tiling.stages, self.interpret)
         rows = _rows(q, kv_heads, blocks, query_block)
-        found = _joined_splits(attend_pages(visits, rows, k_pages, v_pages, first_page, launch))
+        found = _joined_splits(attend_pages(read, rows, k_pages, v_pages, first_page, launch))
 
         def of_queries(x: Array) -> Array:
             x = x[:, :, :, : query_block * group]
@@ -180,36 +136,7 @@ def pallas_gpu(interpret: bool = False, tiling: Tiling | None = None) -> Attenti
     `mass` has no kernel yet: it is that of the other implementations, in plain `jnp`.
     """
     tiling = tiling or Tiling()
-    return Attention("pallas_gpu", MakePallasView(tiling), PallasAttend(tiling, interpret), mass.measure)
-
-
-def _visits_of_pages(
-    tokens: TokenLayout, pages: PageLayout, rope: Rope, query_block: int, window: int | None
-) -> Visits:
-    turn = None if pages.shift is None else by_shift(pages.shift, rope)
-    return visits(tokens, cached_keys(pages), pages.table, turn, query_block=query_block, window=window)
-
-
-def _visits_of_tiles(
-    tokens: TokenLayout, tiles: TileLayout, rope: Rope, query_block: int, window: int | None
-) -> TileVisits:
-    batch, num_tiles, tile_len = tiles.tokens.shape
-    num_fresh = tokens.pos.shape[1]
-    index = tiles.tokens.reshape(batch, -1)
-    row = jnp.arange(batch)[:, None]
-    numbers = jnp.arange(index.shape[1], dtype=jnp.int32)
-    place = jnp.full((batch, num_fresh), -1, jnp.int32)
-    place = place.at[row, jnp.where(index >= 0, index, num_fresh)].set(numbers, mode="drop")
-    taken = jnp.maximum(index, 0)
-
-    def of_tiles(x: AnyArray, padding: int) -> Array:
-        own = jnp.where(index >= 0, jnp.take_along_axis(x, taken, axis=1), padding)
-        return own.reshape(batch * num_tiles, tile_len)
-
-    queries = TokenLayout(of_tiles(tokens.pos, -1), of_tiles(tokens.segment, 0), of_tiles(tokens.horizon, 0))
-    pages: PageLayout = jax.tree.map(lambda x: x.reshape(batch * num_tiles, *x.shape[2:]), tiles.pages)
-    own = _visits_of_pages(queries, pages, rope, min(query_block, tile_len), window)
-    return TileVisits(taken.reshape(tiles.tokens.shape), place, own)
+    return Attention("pallas_gpu", MakeGpuView(tiling), GpuAttend(tiling, interpret), mass.measure)
 
 
 def _rows(q: Float[Array, "U T N H"], kv_heads: int, blocks: int, query_block: int) -> Float[Array, "U I K 2 R F"]:
@@ -235,9 +162,14 @@ def _joined_splits(found: Partial) -> Partial:
 
 def _check_pages(page_tokens: int, tiling: Tiling) -> None:
     if page_tokens & (page_tokens - 1):
-        raise NotImplementedError(f"{page_tokens=} is not a power of two, which Triton's blocks have to be")
+        raise NotImplementedError(
+            f"{page_tokens=} is not a power of two, which Triton's blocks have to be; set cache.page_tokens to one"
+        )
     if page_tokens > tiling.keys:
-        raise NotImplementedError(f"{page_tokens=} is more than the {tiling.keys} keys that the kernel reads a step")
+        raise NotImplementedError(
+            f"{page_tokens=} is more than the {tiling.keys} keys that the kernel reads a step; "
+            "set cache.page_tokens or Tiling.keys"
+        )
 
 
 def _check_rows(queries: int, group: int) -> None:
@@ -249,7 +181,5 @@ def _check_rows(queries: int, group: int) -> None:
 
 def _check_operands(q: Array, k_new: Array, k_pages: AnyArray) -> None:
     if q.shape[3] > MAX_HEAD_DIM:
-        raise NotImplementedError(f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}")
-    for name, dtype in (("q", q.dtype), ("k_new", k_new.dtype), ("k_pages", k_pages.dtype)):
-        if dtype not in (jnp.float32, jnp.bfloat16):
-            raise NotImplementedError(f"{name} of {dtype} is neither bfloat16 nor float32")
+        raise NotImplementedError(f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}; use attention: reference")
+    check_dtypes(q=q, k_new=k_new, k_pages=k_pages)

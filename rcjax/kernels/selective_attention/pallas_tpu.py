@@ -13,19 +13,19 @@ the whole pool before the kernel runs, unless the pool's own program asked for a
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.arrays import AnyArray
 from rcjax.kernels.selective_attention import mass
 from rcjax.kernels.selective_attention.api import Attention
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
+from rcjax.kernels.selective_attention.page_parts import PageParts, attend_parts, check_dtypes, page_parts
 from rcjax.kernels.selective_attention.query_blocks import join_rows, pad_tokens, split_queries
 from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
-from rcjax.kernels.selective_attention.softmax import Partial, finish, merge
+from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.tpu_kernel import Reads, attend_pages
-from rcjax.kernels.selective_attention.visibility import MASKED, KeyLayout, cached_keys
+from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
 from rcjax.kernels.selective_attention.visits import NO_KEY, Visits, visits
 
 FRESH_PAGE = 16  # tokens; fresh keys are read as pages of them
@@ -53,26 +53,6 @@ class Tiling:
         return max(1, self.keys // page_tokens) * page_tokens
 
 
-@register_arrays
-@dataclass(frozen=True, slots=True)
-class TileReads:
-    """`tokens` has the fresh token of each of a tile's Q queries, `place` a token's query among all I * Q, or -1."""
-
-    tokens: Int[Array, "B I Q"]
-    place: Int[Array, "B T"]
-    reads: Reads  # U = B * I
-
-
-@register_arrays
-@dataclass(frozen=True, slots=True)
-class TpuView:
-    """What is the same in all layers; a part without keys is None. Fresh keys are pages too: of `k_new`."""
-
-    fresh: Reads
-    shared: Reads | None
-    tiles: TileReads | None
-
-
 @dataclass(frozen=True, slots=True)
 class MakeTpuView:
     """`Attention.view`."""
@@ -81,42 +61,16 @@ class MakeTpuView:
 
     def __call__(
         self, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None, *, rope: Rope, window: int | None
-    ) -> TpuView:
-        has_tiles = tiles is not None and tiles.pages.table.size
-        return TpuView(
-            fresh=self._reads_of_fresh(tokens, window),
-            shared=self._reads_of_pages(tokens, pages, rope, window) if pages.table.size else None,
-            tiles=self._reads_of_tiles(tokens, tiles, rope, window) if tiles is not None and has_tiles else None,
-        )
-
-    def _reads_of_fresh(self, tokens: TokenLayout, window: int | None) -> Reads:
+    ) -> PageParts:
         padded = pad_tokens(tokens, FRESH_PAGE)
-        batch = tokens.pos.shape[0]
-        table = jnp.arange(padded.pos.size // FRESH_PAGE, dtype=jnp.int32).reshape(batch, -1)
-        return self._reads(tokens, KeyLayout(padded.pos, padded.segment, padded.pos >= 0), table, None, window)
+        table = jnp.arange(padded.pos.size // FRESH_PAGE, dtype=jnp.int32).reshape(tokens.pos.shape[0], -1)
 
-    def _reads_of_pages(self, tokens: TokenLayout, pages: PageLayout, rope: Rope, window: int | None) -> Reads:
-        turn = None if pages.shift is None else by_shift(pages.shift, rope)
-        return self._reads(tokens, cached_keys(pages), pages.table, turn, window)
+        def read(tokens: TokenLayout, pages: PageLayout) -> Reads:
+            turn = None if pages.shift is None else by_shift(pages.shift, rope)
+            return self._reads(tokens, cached_keys(pages), pages.table, turn, window)
 
-    def _reads_of_tiles(self, tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int | None) -> TileReads:
-        batch, num_tiles, tile_len = tiles.tokens.shape
-        num_fresh = tokens.pos.shape[1]
-        index = tiles.tokens.reshape(batch, -1)
-        numbers = jnp.arange(index.shape[1], dtype=jnp.int32)
-        place = jnp.full((batch, num_fresh), -1, jnp.int32)
-        at = jnp.where(index >= 0, index, num_fresh)
-        place = place.at[jnp.arange(batch)[:, None], at].set(numbers, mode="drop")
-        taken = jnp.maximum(index, 0)
-
-        def of_tiles(x: AnyArray, padding: int) -> Array:
-            own = jnp.where(index >= 0, jnp.take_along_axis(jnp.asarray(x), taken, axis=1), padding)
-            return own.reshape(batch * num_tiles, tile_len)
-
-        queries = TokenLayout(of_tiles(tokens.pos, -1), of_tiles(tokens.segment, 0), of_tiles(tokens.horizon, 0))
-        pages: PageLayout = jax.tree.map(lambda x: x.reshape(batch * num_tiles, *x.shape[2:]), tiles.pages)
-        own = self._reads_of_pages(queries, pages, rope, window)
-        return TileReads(taken.reshape(tiles.tokens.shape), place, own)
+        keys = KeyLayout(padded.pos, padded.segment, padded.pos >= 0)
+        return page_parts(self._reads(tokens, keys, table, None, window), read, tokens, pages, tiles)
 
     def _reads(
         self, tokens: TokenLayout, keys: KeyLayout, table: AnyArray, turn: Rotation | None, window: int | None
@@ -145,7 +99,7 @@ class TpuAttend:
 
     def __call__(
         self,
-        view: TpuView,
+        view: PageParts,
         q: Float[Array, "B T N H"],
         k_new: Float[Array, "B T K H"],
         v_new: Float[Array, "B T K H"],
@@ -154,44 +108,19 @@ class TpuAttend:
         first_page: Int[AnyArray, ""] | int,
     ) -> Float[Array, "B T N H"]:
         _check_operands(q, k_new, k_pages)
-        found = self._attend(view.fresh, q, _as_pages(k_new), _as_pages(v_new), 0)
-        if view.shared is not None:
-            found = merge(found, self._attend(view.shared, q, k_pages, v_pages, first_page))
-        if view.tiles is not None:
-            found = merge(found, self._attend_tiles(view.tiles, q, k_pages, v_pages, first_page))
-        return finish(found).astype(q.dtype)
-
-    def _attend_tiles(
-        self, view: TileReads, q: Array, k_pages: AnyArray, v_pages: AnyArray, first_page: Any
-    ) -> Partial:
-        """[B, T, N]; nothing seen by a token that is in no tile."""
-        batch, num_tiles, tile_len = view.tokens.shape
-        own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
-        found = self._attend(view.reads, own.reshape(-1, tile_len, *q.shape[2:]), k_pages, v_pages, first_page)
-        place = jnp.maximum(view.place, 0)
-
-        def of_tokens(x: Array) -> Array:
-            x = x.reshape(batch, num_tiles * tile_len, *x.shape[2:])
-            return jnp.take_along_axis(x, place.reshape(*place.shape, *[1] * (x.ndim - 2)), axis=1)
-
-        top, total, out = (of_tokens(x) for x in found)
-        is_in_tile = (view.place >= 0)[..., None]
-        return Partial(
-            jnp.where(is_in_tile, top, MASKED),
-            jnp.where(is_in_tile, total, 0),
-            jnp.where(is_in_tile[..., None], out, 0),
-        )
+        fresh = _as_pages(k_new), _as_pages(v_new)
+        return attend_parts(view, self._attend, q, fresh, (k_pages, v_pages), first_page)
 
     def _attend(
-        self, reads: Reads, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
+        self, read: Reads, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
     ) -> Partial:
         """[U, T, N] of the queries of U prompts or tiles."""
-        query_block = reads.queries.pos.shape[2]
+        query_block = read.queries.pos.shape[2]
         rows = split_queries(q, k_pages.shape[2], query_block)
         num_rows = rows.shape[3]
         tile_rows = 8 * 4 // q.dtype.itemsize
         rows = jnp.pad(rows, [(0, 0)] * 3 + [(0, -num_rows % tile_rows), (0, 0)])
-        found = attend_pages(reads, _columns(reads, rows.shape[3]), rows, k_pages, v_pages, first_page, self.interpret)
+        found = attend_pages(read, _columns(read, rows.shape[3]), rows, k_pages, v_pages, first_page, self.interpret)
         return Partial(*(join_rows(x[:, :, :, :num_rows], query_block, q.shape[1]) for x in found))
 
 
@@ -251,7 +180,7 @@ def _check_lists(visited: Visits) -> None:
 
 def _check_operands(q: Array, k_new: Array, k_pages: AnyArray) -> None:
     if q.shape[3] > MAX_HEAD_DIM:
-        raise NotImplementedError(f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}, the largest that was compiled")
-    for name, dtype in (("q", q.dtype), ("k_new", k_new.dtype), ("k_pages", k_pages.dtype)):
-        if dtype not in (jnp.float32, jnp.bfloat16):
-            raise NotImplementedError(f"{name} of {dtype} is neither bfloat16 nor float32")
+        raise NotImplementedError(
+            f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}, the most that was compiled; use attention: reference"
+        )
+    check_dtypes(q=q, k_new=k_new, k_pages=k_pages)

@@ -9,32 +9,26 @@ from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.softmax import Partial
+from rcjax.kernels.selective_attention.tile_queries import TileQueries, tile_queries
 from rcjax.kernels.selective_attention.visibility import MASKED, cached_keys, visible
 
 
 @register_arrays
 @dataclass(frozen=True, slots=True)
 class TileView:
-    """`tokens` has the fresh token of each of a tile's Q queries; `place` a token's query among all I * Q, or -1."""
+    """Whose queries, over which pages, and which slot each of them sees."""
 
-    tokens: Int[Array, "B I Q"]
-    place: Int[Array, "B T"]
+    queries: TileQueries
     pages: PageView
     seen: Bool[Array, "B I Q S"]
 
 
 def view_tiles(tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int | None) -> TileView:
-    batch, num_fresh = tokens.pos.shape
-    index = tiles.tokens.reshape(batch, -1)
-    is_query = index >= 0
-    index = jnp.maximum(index, 0)
-    of_queries = (jnp.take_along_axis(x, index, axis=1) for x in (tokens.pos, tokens.segment, tokens.horizon))
-    pos, segment, horizon = (x.reshape(tiles.tokens.shape) for x in of_queries)
+    queries = tile_queries(tiles, tokens.pos.shape[1])
+    of_queries = (queries.take(x).reshape(tiles.tokens.shape) for x in (tokens.pos, tokens.segment, tokens.horizon))
     # What a query that is none would see does not matter: nobody takes what it finds.
-    seen = visible(TokenLayout(pos, segment, horizon), cached_keys(tiles.pages), window)
-    is_of = (index[:, None, :] == jnp.arange(num_fresh)[:, None]) & is_query[:, None, :]  # [B, T, I * Q]
-    place = jnp.where(is_of.any(-1), is_of.argmax(-1), -1)
-    return TileView(index.reshape(tiles.tokens.shape), place, view_pages(tiles.pages, rope), seen)
+    seen = visible(TokenLayout(*of_queries), cached_keys(tiles.pages), window)
+    return TileView(queries, view_pages(tiles.pages, rope), seen)
 
 
 def attend_tiles(
@@ -51,13 +45,12 @@ def attend_tiles(
     little, and saves turning keys round, of which there are many.
     """
     batch, _, num_heads, head_dim = q.shape
-    num_tiles, tile_len = view.tokens.shape[1:]
+    num_tiles, tile_len = view.queries.tokens.shape[1:]
     num_kv_heads = k_pages.shape[2]
     k = gather_keys(view.pages, k_pages, first_page, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
     v = gather_values(view.pages, v_pages, first_page, q.dtype).reshape(k.shape)
 
-    own = jnp.take_along_axis(q, view.tokens.reshape(batch, -1, 1, 1), axis=1)
-    own = own.reshape(batch, num_tiles, tile_len, num_kv_heads, -1, head_dim)
+    own = view.queries.take(q).reshape(batch, num_tiles, tile_len, num_kv_heads, -1, head_dim)
     head = jnp.eye(num_kv_heads, dtype=q.dtype)
     columns = jnp.einsum("biqkgh,kj->bijhkgq", own, head)  # kv head j of the keys, k of the queries
     columns = columns.reshape(batch, num_tiles, num_kv_heads * head_dim, -1)
@@ -70,23 +63,11 @@ def attend_tiles(
     out = jnp.einsum("bisr,bisx->birx", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     out = out.reshape(batch, num_tiles, num_kv_heads, -1, num_kv_heads, head_dim)
     out = jnp.einsum("bikrjh,kj->bikrh", out, head.astype(jnp.float32))
-    return _of_tokens(Partial(top, total, out.reshape(batch, num_tiles, -1, head_dim)), view, tile_len)
+    found = Partial(top, total, out.reshape(batch, num_tiles, -1, head_dim))
+    return view.queries.give_back(Partial(*(_of_queries(x, tile_len) for x in found)))
 
 
-def _of_tokens(found: Partial, view: TileView, tile_len: int) -> Partial:
-    """From [B, I, R] to [B, T, N]."""
-    batch = view.place.shape[0]
-    place = jnp.maximum(view.place, 0)
-
-    def take(x: Array) -> Array:
-        x = x.reshape(batch, x.shape[1], -1, tile_len, *x.shape[3:])  # [B, I, N, Q, ...]
-        x = jnp.moveaxis(x, 3, 2).reshape(batch, -1, x.shape[2], *x.shape[4:])  # [B, I * Q, N, ...]
-        return jnp.take_along_axis(x, place.reshape(*place.shape, *[1] * (x.ndim - 2)), axis=1)
-
-    top, total, out = (take(x) for x in found)
-    is_in_tile = (view.place >= 0)[..., None]
-    return Partial(
-        jnp.where(is_in_tile, top, MASKED),
-        jnp.where(is_in_tile, total, 0),
-        jnp.where(is_in_tile[..., None], out, 0),
-    )
+def _of_queries(x: Array, tile_len: int) -> Array:
+    """From [B, I, R, ...] to [B, I * Q, N, ...]."""
+    x = jnp.moveaxis(x.reshape(*x.shape[:2], -1, tile_len, *x.shape[3:]), 3, 2)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])

@@ -2,9 +2,8 @@
 
 A step of the grid has one block of queries with all kv heads. The G query heads that share a kv head, of all its Q
 queries, are the rows of one product. Pages come from the pool in HBM by asynchronous copies, a page with all its heads
-in one, into one of two slots while the kernel computes on the other; the last step of a block starts the first copies
-of the next, so that the chain breaks only at blocks that visit nothing. A TensorCore runs its grid in order, so there
-is nothing to gain from splitting a context.
+in one, into one of two slots while the kernel computes on the other; a block's last step starts the next one's first
+copies. A TensorCore runs its grid in order, so there is nothing to gain from splitting a context.
 """
 
 from collections.abc import Callable
@@ -236,6 +235,10 @@ def _kernel(
 
     lax.fori_loop(0, num_steps, step, None)
     scratch.slot[0] = lax.rem(first_slot + num_steps, SLOTS)
+    _write_stats(scratch, stats_ref)
+
+
+def _write_stats(scratch: _Scratch, stats_ref: Any) -> None:
     top, total = scratch.top[...], scratch.total[...]
     # A maximum may pass over NaN: the top of a row that saw nothing else would say that it saw nothing.
     top = jnp.where(total == total, top, total)
