@@ -6,14 +6,18 @@ PEER_VENV ?= .venv-peer
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint bench mutations bench-peer notebooks proto clean
+.PHONY: demo test test-kernels lint bench mutations bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
 
-# One process a core, a file's tests in one of them: they share compiled programs. CI runs the live comparison apart.
+# One process a core, a file's tests in one of them: they share compiled programs. CI runs the others too.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=10 -m "not live"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted"
+
+# GPU and TPU kernels against the oracle, in the interpreter: whoever changes kernels/ runs these too.
+test-kernels: $(READY)
+	$(BIN)/python -m pytest -n auto --dist load --durations=5 -m interpreted tests/kernels
 
 lint: $(READY)
 	$(BIN)/ruff check .

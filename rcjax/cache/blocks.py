@@ -36,6 +36,7 @@ class CachedBlock:
     __slots__ = (
         "__weakref__",
         "_fill",
+        "brings_order",
         "cost",
         "key",
         "kind",
@@ -63,6 +64,7 @@ class CachedBlock:
     state: BlockState
     superseded: bool  # will never be ready: scratch, or dropped or overtaken while pending
     order: Int32[np.ndarray, "S"] | None  # offsets of all its tokens, those most worth correcting first, if worked out
+    brings_order: bool  # got its order while pending, to be stored when it is ready
     slot: int  # where the directory keeps it while it is ready
     verified_ids: Int32[np.ndarray, "S"] | None  # a caller's array that was found equal to `token_ids`; read-only
 
@@ -88,6 +90,7 @@ class CachedBlock:
         self.state = PENDING
         self.superseded = False
         self.order = order
+        self.brings_order = False
         self.slot = NO_SLOT
         self.verified_ids = None
 

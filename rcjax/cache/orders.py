@@ -62,7 +62,8 @@ class BlockOrders(Mapping[bytes, NamedOrder]):
         """Gives a block its order, and stores it if the block is ready; ValueError unless it is one."""
         block.fill()
         block.order = as_order(order, block.num_tokens)
-        if block.state is READY:
+        block.brings_order = block.state is not READY
+        if not block.brings_order:
             self.put(block.key, (block.kind, block.owner), block.order)
 
     def offer(self, key: bytes, name: Name, order: TokenIds, current: CachedBlock | None) -> bool:
@@ -83,10 +84,10 @@ class BlockOrders(Mapping[bytes, NamedOrder]):
     def settle(self, block: CachedBlock) -> None:
         """Stores the order that a block brings as it becomes ready, or gives it the one that is stored for its content.
 
-        That of other content of its name is forgotten.
+        That of other content of its name is forgotten; one that was found at `reserve` and is stored no more stays so.
         """
         key, name = block.key, (block.kind, block.owner)
-        if block.order is not None:
+        if block.brings_order and block.order is not None:
             self.put(key, name, block.order)
             return
         if self._keys.get(name, key) != key:

@@ -183,6 +183,7 @@ class ReadyBlocks:
         block.cost = columns.cost[slot]
         block.pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
         block.order = self._orders.find(block.key)
+        block.brings_order = False
         block.version = 0
         block.superseded = False
 

@@ -28,7 +28,7 @@ def content(name, text):
 @dataclass
 class Plan:
     version: int
-    library: dict
+    library: dict  # text, version of the write that it came with: a plan may see one newer than itself
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Reserved:
     name: tuple[str, str]
     text: int
     version: int
+    written: int  # version of the write that the text came with
     is_dead: bool = False
 
 
@@ -52,7 +53,7 @@ class Reserved:
 class Books:
     """What should be, as dicts by name."""
 
-    ready: dict = field(default_factory=dict)  # text, version
+    ready: dict = field(default_factory=dict)  # text, version of the write that it came with
     newest: dict = field(default_factory=dict)  # version that was committed or dropped
     delivered: dict = field(default_factory=dict)  # newest write that reached the directory
     orders: dict = field(default_factory=dict)  # key, order
@@ -95,7 +96,7 @@ class PlansMachine(RuleBasedStateMachine):
         write = Write(self.last_version, name, text)
         self.writes.append(write)
         self.history[name].append((write.version, text))
-        return write, None if text is None else self.reserve(name, text, write.version)
+        return write, None if text is None else self.reserve(name, text, write.version, write.version)
 
     @rule(name=names, text=st.none() | texts)
     def write_at_once(self, name, text):
@@ -126,7 +127,7 @@ class PlansMachine(RuleBasedStateMachine):
         if write.text is None:
             self.library.pop(write.name, None)
         else:
-            self.library[write.name] = write.text
+            self.library[write.name] = write.text, write.version
             self.writes.remove(write)
 
     @rule(data=st.data())
@@ -156,11 +157,15 @@ class PlansMachine(RuleBasedStateMachine):
     @rule(data=st.data(), at_once=st.booleans())
     def plan_builds(self, data, at_once):
         choice = [
-            (plan, name) for plan in self.plans for name in plan.library if self.can_reserve(name, plan.library[name])
+            (plan, name)
+            for plan in self.plans
+            for name, (text, _) in plan.library.items()
+            if self.can_reserve(name, text)
         ]
         if choice:
             plan, name = data.draw(st.sampled_from(choice))
-            reserved = self.reserve(name, plan.library[name], plan.version)
+            text, written = plan.library[name]
+            reserved = self.reserve(name, text, plan.version, written)
             if at_once:
                 self.finish(reserved)
 
@@ -168,14 +173,14 @@ class PlansMachine(RuleBasedStateMachine):
         is_pending = any((r.name, r.text) == (name, text) and not r.is_dead for r in self.reserved)
         return not is_pending and self.books.ready.get(name, (None, 0))[0] != text and len(self.reserved) < 4
 
-    def reserve(self, name, text, version):
+    def reserve(self, name, text, version, written):
         if not self.can_reserve(name, text):
             return None
         key, ids = content(name, text)
         handle = self.directory.reserve(key, *name, ids, float(text), version)
         self.note_evictions()
         is_dead = version < self.books.newest.get(name, 0)
-        reserved = Reserved(handle, name, text, version, is_dead)
+        reserved = Reserved(handle, name, text, version, written, is_dead)
         self.reserved.append(reserved)
         return reserved
 
@@ -198,9 +203,9 @@ class PlansMachine(RuleBasedStateMachine):
         if not one.is_dead:
             key, _ = content(one.name, one.text)
             books = self.books
-            books.ready[one.name] = (one.text, one.version)
+            books.ready[one.name] = (one.text, one.written)
             books.newest[one.name] = max(one.version, books.newest.get(one.name, 0))
-            if (one.version, one.text) in self.history[one.name]:
+            if one.version == one.written:
                 books.delivered[one.name] = max(one.version, books.delivered.get(one.name, 0))
             if books.orders.get(one.name, (key,))[0] != key:
                 del books.orders[one.name]
@@ -241,9 +246,9 @@ class PlansMachine(RuleBasedStateMachine):
             assert (block is not None) == (name in self.books.ready)
             if block is None:
                 continue
-            text, version = self.books.ready[name]
-            assert version >= self.books.delivered.get(name, 0)
-            assert text == [text for at, text in self.history[name] if at <= version][-1], "what was written last"
+            text, written = self.books.ready[name]
+            assert written >= self.books.delivered.get(name, 0), "a newer write has reached the directory"
+            assert (written, text) in self.history[name]
             key, ids = content(name, text)
             assert self.directory.lookup(key, ids) is block
 

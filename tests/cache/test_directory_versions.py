@@ -180,6 +180,17 @@ def test_an_order_of_a_pending_block_comes_with_it(directory):
     assert directory.orders()[key_of("new")].order.tolist() == [3, 1, 0, 2]
 
 
+def test_an_order_that_has_gone_is_not_brought_back_by_a_block_that_was_reserved_before(directory):
+    directory.set_order(build(directory, "a", 3), [2, 0, 1])
+    evict_all(directory)
+    block = reserve(directory, "a", 3, version=2)
+    assert block.order.tolist() == [2, 0, 1]
+    build(directory, "a", 4, key="other", version=1)
+    directory.commit(block)
+    assert block.order is None
+    assert not directory.orders()
+
+
 def test_orders_are_told_and_put_back(directory):
     directory.set_order(build(directory, "a", 3), [2, 0, 1])
     directory.set_order(build(directory, "b", 2, kind="history"), [1, 0])

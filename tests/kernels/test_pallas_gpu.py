@@ -14,6 +14,8 @@ from operator_runs import TOLERANCE, attend, case_of, checked, checked_case, run
 from rcjax.kernels.selective_attention.cases import Case, Run, parallel, pointwise, sequential
 from rcjax.kernels.selective_attention.pallas_gpu import Tiling, pallas_gpu
 
+pytestmark = pytest.mark.interpreted
+
 # Small, so that small cases have several blocks of queries, steps and splits.
 TILED = pallas_gpu(interpret=True, tiling=Tiling(queries=4, keys=16, splits=2))
 DEFAULT = pallas_gpu(interpret=True)

@@ -15,6 +15,8 @@ from operator_runs import attend, case_of, checked, checked_case, run
 from rcjax.kernels.selective_attention.cases import Case, Run, pointwise
 from rcjax.kernels.selective_attention.pallas_tpu import Tiling, pallas_tpu
 
+pytestmark = pytest.mark.interpreted
+
 # Two pages a step and few queries a block: several steps and blocks in small cases, the last of them part filled.
 INTERPRETED = pallas_tpu(interpret=True, tiling=Tiling(queries=4, keys=8))
 SERVED = Case("", (pointwise(40, 60, (33, 20), glue=2, task=8, selected=1),) * 2, head_dim=128, page_tokens=16)

@@ -2,6 +2,8 @@
 
 import gc
 import json
+from dataclasses import replace
+from functools import cache
 from itertools import count
 
 import jax
@@ -39,6 +41,14 @@ UNCLIPPED = SETTINGS.model_copy(update={"max_grad_norm": 100.0})  # moments show
 ONE = jax.devices()[:1]
 
 
+@cache
+def two_layers():
+    """Of the tiny model: enough for the task, and each pass is shorter."""
+    model = tiny_model()
+    layers = {name: x[:2] for name, x in model.params["layers"].items()}
+    return replace(model, config=replace(model.config, num_layers=2), params={**model.params, "layers": layers})
+
+
 class Task:
     """The target is the red item for one kind of history, the tin one for the other."""
 
@@ -57,7 +67,7 @@ class Task:
 def builder(tmp_path_factory):
     path = tmp_path_factory.mktemp("template") / "tiny.yaml"
     path.write_text(TEMPLATE, encoding="utf-8")
-    return PromptBuilder(load_template(str(path)), tiny_model().tokenizer, 3)
+    return PromptBuilder(load_template(str(path)), two_layers().tokenizer, 3)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,7 @@ def shared(builder):
 
 
 def new_trainee(builder, settings=SETTINGS):
-    model = tiny_model()
+    model = two_layers()
     return Trainee(model.params, model.config, builder, settings, ONE)
 
 
@@ -89,7 +99,7 @@ def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None, so
 
 
 def start(trainee):
-    return trainee.initial_state(tiny_model().params)
+    return trainee.initial_state(two_layers().params)
 
 
 def leaves(state):
@@ -231,7 +241,7 @@ def test_accumulating_two_halves_is_one_whole(builder, shared, batch_of_eight):
 def test_weights_decay_and_norms_do_not():
     """By the optimizer alone, of gradients that are zero."""
     settings = SETTINGS.model_copy(update={"weight_decay": 0.5, "learning_rate": 0.01, "warmup_steps": 1})
-    optimizer, params = new_optimizer(settings), tiny_model().params
+    optimizer, params = new_optimizer(settings), two_layers().params
     zeros = jax.tree.map(jnp.zeros_like, params)
     update = jax.jit(optimizer.update)
     _, state = update(zeros, optimizer.init(params), params)  # the first step of the warm-up is of size 0
@@ -249,13 +259,13 @@ def test_weights_decay_and_norms_do_not():
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_no_weights_are_kept_beside_those_in_use(builder, lora):
     """Full fine-tuning: the weights and two moments. LoRA: the weights, and the adapters and theirs."""
-    params = jax.tree.map(np.asarray, tiny_model().params)
+    params = jax.tree.map(np.asarray, two_layers().params)
     before = live_bytes()
     trainee = new_trainee(builder, SETTINGS.model_copy(update={"lora": lora}))
     state = trainee.initial_state(params)
     needed = 3 * num_bytes(state.trained) + (num_bytes(params) if lora else 0)
     assert needed <= live_bytes() - before < needed + 100, "the optimizer counts its steps, and that is all"
-    assert trainee.config.num_layers == 3  # it lives until here
+    assert trainee.config.num_layers == 2  # it lives until here
 
 
 def num_bytes(tree):
@@ -270,8 +280,10 @@ def live_bytes():
 @pytest.mark.parametrize("devices", [ONE, jax.devices()], ids=len)
 def test_a_step_ends_the_state_it_is_given_but_not_what_that_was_made_of(builder, batch_of_eight, devices):
     """The checkpoint's weights, which others may hold, survive that their copy is donated."""
-    params = tiny_model().params
-    trainee = Trainee(params, tiny_model().config, builder, UNCLIPPED, devices)
+    params = two_layers().params
+    # With the settings of other tests here, whose programs are then at hand.
+    settings = UNCLIPPED if devices is ONE else SETTINGS.model_copy(update={"tensor_parallel": 2})
+    trainee = Trainee(params, two_layers().config, builder, settings, devices)
     given = trainee.initial_state(params)
     trainee.step(given, batch_of_eight[1])
     assert all(x.is_deleted() for x in jax.tree.leaves(given))
@@ -281,7 +293,7 @@ def test_a_step_ends_the_state_it_is_given_but_not_what_that_was_made_of(builder
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
 def test_sharded_over_eight_devices_equals_one(builder, batch_of_eight, tensor_parallel):
     """The conftest makes eight devices; the unsharded loss comes from a plain pass."""
-    model, batch = tiny_model(), batch_of_eight[1]
+    model, batch = two_layers(), batch_of_eight[1]
     settings = SETTINGS.model_copy(update={"tensor_parallel": tensor_parallel})
     trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
     assert len(jax.devices()) == 8
@@ -297,7 +309,7 @@ def test_sharded_over_eight_devices_equals_one(builder, batch_of_eight, tensor_p
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_a_step_leaves_the_state_where_it_was(builder, batch_of_eight, lora):
     """Each weight's moments are split as it is; a step that moved them would be compiled once more."""
-    model, batch = tiny_model(), batch_of_eight[1]
+    model, batch = two_layers(), batch_of_eight[1]
     settings = SETTINGS.model_copy(update={"tensor_parallel": 2, "lora": lora})
     trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
     state = start(trainee)
@@ -317,7 +329,7 @@ def test_another_run_s_folder_is_refused(builder, shared, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(builder, shared, tmp_path):
-    params = tiny_model().params
+    params = two_layers().params
     params = {**params, "final_norm": params["final_norm"] * np.nan}
     _, run = trainer(builder, tmp_path, trainee=shared)
     with pytest.raises(FloatingPointError, match="pass 1 is nan"):
