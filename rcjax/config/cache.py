@@ -8,10 +8,13 @@ from rcjax.config.strict import StrictModel
 
 
 class CacheSettings(StrictModel):
-    """The KV pool: tokens per page, the dtype of their KV, and the bytes that its pages may take on a slice."""
+    """The KV pool: tokens per page, the dtype of their KV, and the bytes that its pages may take on a slice.
+
+    `int8` and `fp8` (e4m3) are quantised, with a scale for each token and kv head.
+    """
 
     page_tokens: int = Field(16, ge=1)
-    kv_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
     pool_bytes: ByteSize = ByteSize(2**30)
 
 

@@ -50,8 +50,9 @@ class Settings(StrictModel):
         return self
 
     def kv_dtype(self, weights_dtype: str) -> str:
-        """The dtype of cached KV: that of the weights, unless `cache` says another."""
-        return weights_dtype if self.cache.kv_dtype == "auto" else self.cache.kv_dtype
+        """The dtype of cached KV, as `KVFormat` names it: that of the weights, unless `cache` says another."""
+        named = {"auto": weights_dtype, "fp8": "float8_e4m3fn"}
+        return named.get(self.cache.kv_dtype, self.cache.kv_dtype)
 
     @property
     def semantic_arms(self) -> list[str]:

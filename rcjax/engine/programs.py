@@ -10,6 +10,7 @@ import numpy as np
 
 from rcjax.engine.cost import Program
 from rcjax.kernels.kv import KVFormat, KVPages
+from rcjax.kernels.quantisation import as_bits, of_bits
 from rcjax.kernels.selective_attention import Attention
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, extend, unembed
@@ -39,7 +40,7 @@ class Programs:
         self.format = format
         self.num_pages = num_pages
         self.vocab_ids = vocab_ids
-        self._attention = attention
+        self.attention = attention
         self._params = jax.tree.map(_struct, params)
         self._pages = jax.eval_shape(partial(empty_pages, format, num_pages))
         self._passes: dict[Program, Compiled] = {}
@@ -49,22 +50,22 @@ class Programs:
 
     def compile_rank(self, program: Program, batch: Batch) -> None:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
-        self._compile(program, partial(_rank, self.config, self._attention, self.vocab_ids), batch)
+        self._compile(program, partial(_rank, self.config, self.attention, self.vocab_ids), batch)
 
     def compile_probe(self, program: Program, batch: Batch, known: KnownTokens, asks: np.ndarray) -> None:
         if program.measure is None:
             raise ValueError(f"{program} does not say what it measures")
-        run = partial(_probe, self.config, self._attention, program.measure)
+        run = partial(_probe, self.config, self.attention, program.measure)
         self._compile(program, run, batch, known, asks)
 
     def compile_build(self, program: Program, batch: Batch, source: np.ndarray) -> None:
         """The fresh tokens' KV, and apart from it the program that writes that into pages."""
-        fresh = self._compile(program, partial(_fresh_kv, self.config, self._attention), batch)
+        fresh = self._compile(program, partial(_fresh_kv, self.config, self.attention), batch)
         self._compile_write(fresh, source)
 
     def compile_decode(self, program: Program, batch: Batch, source: np.ndarray) -> None:
         """Logits [B, R, V] of the whole vocabulary and the fresh tokens' KV."""
-        _, fresh = self._compile(program, partial(_decode, self.config, self._attention), batch)
+        _, fresh = self._compile(program, partial(_decode, self.config, self.attention), batch)
         self._compile_write(fresh, source)
 
     def compile_transfer(self, num_pages: int) -> None:
@@ -147,8 +148,8 @@ def _write(pages, fresh, source, destination):  # type: ignore[no-untyped-def]
 
 
 def _gather(pages, index):  # type: ignore[no-untyped-def]
-    return jax.tree.map(lambda x: x[:, index], pages)
+    return jax.tree.map(lambda x: of_bits(as_bits(x)[:, index], x.dtype), pages)
 
 
 def _scatter(pages, index, some):  # type: ignore[no-untyped-def]
-    return jax.tree.map(lambda x, new: x.at[:, index].set(new), pages, some)
+    return jax.tree.map(lambda x, new: of_bits(as_bits(x).at[:, index].set(as_bits(new)), x.dtype), pages, some)

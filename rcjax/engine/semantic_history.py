@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -19,10 +20,12 @@ from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
-from rcjax.kernels.kv import KVPages
+from rcjax.kernels.kv import KVPages, quantise_pages
 from rcjax.kernels.selective_attention import Rope
 from rcjax.model.rope import turned, turned_back
 from rcjax.prompt import BlockKind, History
+
+BFLOAT16 = jnp.dtype(jnp.bfloat16)
 
 _log = logging.getLogger(__name__)
 
@@ -138,8 +141,11 @@ class SemanticHistories:
         pages = loan.pool.pages(loan.match, self._cache.page_tokens)
         layers, _, _, *heads = pages.k.shape
         k = np.asarray(pages.k).reshape(layers, -1, *heads)
-        k = turned(k, loan.pool.start + np.arange(k.shape[1]), self._rope)
-        return replace(pages, k=k.reshape(pages.k.shape))
+        k = turned(k.astype(np.float32), loan.pool.start + np.arange(k.shape[1]), self._rope).reshape(pages.k.shape)
+        of_cache = self._cache.executor.format
+        if of_cache.is_quantised:
+            return quantise_pages(k, np.asarray(pages.v), of_cache.numpy_dtype)
+        return replace(pages, k=k.astype(pages.k.dtype))
 
     def _borrower(self, state: RequestState) -> int | None:
         """The block of a history that its arm lets borrow and that is not in cache."""
@@ -156,13 +162,17 @@ class SemanticHistories:
 def exact_kv(
     cache: BlockCache, planned: PlannedBlock, rope: Rope
 ) -> Steps[tuple[Shaped[np.ndarray, "L T K H"], Shaped[np.ndarray, "L T K H"]]]:
-    """K (unrotated) and V of a block right after the instruction, computed where the cache does not hold it."""
+    """K (unrotated) and V of a block right after the instruction, computed where the cache does not hold it.
+
+    Of the cache's dtype, or bfloat16 where that is quantised: the rounding is far below that of 8 bits.
+    """
     claim = Claim([planned], 0, is_urgent=False)
     yield claim
     try:
-        pages = cache.executor.read_pages(claim.pins[0].pages)
+        pages = cache.executor.read_pages(claim.pins[0].pages).dequantised()
     finally:
         cache.release(claim)
     layers, _, _, *heads = pages.k.shape
     k, v = (np.asarray(some).reshape(layers, -1, *heads)[:, : len(planned.block)] for some in (pages.k, pages.v))
-    return turned_back(k, planned.block.start + np.arange(k.shape[1]), rope), v
+    dtype = BFLOAT16 if cache.executor.format.is_quantised else k.dtype
+    return turned_back(k, planned.block.start + np.arange(k.shape[1]), rope).astype(dtype), v.astype(dtype)

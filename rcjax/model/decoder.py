@@ -146,15 +146,14 @@ def run_layers(
     view = attention.view(batch.tokens, batch.pages, batch.tiles, rope=rope, window=config.sliding_window)
     num_pages = pages.k.shape[1]
     # The pool stays one array: layer l's page p is page l * P + p. Slicing the layer out would copy the pool.
-    k_pages = pages.k.reshape(-1, *pages.k.shape[2:])
-    v_pages = pages.v.reshape(-1, *pages.v.shape[2:])
+    kv = pages.joined()
 
     def layer(x: Array, scanned: tuple[Params, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
         w, index = scanned
         with jax.named_scope("attention"):
             q, k, v = project_qkv(rms_norm(x, w["attn_norm"], config.norm_eps), w, config)
             q, k = rotate(q, rotation), rotate(k, rotation)
-            attended = attention(view, q, k, v, k_pages, v_pages, index * num_pages)
+            attended = attention(view, q, k, v, kv, index * num_pages)
             x = x + contract("btnh,nhd->btd", attended, w["o_proj"])
         with jax.named_scope("mlp"):
             h = rms_norm(x, w["mlp_norm"], config.norm_eps)

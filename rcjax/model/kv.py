@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import register_arrays
-from rcjax.kernels.kv import KVFormat, KVPages
+from rcjax.kernels.kv import KVFormat, KVPages, quantise_pages
+from rcjax.kernels.quantisation import as_bits, of_bits
 from rcjax.model.config import ModelConfig
 
 
@@ -26,12 +28,12 @@ def kv_format(config: ModelConfig, dtype: str, page_tokens: int) -> KVFormat:
 
 def empty_pages(kv_format: KVFormat, num_pages: int) -> KVPages:
     """Pages of zeros: from jax 0.11 `jnp.empty` is uninitialised, and a stray NaN would spread."""
-    shape = kv_format.shape(num_pages)
-    return KVPages(jnp.zeros(shape, kv_format.numpy_dtype), jnp.zeros(shape, kv_format.numpy_dtype))
+    zeros: KVPages = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kv_format.abstract(num_pages))
+    return zeros
 
 
 def write_pages(pages: KVPages, fresh: FreshKV, source: Int[Array, "W C"], destination: Int[Array, "W"]) -> KVPages:
-    """Copies fresh tokens into W pages, converted to the pages' dtype.
+    """Copies fresh tokens into W pages, converted to the pages' dtype, or quantised where that is quantised.
 
     `source[w, c]` is the flat index (b * T + t) of the token for slot c of page `destination[w]`; -1 keeps what
     the slot holds (a grown block's last page is partly filled already). Unused rows have `destination = 0` and
@@ -40,9 +42,14 @@ def write_pages(pages: KVPages, fresh: FreshKV, source: Int[Array, "W C"], desti
 
     def write(pages: Array, fresh: Array) -> Array:
         fresh = fresh.reshape(fresh.shape[0], -1, *fresh.shape[3:])
-        # The one place where KV takes the pool's dtype. Attention converts it back as it gathers.
-        values = fresh[:, jnp.maximum(source, 0)].astype(pages.dtype)  # [L, W, C, K, H]
-        kept = pages[:, destination]
-        return pages.at[:, destination].set(jnp.where((source >= 0)[None, :, :, None, None], values, kept))
+        values = fresh[:, jnp.maximum(source, 0)].astype(pages.dtype)  # [L, W, C, K, ...]
+        pool = as_bits(pages)
+        is_new = (source >= 0).reshape(1, *source.shape, *[1] * (pool.ndim - 3))
+        written = pool.at[:, destination].set(jnp.where(is_new, as_bits(values), pool[:, destination]))
+        return of_bits(written, pages.dtype)
 
-    return KVPages(write(jnp.asarray(pages.k), fresh.k), write(jnp.asarray(pages.v), fresh.v))
+    new = KVPages(fresh.k, fresh.v)  # of B rows of T tokens, where pages have P of C
+    if pages.k_scale is not None:
+        new = quantise_pages(fresh.k, fresh.v, pages.k.dtype)
+    written: KVPages = jax.tree.map(write, pages, new)
+    return written

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.kv import KVPages
+from rcjax.kernels.quantisation import as_bits, dequantise, of_bits
 from rcjax.kernels.selective_attention import Attention
 from rcjax.kernels.selective_attention.rotation import from_position, rotate, to_position
 from rcjax.model.config import ModelConfig
@@ -67,12 +68,11 @@ def first_layer(
     and heads.
     """
     q, k, v = _project(params, config, batch, pages, 0, attention)
-    layer_k = pages.k.reshape(-1, *pages.k.shape[2:])
     everyone = batch.tokens.pos >= 0
     rope = rope_of(config)
     turn = to_position(batch.tokens.pos, rope)
     _, received = attention.mass(
-        rotate(q, turn), rotate(k, turn), batch.tokens, everyone, layer_k, batch.pages, rope=rope,
+        rotate(q, turn), rotate(k, turn), batch.tokens, everyone, pages.joined(), batch.pages, rope=rope,
         window=config.sliding_window,
     )  # fmt: skip
     cached_k, cached_v = _cached(pages, known, 0, config)
@@ -96,13 +96,13 @@ def query_attention(
     params, config = _truncated(params, config, num_layers)
     _, (q, k, _) = run_layers(params, config, batch, pages, attention)
     num_pages = pages.k.shape[1]
-    k_pages = pages.k.reshape(-1, *pages.k.shape[2:])
+    kv = pages.joined()
 
     def add(mass: Array, layer: tuple[Array, Array, Array]) -> tuple[Array, None]:
         q, k, index = layer
         here = replace(batch.pages, table=batch.pages.table + index * num_pages)
         received, _ = attention.mass(
-            q, k, batch.tokens, asks, k_pages, here, rope=rope_of(config), window=config.sliding_window
+            q, k, batch.tokens, asks, kv, here, rope=rope_of(config), window=config.sliding_window
         )
         return mass + received, None
 
@@ -177,7 +177,14 @@ def _cached(
     """K (turned back from where it was computed) and V at the slots, float32 whatever the pages' dtype."""
     per_layer = pages.k.shape[1] * pages.k.shape[2]
     index = layer * per_layer + jnp.maximum(known.slots, 0)
-    k, v = (x.reshape(-1, *x.shape[3:])[index].astype(jnp.float32) for x in (pages.k, pages.v))
+
+    def at_slots(pool: AnyArray, scale: AnyArray | None) -> Array:
+        values = of_bits(as_bits(pool.reshape(-1, *pool.shape[3:]))[index], pool.dtype)
+        if scale is None:
+            return values.astype(jnp.float32)
+        return jnp.asarray(dequantise(values, scale.reshape(-1, scale.shape[3])[index]))
+
+    k, v = at_slots(pages.k, pages.k_scale), at_slots(pages.v, pages.v_scale)
     return rotate(k, from_position(known.home, rope_of(config))), v
 
 

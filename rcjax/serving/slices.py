@@ -23,7 +23,7 @@ from rcjax.engine.selector import Selector
 from rcjax.engine.semantic_history import SemanticHistories
 from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.worker import SliceWorker
-from rcjax.kernels.selective_attention import choose_attention
+from rcjax.kernels.selective_attention import Heads, choose_attention
 from rcjax.model.kv import kv_format
 from rcjax.model.rope import rope_of
 from rcjax.model.scoring import Scorer
@@ -68,6 +68,7 @@ def slice_parts(settings: Settings, model: Model, builder: PromptBuilder, progre
     config, page_tokens = model.config, settings.cache.page_tokens
     kv_dtype = settings.kv_dtype(model.dtype)
     format = kv_format(config, kv_dtype, page_tokens)
+    heads = Heads(config.head_dim, config.num_heads // config.num_kv_heads, model.dtype, kv_dtype)
     num_pages = num_pages_for_budget(int(settings.cache.pool_bytes), format.page_bytes)
     progress(f"allocating {num_pages} pages of {format.page_bytes / 2**20:.2f} MiB")
     scorer = Scorer.of(builder)
@@ -85,7 +86,7 @@ def slice_parts(settings: Settings, model: Model, builder: PromptBuilder, progre
         format,
         num_pages=num_pages,
         vocab_ids=scorer.vocab_ids,
-        attention=choose_attention(settings.attention),
+        attention=choose_attention(settings.attention, heads),
     )
     purposes: list[Purpose] = ["rank", "build"]
     if settings.shapes.generate:

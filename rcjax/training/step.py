@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,15 +13,14 @@ from jaxtyping import Array, Float
 
 from rcjax.config import TrainSettings
 from rcjax.model.config import ModelConfig
-from rcjax.model.decoder import Params, logical_axes
+from rcjax.model.decoder import Params
 from rcjax.model.scoring import Scorer
+from rcjax.model.sharding import param_shardings
 from rcjax.prompt import PromptBuilder
 from rcjax.training.collation import TrainBatch
 from rcjax.training.lora import init_lora, merge_lora
 from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
 
-# Logical axes that may be split over the mesh's `tensor` axis, where their size allows it.
-_TENSOR_AXES = ("heads", "kv_heads", "mlp", "vocab")
 _LOSSES: dict[str, Callable[[Array, Array], Array]] = {"listwise": listwise_loss, "ranknet": ranknet_loss}
 
 
@@ -55,7 +53,7 @@ class Trainee:
         self._settings = settings
         self._mesh = _mesh(devices, settings.tensor_parallel)
         self._vocab_ids = Scorer.of(builder).vocab_ids
-        self._shardings = _shardings(self._mesh, params, config)
+        self._shardings = param_shardings(config, self._mesh)
         self._frozen = self._placed(params) if settings.lora else {}
         self._optimizer = new_optimizer(settings)
         replicated = NamedSharding(self._mesh, PartitionSpec())
@@ -88,7 +86,7 @@ class Trainee:
         return init_lora(params, lora.rank, jax.random.key(self._settings.seed))
 
     def _state_placement(self, params: Params, replicated: NamedSharding) -> TrainState:
-        """The state's shardings: weights and their moments as `_shardings` says, all else on every device."""
+        """The state's shardings: weights and their moments as `param_shardings` says, all else on every device."""
         lora = self._settings.lora
         if lora is None:
             shapes, trained = jax.eval_shape(_in_float32, params), self._shardings
@@ -146,19 +144,6 @@ def _mesh(devices: Sequence[jax.Device], tensor_parallel: int) -> Mesh:
 
 def _in_float32(params: Params) -> Params:
     return jax.tree.map(lambda x: x.astype(jnp.float32), params)
-
-
-def _shardings(mesh: Mesh, params: Params, config: ModelConfig) -> Params:
-    split = partial(_tensor_sharding, mesh)
-    shardings: Params = jax.tree.map(split, params, logical_axes(config), is_leaf=lambda x: isinstance(x, tuple))
-    return shardings
-
-
-def _tensor_sharding(mesh: Mesh, parameter: Array, axes: tuple[str, ...]) -> NamedSharding:
-    size = mesh.shape["tensor"]
-    splittable = [a for a, n in zip(axes, parameter.shape, strict=True) if a in _TENSOR_AXES and n % size == 0]
-    names = ["tensor" if axis in splittable[:1] else None for axis in axes]
-    return NamedSharding(mesh, PartitionSpec(*names))
 
 
 def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:

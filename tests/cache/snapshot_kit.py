@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rcjax.cache import BlockDirectory, BlockKeys, GreedyDual, PagePool, PoolIdentity, as_token_ids
-from rcjax.kernels.kv import KVFormat, KVPages
+from rcjax.kernels.kv import KVFormat
 
 PAGE_TOKENS = 4
 INSTRUCTION_IDS = (3, 1, 4, 1, 5, 9)
@@ -17,14 +17,18 @@ NUM_BLOCKS = len(NAMES)
 FORMAT = KVFormat("float32", num_layers=2, num_kv_heads=2, head_dim=3, page_tokens=PAGE_TOKENS)
 
 
+def of_dtype(dtype):
+    return KVFormat(dtype, FORMAT.num_layers, FORMAT.num_kv_heads, FORMAT.head_dim, FORMAT.page_tokens)
+
+
 class HostPages:
-    """A page store in NumPy arrays, full of NaN but for the null page."""
+    """A page store in NumPy arrays, full of NaN (integers: 99) but for the null page."""
 
     def __init__(self, num_pages, kv_format=FORMAT):
         self.format = kv_format
         self.values = kv_format.host_empty(num_pages)
         for array in jax.tree.leaves(self.values):
-            array[:, 1:] = np.nan
+            array[:, 1:] = 99 if array.dtype == np.int8 else np.nan
 
     def read_pages(self, pages):
         return jax.tree.map(lambda array: np.take(array, np.asarray(pages, int), axis=1), self.values)
@@ -60,7 +64,7 @@ class Cache:
         values = self.pages.read_pages(block.pages)
         for array in jax.tree.leaves(values):
             flat = array.reshape(array.shape[0], -1, *array.shape[3:])
-            flat[:, : len(ids)] = rng.standard_normal(flat[:, : len(ids)].shape)
+            flat[:, : len(ids)] = 40 * rng.standard_normal(flat[:, : len(ids)].shape).clip(-3, 3)
         self.pages.write_pages(block.pages, values)
         self.directory.commit(block)
         return block
@@ -112,9 +116,3 @@ def assert_blocks_are_of(cache, source):
 
 def index_of(folder):
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
-
-
-def with_scales(pages: KVPages) -> KVPages:
-    """The same pages as if they were quantised: with one scale for each token and head."""
-    shape = pages.k.shape[:-1]
-    return KVPages(pages.k, pages.v, np.ones(shape, np.float32), np.full(shape, 2, np.float32))

@@ -1,10 +1,12 @@
 """Snapshots: what comes back is what was saved, and what shall not be saved is not."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 from snapshot_kit import (
     FORMAT,
@@ -15,13 +17,14 @@ from snapshot_kit import (
     assert_blocks_are_of,
     build_s,
     index_of,
+    of_dtype,
     stocked,
-    with_scales,
 )
 
 from rcjax.cache import BlockState
 from rcjax.cache.snapshot import SnapshotReport, restore_cache, save_cache, saving
-from rcjax.kernels.kv import KVFormat
+from rcjax.errors import InvalidRequestError
+from rcjax.kernels.kv import QUANTISED_DTYPES, KVFormat
 
 
 def save(cache, folder):
@@ -100,17 +103,40 @@ class TestRoundTrip:
         assert fresh.pages.values.k.dtype == kv_format.numpy_dtype
         assert_blocks_are_of(fresh, source)
 
-    def test_scales_come_back_too(self, folder, monkeypatch):
-        """No format is quantised yet: here the pages have scales, and the format lets them pass."""
-        monkeypatch.setattr(KVFormat, "check", lambda self, pages: None)
-        source, fresh = Cache(), Cache()
-        for cache in (source, fresh):
-            cache.pages.values = with_scales(cache.pages.values)
-        for name in NAMES:
-            source.put(*name)
-        assert save(source, folder).num_blocks == restore(fresh, folder).num_blocks == NUM_BLOCKS
-        assert len(source.kv_bytes(source.named_blocks()[NAMES[0]])) == 4
+    @pytest.mark.parametrize("dtype", QUANTISED_DTYPES)
+    def test_quantised_pages_come_back_bit_for_bit(self, folder, dtype):
+        source, fresh = stocked(kv_format=of_dtype(dtype)), Cache(kv_format=of_dtype(dtype))
+        assert save(source, folder) == restore(fresh, folder)
+        assert fresh.pages.values.k.dtype == of_dtype(dtype).numpy_dtype
+        assert len(source.kv_bytes(source.named_blocks()[NAMES[0]])) == 4, "values and scales"
         assert_blocks_are_of(fresh, source)
+
+    @pytest.mark.parametrize(
+        ("saved", "served"), [("int8", "float32"), ("float8_e4m3fn", "int8"), ("bfloat16", "int8")]
+    )
+    def test_pages_of_another_dtype_are_refused_by_name(self, folder, saved, served):
+        save(stocked(kv_format=of_dtype(saved)), folder)
+        fresh = Cache(kv_format=of_dtype(served))
+        with pytest.raises(InvalidRequestError) as error:
+            restore(fresh, folder)
+        assert f"kv_dtype is {saved!r} there and {served!r} here" in str(error.value)
+        assert {"int8": "set cache.kv_dtype to int8", "float8_e4m3fn": "set cache.kv_dtype to fp8"}.get(
+            saved, "to bfloat16 here"
+        ) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert not fresh.named_blocks()
+
+    @pytest.mark.parametrize("damaged", ["values", "scales"])
+    def test_a_flipped_bit_of_values_or_scales_is_found(self, folder, damaged):
+        source, fresh = stocked(kv_format=of_dtype("int8")), Cache(kv_format=of_dtype("int8"))
+        save(source, folder)
+        path = folder / index_of(folder)["data"] / "0"
+        arrays = {name: np.array(array) for name, array in ocp.load(path).items()}
+        array = arrays["v" if damaged == "values" else "k_scale"]
+        array.reshape(-1).view(np.uint8)[5] ^= 1
+        shutil.rmtree(path)
+        ocp.save(path, arrays)
+        assert len(restore(fresh, folder).corrupt) == 1
 
     def test_an_empty_cache(self, fresh, folder):
         assert save(Cache(), folder) == restore(fresh, folder) == SnapshotReport(0, 0, 0)

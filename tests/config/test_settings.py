@@ -183,6 +183,8 @@ def test_errors_name_the_file_and_the_field(tmp_path, text, field):
 def test_kv_has_the_dtype_of_the_weights_unless_told_otherwise(dtype):
     assert Settings().kv_dtype(dtype) == dtype
     assert Settings(cache={"kv_dtype": "bfloat16"}).kv_dtype(dtype) == "bfloat16"
+    assert Settings(cache={"kv_dtype": "int8"}).kv_dtype(dtype) == "int8"
+    assert Settings(cache={"kv_dtype": "fp8"}).kv_dtype(dtype) == "float8_e4m3fn"
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from rcjax.catalog.types import Event, Item
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, ShapeSize
 from rcjax.engine.compilation import use_compilation_cache
 from rcjax.errors import RcjaxError
-from rcjax.kernels.kv import KVPages
 from rcjax.prompt import Layout, PromptBuilder, Reuse, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.request import RecommendRequest, RecommendResult
@@ -126,13 +126,16 @@ def unstarted(
 ) -> TinyEngine:
     """An engine that knows only the instruction, whose other pages are full of NaN; its threads are not started.
 
+    Integers have no NaN, but their scales do.
+
     `num_pages` makes its pool smaller, the null page counted.
     """
     parts, builder = compiled
     engine = TinyEngine(parts, settings, builder, num_pages)
-    nothing = np.full(parts.programs.format.shape(parts.programs.num_pages), np.nan, np.float32)
-    nothing[:, 0] = 0
-    engine.executor.pages = KVPages(jnp.asarray(nothing), jnp.asarray(nothing))
+    nothing = parts.programs.format.host_empty(parts.programs.num_pages)
+    for array in jax.tree.leaves(nothing):
+        array[:, 1:] = 99 if array.dtype == np.int8 else np.nan
+    engine.executor.pages = jax.tree.map(jnp.asarray, nothing)
     engine.cache.build_instruction()
     return engine
 

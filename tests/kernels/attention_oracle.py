@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rcjax.kernels.selective_attention import PageLayout, Rope
-from rcjax.kernels.selective_attention.cases import Inputs
+from rcjax.kernels.selective_attention.case import Inputs
 
 
 class Keys(NamedTuple):
@@ -92,12 +92,19 @@ def keys_of(inputs: Inputs, b: int, rope: Rope) -> Keys:
     number = pages.table[b, page]
     pos = np.concatenate([pages.pos[b, page] + slot, tokens.pos[b, fresh]])
     segment = np.concatenate([pages.segment[b, page], tokens.segment[b, fresh]])
-    cached = inputs.k_pages[number, slot].astype(np.float64)
+    cached, cached_values = stored(inputs.k_pages, inputs.k_scale), stored(inputs.v_pages, inputs.v_scale)
+    cached = cached[number, slot]
     if pages.shift is not None:
         cached = turn(cached, pages.shift[b, page], rope)
     key = np.concatenate([cached, inputs.k_new[b, fresh].astype(np.float64)])
-    value = np.concatenate([x.astype(np.float64) for x in (inputs.v_pages[number, slot], inputs.v_new[b, fresh])])
+    value = np.concatenate([cached_values[number, slot], inputs.v_new[b, fresh].astype(np.float64)])
     return Keys(pos, segment, key, value)
+
+
+def stored(pages: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """What pages stand for, in float64."""
+    values = pages.astype(np.float64)
+    return values if scale is None else values * scale[..., None].astype(np.float64)
 
 
 def turn(x: np.ndarray, shift: np.ndarray, rope: Rope) -> np.ndarray:

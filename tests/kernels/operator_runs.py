@@ -30,7 +30,7 @@ def _model(case):
 def run(attention, inputs, model, first_page=0):
     """The operator with the rope and window of `model`, which is a case or has the like."""
     view = attention.view(inputs.tokens, inputs.pages, inputs.tiles, rope=model.rope, window=model.window)
-    return attention(view, inputs.q, inputs.k_new, inputs.v_new, inputs.k_pages, inputs.v_pages, first_page)
+    return attention(view, inputs.q, inputs.k_new, inputs.v_new, inputs.kv, first_page)
 
 
 def attend(attention, inputs, case, first_page=0):
@@ -41,7 +41,7 @@ def mass(attention, inputs, counts, case):
     """Over all pages, those of tiles last."""
     inputs = untiled(inputs)
     return _compiled_mass(attention, _model(case))(
-        inputs.q, inputs.k_new, inputs.tokens, counts, inputs.k_pages, inputs.pages
+        inputs.q, inputs.k_new, inputs.tokens, counts, inputs.kv, inputs.pages
     )
 
 

@@ -15,7 +15,7 @@ POOL = np.zeros((9, 5, 2, 8), np.float32)
 
 
 def measure(attention, inputs, model):
-    args = inputs.q, inputs.k_new, inputs.tokens, inputs.tokens.pos >= 0, inputs.k_pages, inputs.pages
+    args = inputs.q, inputs.k_new, inputs.tokens, inputs.tokens.pos >= 0, inputs.kv, inputs.pages
     return attention.mass(*args, rope=model.rope, window=model.window)
 
 

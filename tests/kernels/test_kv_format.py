@@ -11,6 +11,9 @@ from rcjax.kernels.kv import KVFormat, KVPages
 FORMAT = KVFormat("bfloat16", num_layers=2, num_kv_heads=3, head_dim=4, page_tokens=5)
 
 
+INT8 = KVFormat("int8", num_layers=2, num_kv_heads=3, head_dim=4, page_tokens=5)
+
+
 @pytest.mark.parametrize(("dtype", "numpy_dtype"), [("float32", np.float32), ("bfloat16", ml_dtypes.bfloat16)])
 def test_empty_pages_on_the_host_are_what_the_format_says(dtype, numpy_dtype):
     kv_format = KVFormat(dtype, 2, 3, 4, 5)
@@ -26,6 +29,49 @@ def test_empty_pages_on_the_host_are_what_the_format_says(dtype, numpy_dtype):
     assert not pages.v.any(), "K and V share memory"
     kv_format.check(pages)
     kv_format.check(jax.tree.map(jnp.asarray, pages))
+
+
+@pytest.mark.parametrize(("dtype", "numpy_dtype"), [("int8", np.int8), ("float8_e4m3fn", ml_dtypes.float8_e4m3fn)])
+def test_pages_of_eight_bits_have_scales_that_count(dtype, numpy_dtype):
+    kv_format = KVFormat(dtype, 2, 3, 4, 5)
+    pages = kv_format.host_empty(7)
+    assert pages.k.dtype == pages.v.dtype == numpy_dtype
+    assert pages.k_scale.dtype == pages.v_scale.dtype == np.float32
+    assert pages.k_scale.shape == pages.v_scale.shape == (2, 7, 5, 3)
+    assert pages.num_bytes == 7 * kv_format.page_bytes == 7 * (2 * 2 * 5 * 3) * (4 + 4)
+    assert not any(array.any() for array in jax.tree.leaves(pages))
+    kv_format.check(pages)
+    abstract = kv_format.abstract(7)
+    assert jax.tree.structure(abstract) == jax.tree.structure(pages)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(abstract)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(pages)
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+def test_pages_of_int8_are_of_no_other_format(dtype):
+    with pytest.raises(ValueError, match=rf"k of the pages is int8 \[2, 7, 5, 3, 4\] where the pool holds {dtype}"):
+        KVFormat(dtype, 2, 3, 4, 5).check(INT8.host_empty(7))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"k_scale": None}, "the pages have no k_scale, and KV of int8 is quantised; build them anew"),
+        (
+            {"v_scale": np.zeros((2, 7, 5, 3))},
+            r"v_scale of the pages is float64 .* float32 \[2, 7, 5, 3\] \(layers, pages",
+        ),
+        ({"k_scale": np.zeros((2, 7, 5, 1), np.float32)}, r"k_scale of the pages is float32 \[2, 7, 5, 1\] where"),
+    ],
+)
+def test_scales_of_another_form_are_refused(changed, message):
+    arrays = {name: getattr(INT8.host_empty(7), name) for name in ("k", "v", "k_scale", "v_scale")}
+    pages = object.__new__(KVPages)  # past the check of types, as what a file holds is
+    for name, array in (arrays | changed).items():
+        object.__setattr__(pages, name, array)
+    with pytest.raises(ValueError, match=message):
+        INT8.check(pages)
 
 
 def test_an_unknown_dtype_is_refused_by_name():

@@ -3,6 +3,8 @@
 What only a device can show (speed, and that the compiled kernel computes what the interpreted one does) is not here.
 """
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from operator_runs import TOLERANCE, attend, case_of, checked, checked_case, run
 
 from rcjax.kernels.selective_attention.cases import Case, Run, parallel, pointwise, sequential
-from rcjax.kernels.selective_attention.pallas_gpu import Tiling, pallas_gpu
+from rcjax.kernels.selective_attention.config import GpuTiling
+from rcjax.kernels.selective_attention.pallas_gpu import pallas_gpu
 
 pytestmark = pytest.mark.interpreted
 
 # Small, so that small cases have several blocks of queries, steps and splits.
-TILED = pallas_gpu(interpret=True, tiling=Tiling(queries=4, keys=16, splits=2))
+TILED = pallas_gpu(interpret=True, tiling=GpuTiling(queries=4, keys=16, splits=2))
 DEFAULT = pallas_gpu(interpret=True)
 
 TILED_CASES = [
@@ -131,14 +134,17 @@ def test_the_pages_read_in_parallel_are_those_that_are_visible():
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # from jax 0.11 on
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"),
+    [("float32", None), ("bfloat16", None), ("bfloat16", "int8"), ("bfloat16", "float8_e4m3fn"), ("float32", "int8")],
+)
 @pytest.mark.parametrize(
     ("num_heads", "num_kv_heads", "head_dim", "moved"), [(8, 2, 128, True), (3, 1, 80, False), (2, 2, 8, True)]
 )
-def test_lowers_for_a_gpu(num_heads, num_kv_heads, head_dim, moved, dtype):
+def test_lowers_for_a_gpu(num_heads, num_kv_heads, head_dim, moved, dtype, kv_dtype):
     rows = (pointwise(9, 6, (5, 7, 4), glue=2),)
     sizes = {"page_tokens": 16, "tiles": (3, 2, 2), "window": 9 if moved else None}
-    case = Case("", rows, num_heads, num_kv_heads, head_dim, dtype=dtype, moved=moved, **sizes)
+    case = Case("", rows, num_heads, num_kv_heads, head_dim, dtype=dtype, kv_dtype=kv_dtype, moved=moved, **sizes)
     device = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="cuda")
     mesh = AbstractMesh((1,), ("_",), axis_types=(AxisType.Auto,), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh):
@@ -156,13 +162,28 @@ def test_lowers_for_a_gpu(num_heads, num_kv_heads, head_dim, moved, dtype):
         ({"page_tokens": 3}, "page_tokens=3 is not a power of two"),
         ({"page_tokens": 128}, "page_tokens=128 is more than the 32 keys that the kernel reads a step"),
         ({"head_dim": 512}, "head_dim=512 is more than 256"),
-        ({"num_heads": 32, "num_kv_heads": 1}, "16 queries of 32 heads are 512 rows, more than 128"),
+        ({"num_heads": 32, "num_kv_heads": 1}, "16 queries of 32 heads are 512 rows, above 128"),
     ],
 )
 def test_what_is_not_supported_is_refused(sizes, message):
     case = Case("", (sequential(9, 6, (5,), glue=2, task=16),), **sizes)
     with pytest.raises(NotImplementedError, match=message):
         jax.eval_shape(lambda inputs: run(DEFAULT, inputs, case), case.inputs(0))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [("8.0", "float8_e4m3fn"), ("8.6", "float8_e4m3fn")])
+def test_fp8_pages_are_refused_where_the_chip_cannot_convert_them(monkeypatch, capability, dtype):
+    case = Case("", (sequential(9, 6, (5,), glue=2, task=1),), kv_dtype=dtype)
+    inputs = case.inputs(0)
+    chip = SimpleNamespace(platform="gpu", device_kind="NVIDIA A100-SXM4-80GB", compute_capability=capability)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: [chip])
+        with pytest.raises(
+            NotImplementedError, match=f"needs compute capability 8.9, .* A100-SXM4-80GB has {capability}"
+        ):
+            jax.eval_shape(lambda x: run(DEFAULT, x, case), inputs)
+        chip.compute_capability = "8.9"
+        jax.eval_shape(lambda x: run(DEFAULT, x, case), inputs)
 
 
 def test_other_types_are_refused():
@@ -173,21 +194,21 @@ def test_other_types_are_refused():
 
 def test_a_step_of_a_number_of_keys_that_is_no_power_of_two_is_refused():
     with pytest.raises(ValueError, match="keys=48 must be a power of two of at least 16"):
-        Tiling(keys=48)
+        GpuTiling(keys=48)
 
 
 def test_equal_tilings_are_equal_implementations():
-    assert pallas_gpu(tiling=Tiling(splits=3)) == pallas_gpu(False, Tiling(splits=3))
-    assert hash(pallas_gpu()) == hash(pallas_gpu(tiling=Tiling()))
+    assert pallas_gpu(tiling=GpuTiling(splits=3)) == pallas_gpu(False, GpuTiling(splits=3))
+    assert hash(pallas_gpu()) == hash(pallas_gpu(tiling=GpuTiling()))
     assert pallas_gpu() != pallas_gpu(interpret=True)
 
 
 def test_splits_fill_the_chip_once_and_have_work():
-    assert Tiling().num_splits(thread_blocks=64, num_keys=4096) == 4
-    assert Tiling().num_splits(thread_blocks=8, num_keys=512) == 4
-    assert Tiling().num_splits(thread_blocks=300, num_keys=4096) == 1
-    assert Tiling().num_splits(thread_blocks=8, num_keys=16) == 1
-    assert Tiling(splits=7).num_splits(thread_blocks=300, num_keys=16) == 7
+    assert GpuTiling().num_splits(thread_blocks=64, num_keys=4096) == 4
+    assert GpuTiling().num_splits(thread_blocks=8, num_keys=512) == 4
+    assert GpuTiling().num_splits(thread_blocks=300, num_keys=4096) == 1
+    assert GpuTiling().num_splits(thread_blocks=8, num_keys=16) == 1
+    assert GpuTiling(splits=7).num_splits(thread_blocks=300, num_keys=16) == 7
 
 
 def pages_seen(tokens, pages, query_block):

@@ -13,12 +13,13 @@ from jax.experimental.pallas import tpu as pltpu
 from operator_runs import attend, case_of, checked, checked_case, run
 
 from rcjax.kernels.selective_attention.cases import Case, Run, pointwise
-from rcjax.kernels.selective_attention.pallas_tpu import Tiling, pallas_tpu
+from rcjax.kernels.selective_attention.config import TpuTiling
+from rcjax.kernels.selective_attention.pallas_tpu import pallas_tpu
 
 pytestmark = pytest.mark.interpreted
 
 # Two pages a step and few queries a block: several steps and blocks in small cases, the last of them part filled.
-INTERPRETED = pallas_tpu(interpret=True, tiling=Tiling(queries=4, keys=8))
+INTERPRETED = pallas_tpu(interpret=True, tiling=TpuTiling(queries=4, keys=8))
 SERVED = Case("", (pointwise(40, 60, (33, 20), glue=2, task=8, selected=1),) * 2, head_dim=128, page_tokens=16)
 
 
@@ -50,7 +51,7 @@ def test_agrees_at_sizes_of_models(heads, head_dim, dtype):
 def test_agrees_where_copies_take_their_time():
     """An interpreter that copies at the last moment, and whose memory is NaN before."""
     case = Case("", ((Run(0, 21, cached=True), Run(21, 2)), (Run(0, 6, cached=True), Run(6, 1))), pad_pages=1)
-    attention = pallas_tpu(pltpu.InterpretParams(detect_races=True), Tiling(queries=4, keys=8))
+    attention = pallas_tpu(pltpu.InterpretParams(detect_races=True), TpuTiling(queries=4, keys=8))
     checked(attention, case.inputs(0), case)
 
 
@@ -89,6 +90,13 @@ def test_lowers_for_the_hardware(dtype, head_dim, moved, window):
     assert _lowered(case).count("tpu_custom_call") == 3, "fresh keys, shared pages and those of tiles"
 
 
+@pytest.mark.parametrize("kv_dtype", ["int8", "float8_e4m3fn"])
+@pytest.mark.parametrize(("dtype", "moved"), [("bfloat16", True), ("float32", False)])
+def test_lowers_with_quantised_pages(kv_dtype, dtype, moved):
+    case = replace(SERVED, dtype=dtype, kv_dtype=kv_dtype, moved=moved, tiles=(2, 3, 4))
+    assert _lowered(case).count("tpu_custom_call") == 3
+
+
 @pytest.mark.parametrize("heads", [(4, 4), (3, 1), (12, 3)])
 def test_lowers_for_any_group(heads):
     num_heads, num_kv_heads = heads
@@ -117,10 +125,23 @@ def test_types_without_a_kernel_are_refused():
         jax.eval_shape(lambda x: run(INTERPRETED, x, case), inputs._replace(**pages))
 
 
+@pytest.mark.parametrize("sizes", [{"queries": 600}, {"keys": 8192}])
+def test_tilings_beyond_vector_memory_are_refused(sizes):
+    row = (Run(0, 640, cached=True), Run(640, 600))
+    case = Case("", (row,), num_heads=32, num_kv_heads=8, head_dim=128, page_tokens=16, dtype="bfloat16")
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), case.inputs(0))
+    attention = pallas_tpu(tiling=TpuTiling(**sizes))
+    with pytest.raises(
+        NotImplementedError, match=r"take \d+ bytes of VMEM, of which a kernel may have 16777216; set Tpu"
+    ):
+        jax.eval_shape(lambda x: run(attention, x, case), inputs)
+    jax.eval_shape(lambda x: run(pallas_tpu(), x, case), inputs)
+
+
 def test_lists_beyond_scalar_memory_are_refused():
     case = Case("", ((Run(0, 1300),),) * 2, page_tokens=16)
     inputs = case.inputs(0)
-    attention = pallas_tpu(tiling=Tiling(queries=1))
+    attention = pallas_tpu(tiling=TpuTiling(queries=1))
     with pytest.raises(NotImplementedError, match=r"2 prompts or tiles x 1300 blocks of queries x 82 pages take \d+ b"):
         jax.eval_shape(lambda x: run(attention, x, case), inputs)
 
@@ -129,4 +150,4 @@ def test_lists_beyond_scalar_memory_are_refused():
 def test_tilings_that_cannot_be_are_refused(sizes):
     (name,) = sizes
     with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
-        Tiling(**sizes)
+        TpuTiling(**sizes)

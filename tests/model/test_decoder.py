@@ -71,9 +71,10 @@ def random_ids(length, batch=2):
 
 
 def poisoned_pages(config, num_pages, dtype):
-    """All NaN but the null page."""
+    """All NaN but the null page; of integers, the scales."""
     pages = empty_pages(kv_format(config, dtype, C), num_pages)
-    return KVPages(pages.k.at[:, 1:].set(jnp.nan), pages.v.at[:, 1:].set(jnp.nan))
+    poisoned: KVPages = jax.tree.map(lambda x: x.at[:, 1:].set(99 if x.dtype == jnp.int8 else jnp.nan), pages)
+    return poisoned
 
 
 def logits_in_steps(params, config, ids, steps, kv_dtype="float32", attention=REFERENCE):
@@ -127,7 +128,13 @@ def test_cached_equals_fresh_however_the_prompt_is_cut(steps):
 @pytest.mark.parametrize("attention", [REFERENCE, DENSE], ids=lambda attention: attention.name)
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype", "tolerance"),
-    [("float32", "bfloat16", 0.02), ("bfloat16", "float32", 0.06), ("bfloat16", "bfloat16", 0.06)],
+    [
+        ("float32", "bfloat16", 0.02),
+        ("bfloat16", "float32", 0.06),
+        ("bfloat16", "bfloat16", 0.06),
+        ("float32", "int8", 0.1),
+        ("float32", "float8_e4m3fn", 0.3),
+    ],
 )
 def test_pages_may_have_another_dtype_than_the_weights(attention, dtype, kv_dtype, tolerance):
     """Against a float32 pass without a page, of weights that bfloat16 holds exactly; error over the logits' spread."""

@@ -78,6 +78,62 @@ def test_values_are_stored_in_the_pages_dtype():
     np.testing.assert_array_equal(after.k[:, 1], fresh().k[:, 0, :4].astype(jnp.bfloat16))
 
 
+QUANTISED = ["int8", "float8_e4m3fn"]
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_each_slot_is_quantised_by_itself(dtype):
+    """K and V of a token and head: what `quantise` makes of that vector alone, wherever it goes."""
+    kv_pages, new = kv_format(CONFIG, dtype, C), fresh()
+    source = np.array([[7, -1, 2, 9], [0, 1, -1, -1]], np.int32)
+    after = write(empty_pages(kv_pages, P), new, source, np.array([5, 2], np.int32))
+    for values, scale, of in ((after.k, after.k_scale, new.k), (after.v, after.v_scale, new.v)):
+        values, scale, of = (np.asarray(x) for x in (values, scale, of))
+        expected, expected_scale = np.zeros(values.shape, np.float32), np.zeros(scale.shape, np.float32)
+        for page, slots in zip((5, 2), source, strict=True):
+            for c, token in enumerate(slots):
+                for layer, head in np.ndindex(L, K):
+                    if token >= 0:
+                        vector = of[layer, token // T, token % T, head]
+                        expected[layer, page, c, head] = vector
+                        expected_scale[layer, page, c, head] = np.abs(vector).max() / (127 if dtype == "int8" else 448)
+        np.testing.assert_allclose(scale, expected_scale, rtol=1e-6)
+        step = 0.5 if dtype == "int8" else 16  # half of the largest step: 448 is 14 * 2^5
+        error = np.abs(values.astype(np.float32) * scale[..., None] - expected)
+        assert (error <= scale[..., None] * step * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_a_page_that_grows_keeps_the_bits_of_what_it_holds(dtype):
+    """The later token is a thousand times larger: a scale of the whole page would have moved the earlier ones."""
+    before = write(
+        empty_pages(kv_format(CONFIG, dtype, C), P), fresh(), np.array([[0, 1, -1, -1]], np.int32), np.array([3])
+    )
+    larger = jax.tree.map(lambda x: 1000 * x, fresh(1))
+    after = write(before, larger, np.array([[-1, -1, 4, -1]], np.int32), np.array([3]))
+    for old, grown in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        old, grown = np.asarray(old), np.asarray(grown)
+        np.testing.assert_array_equal(grown[:, 3, :2].view(np.uint8), old[:, 3, :2].view(np.uint8))
+        assert grown[:, 3, 2].astype(np.float32).any()
+        assert not np.delete(grown, 3, axis=1).astype(np.float32).any()
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_kv_that_is_not_finite_stays_so(dtype):
+    new = FreshKV(fresh().k.at[0, 0, 1, 1, 2].set(jnp.nan), fresh().v.at[1, 0, 2, 0, 0].set(jnp.inf))
+    after = write(empty_pages(kv_format(CONFIG, dtype, C), P), new, np.array([[0, 1, 2, 3]], np.int32), np.array([1]))
+    found = after.dequantised()
+    assert np.argwhere(np.isnan(found.k).all(-1)).tolist() == [[0, 1, 1, 1]]
+    assert np.argwhere(np.isnan(found.v).all(-1)).tolist() == [[1, 1, 2, 0]]
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_empty_quantised_pages_are_zeros(dtype):
+    pages = empty_pages(kv_format(CONFIG, dtype, C), P)
+    assert pages.num_bytes == P * C * (CONFIG.kv_values_per_token + 2 * L * K * 4)
+    assert all((np.asarray(array).astype(np.float32) == 0).all() for array in jax.tree.leaves(pages))
+
+
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
 def test_empty_pages_are_zeros_and_know_their_size(dtype, width):
     pages = empty_pages(kv_format(CONFIG, dtype, C), P)
@@ -88,7 +144,7 @@ def test_empty_pages_are_zeros_and_know_their_size(dtype, width):
     assert pages.num_bytes == P * C * CONFIG.kv_values_per_token * width
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=CONVERTS_BFLOAT16)])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=CONVERTS_BFLOAT16), *QUANTISED])
 def test_donated_pages_are_written_in_place(dtype):
     """A pool fills most of a device's memory: a second copy would not fit."""
     args = (kv_format(CONFIG, dtype, C).abstract(4096), fresh(), jnp.zeros((3, C), jnp.int32), jnp.zeros(3, jnp.int32))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_decoder import BASE, random_ids, random_params
 
-from rcjax.kernels.kv import KVPages
+from rcjax.kernels.kv import KVPages, quantise_pages
 from rcjax.kernels.selective_attention import DENSE, REFERENCE, PageLayout, TokenLayout
 from rcjax.model.config import RopeScaling
 from rcjax.model.decoder import Batch, causal_batch, run_layers
@@ -120,6 +120,34 @@ def test_deviation_is_the_distance_to_the_layer_s_own_pages(whole, attention, la
     expected = np.sqrt(np.square(noise[:, layer]).sum((0, 2, 3)))
     np.testing.assert_allclose(found[0, :NUM_CACHED], expected[:NUM_CACHED], rtol=1e-3)
     assert (found[0, NUM_CACHED:] == 0).all()
+
+
+@every_implementation
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.float8_e4m3fn])
+@pytest.mark.parametrize("quantity", [Quantity.DEVIATION, Quantity.MEAN_DEVIATION, Quantity.FIRST_LAYER])
+def test_quantised_pages_are_measured_by_what_they_stand_for(whole, attention, dtype, quantity):
+    _, k, v = whole
+    pages = quantise_pages(*(np.asarray(x) for x in (disturbed(k, v)[1].k, disturbed(k, v)[1].v)), jnp.dtype(dtype))
+    assert np.isnan(pages.k_scale).any()
+    asks, layer = np.zeros((1, LENGTH), bool), 0 if quantity is Quantity.FIRST_LAYER else 1
+    found, expected = (
+        run(attention, batch_from(0), some, slots_of_all(), asks, quantity, layer)
+        for some in (pages, pages.dequantised())
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_implementation
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.float8_e4m3fn])
+def test_attention_to_quantised_pages_is_that_to_what_they_stand_for(whole, attention, dtype):
+    _, k, v = whole
+    pages = quantise_pages(*(np.asarray(x) for x in (pages_of(k, v).k, pages_of(k, v).v)), jnp.dtype(dtype))
+    asks, none = np.array([[True, False, True, True]]), np.full((1, LENGTH - NUM_CACHED), -1, np.int32)
+    found, expected = (
+        run(attention, batch_from(NUM_CACHED), some, none, asks, Quantity.QUERY_ATTENTION, 3)
+        for some in (pages, pages.dequantised())
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @every_implementation

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from rcjax.cache.keys import PoolIdentity
 from rcjax.errors import InvalidRequestError, NotFoundError
+from rcjax.kernels.kv import QUANTISED_DTYPES
 
 INDEX_NAME = "index.json"
 NEW_INDEX_NAME = "index.json.new"
@@ -89,8 +90,15 @@ def check_same(identity: PoolIdentity, instruction_key: bytes, index: SnapshotIn
         what = "; ".join(f"{name} is {theirs[name]!r} there and {ours[name]!r} here" for name in names)
         remedy = "save one from this set-up"
         if "kv_dtype" in different:
-            remedy += f", or set dtype (cache.kv_dtype, where that is not auto) to {index.identity.kv_dtype} here"
+            remedy += f", or {_setting_of(index.identity.kv_dtype)} here"
         raise InvalidRequestError(f"the snapshot's KV is of no use here: {what}; {remedy}")
+
+
+def _setting_of(kv_dtype: str) -> str:
+    """How a pool is given this format."""
+    if kv_dtype in QUANTISED_DTYPES:
+        return f"set cache.kv_dtype to {'int8' if kv_dtype == 'int8' else 'fp8'}"
+    return f"set dtype (cache.kv_dtype, where that is not auto) to {kv_dtype}"
 
 
 def write_index(index: SnapshotIndex, folder: Path) -> Path:

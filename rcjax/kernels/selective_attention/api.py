@@ -19,6 +19,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
 
 
@@ -46,9 +47,8 @@ class Attend(Protocol):
     """Computes `Attention.__call__` from arguments that have been checked."""
 
     def __call__(
-        self, view: Any, q: Array, k_new: Array, v_new: Array, k_pages: AnyArray, v_pages: AnyArray,
-        first_page: Int[AnyArray, ""] | int,
-    ) -> Array: ...  # fmt: skip
+        self, view: Any, q: Array, k_new: Array, v_new: Array, kv: PagedKV, first_page: Int[AnyArray, ""] | int
+    ) -> Array: ...
 
 
 @runtime_checkable
@@ -56,8 +56,8 @@ class Measure(Protocol):
     """Computes `Attention.mass` from arguments that have been checked."""
 
     def __call__(
-        self, q: Array, k_new: Array, tokens: TokenLayout, counts: AnyArray, k_pages: AnyArray, pages: PageLayout,
-        *, rope: Rope, window: int | None,
+        self, q: Array, k_new: Array, tokens: TokenLayout, counts: AnyArray, kv: PagedKV, pages: PageLayout, *,
+        rope: Rope, window: int | None,
     ) -> tuple[Array, Array]: ...  # fmt: skip
 
 
@@ -100,18 +100,17 @@ class Attention:
         q: Float[Array, "B T N H"],
         k_new: Float[Array, "B T K H"],
         v_new: Float[Array, "B T K H"],
-        k_pages: Float[AnyArray, "P C K H"],
-        v_pages: Float[AnyArray, "P C K H"],
+        kv: PagedKV,
         first_page: Int[AnyArray, ""] | int = 0,
     ) -> Float[Array, "B T N H"]:
         """Attends from each fresh token to all that it may see; `q` and `k_new` are rotated to where they stand.
 
         Scores are scaled by `H ** -0.5`; products accumulate in float32. Padding queries yield zeros. Pages are read
-        where they are: `k_pages` may be a whole pool, of which the view's tables name a few, counted from
+        where they are: `kv` may be a whole pool, of which the view's tables name a few, counted from
         `first_page`. Their dtype need not be that of the fresh tokens, which is that of the result.
         """
-        _check_sizes(q, k_new, k_pages, view.head_dim, view.page_tokens)
-        return self.attend(view.made, q, k_new, v_new, k_pages, v_pages, first_page)
+        _check_sizes(q, k_new, kv, view.head_dim, view.page_tokens)
+        return self.attend(view.made, q, k_new, v_new, kv, first_page)
 
     def mass(
         self,
@@ -119,7 +118,7 @@ class Attention:
         k_new: Float[Array, "B T K H"],
         tokens: TokenLayout,
         counts: Bool[AnyArray, "B T"],
-        k_pages: Float[AnyArray, "P C K H"],
+        kv: PagedKV,
         pages: PageLayout,
         *,
         rope: Rope,
@@ -131,8 +130,8 @@ class Attention:
         a page's end get nothing.
         """
         _check_window(window)
-        _check_sizes(q, k_new, k_pages, 2 * len(rope.inv_freq), pages.drop.shape[2])
-        return self.measure(q, k_new, tokens, counts, k_pages, pages, rope=rope, window=window)
+        _check_sizes(q, k_new, kv, 2 * len(rope.inv_freq), pages.drop.shape[2])
+        return self.measure(q, k_new, tokens, counts, kv, pages, rope=rope, window=window)
 
 
 def _check_window(window: int | None) -> None:
@@ -140,12 +139,14 @@ def _check_window(window: int | None) -> None:
         raise ValueError(f"{window=} must be at least 1")
 
 
-def _check_sizes(q: Array, k_new: Array, k_pages: AnyArray, head_dim: int, page_tokens: int) -> None:
+def _check_sizes(q: Array, k_new: Array, kv: PagedKV, head_dim: int, page_tokens: int) -> None:
     """Of what is attended to, against those that rope (`head_dim`) and drop masks (`page_tokens`) are for."""
     num_heads, num_kv_heads = q.shape[2], k_new.shape[2]
     if num_heads % num_kv_heads:
         raise ValueError(f"{num_heads=} must be a multiple of {num_kv_heads=}")
     if q.shape[3] != head_dim:
         raise ValueError(f"rope.inv_freq of {head_dim // 2} must hold half of head_dim={q.shape[3]}")
-    if k_pages.shape[1] != page_tokens:
-        raise ValueError(f"pages.drop is for pages of {page_tokens}, which have page_tokens={k_pages.shape[1]}")
+    if (kv.k_scale is None) != (kv.v_scale is None):
+        raise ValueError("either both K and V of pages have scales, or neither")
+    if kv.k.shape[1] != page_tokens:
+        raise ValueError(f"pages.drop is for pages of {page_tokens}, which have page_tokens={kv.k.shape[1]}")

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout, joined_pages
 from rcjax.kernels.selective_attention.query_blocks import join_rows, pad_tokens, split_queries, split_seen
@@ -51,16 +52,15 @@ def attend(
     q: Float[Array, "B T N H"],
     k_new: Float[Array, "B T K H"],
     v_new: Float[Array, "B T K H"],
-    k_pages: Float[AnyArray, "P C K H"],
-    v_pages: Float[AnyArray, "P C K H"],
+    kv: PagedKV,
     first_page: Int[AnyArray, ""] | int,
 ) -> Float[Array, "B T N H"]:
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
     num_fresh, head_dim = q.shape[1], q.shape[3]
     query_block = view.seen.shape[2]
     v_new = jnp.where(view.is_token[..., None, None], v_new, 0)
-    k = jnp.concatenate([gather_keys(view.pages, k_pages, first_page, q.dtype), k_new], axis=1)
-    v = jnp.concatenate([gather_values(view.pages, v_pages, first_page, q.dtype), v_new], axis=1)
+    k = jnp.concatenate([gather_keys(view.pages, kv, first_page, q.dtype), k_new], axis=1)
+    v = jnp.concatenate([gather_values(view.pages, kv, first_page, q.dtype), v_new], axis=1)
     blocks = split_queries((q * head_dim**-0.5).astype(q.dtype), k_new.shape[2], query_block)
     out = _attend(blocks, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), view.seen)
     return join_rows(out, query_block, num_fresh)

@@ -17,6 +17,7 @@ from jax.experimental.pallas import triton as pltriton
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.visibility import MASKED
 from rcjax.kernels.selective_attention.visits import NO_KEY, Visits
@@ -61,14 +62,13 @@ class _Slots(NamedTuple):
 def attend_pages(
     visits: Visits,
     q: Float[Array, "U I K 2 R F"],
-    k_pages: Float[AnyArray, "P C K H"],
-    v_pages: Float[AnyArray, "P C K H"],
+    kv: PagedKV,
     first_page: Int[AnyArray, ""] | int,
     launch: Launch,
 ) -> Partial:
     """Of each row, [U, S, I, K, R]: what each of the S splits found; q has padded rows and halves (`F`)."""
     units, blocks, kv_heads, _, rows, half = q.shape
-    head_dim = k_pages.shape[3]
+    head_dim = kv.k.shape[3]
     entries, page_tokens = visits.entry.shape[2], visits.page_tokens
     num_queries = visits.queries.pos.shape[2]
     precision = _precision(q.dtype, launch.interpret)
@@ -90,6 +90,7 @@ def attend_pages(
     queries = visits.queries
     of_queries = (queries.pos, queries.segment, queries.horizon, *(() if visits.oldest is None else (visits.oldest,)))
     turn = () if visits.turn is None else (visits.turn.cos, visits.turn.sin)
+    scales = () if kv.k_scale is None or kv.v_scale is None else (kv.k_scale, kv.v_scale)
     lead = units, launch.splits, blocks, kv_heads, rows
     values = max(MIN_ROWS, pl.next_power_of_2(head_dim))
     kernel = pl.pallas_call(
@@ -104,8 +105,9 @@ def attend_pages(
             *[per_unit(entries * page_tokens)] * 2,
             tuple(per_unit(entries, sizes.half) for _ in turn),
             pl.BlockSpec((None, None, None, 2, rows, half), lambda i, k, s, u: (u, i, k, 0, 0, 0)),
-            whole(k_pages),
-            whole(v_pages),
+            whole(kv.k),
+            whole(kv.v),
+            tuple(whole(x) for x in scales),
         ],
         out_specs=[found(), found(), found(values)],
         out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (lead, lead, (*lead, values))],
@@ -115,7 +117,7 @@ def attend_pages(
     )
     top, total, out = kernel(
         first, visits.count[..., None], visits.entry, visits.page, of_queries, visits.key_pos, visits.key_segment,
-        turn, q, k_pages, v_pages,
+        turn, q, kv.k, kv.v, scales,
     )  # fmt: skip
     return Partial(top, total, out[..., :head_dim])
 
@@ -132,6 +134,7 @@ def _kernel(
     q_ref: Any,  # [2, R, F]
     k_ref: Any,  # [P, C, K, H]
     v_ref: Any,  # [P, C, K, H]
+    scale_refs: tuple[Any, ...],  # where pages are quantised, of k and of v: [P, C, K] f32
     # outputs
     top_ref: Any,  # [R] f32
     total_ref: Any,  # [R] f32
@@ -154,18 +157,23 @@ def _kernel(
         of_entry = slots.entry * sizes.page_tokens + slots.offset
         key_pos = pltriton.load(key_pos_ref.at[of_entry], mask=slots.is_listed, other=NO_KEY)
         key_segment = key_segment_ref[of_entry]
+        is_key = key_pos != NO_KEY
         k = _keys(k_ref, turn_refs, slots, head, q_ref.shape[2], q_ref.dtype, sizes)
-        v = _values(v_ref, slots, key_pos != NO_KEY, head, values, q_ref.dtype, sizes)
+        v = _values(v_ref, slots, is_key, head, values, q_ref.dtype, sizes)
+        scales = [pltriton.load(ref.at[slots.page, slots.offset, head], mask=is_key, other=0.0) for ref in scale_refs]
         seen = key_pos <= pos
         seen &= (key_segment == segment) | (key_segment < horizon)
         if oldest:
             seen &= key_pos >= oldest[0]
         scores = (product(q[0], k[0].T) + product(q[1], k[1].T)) * (2 * sizes.half) ** -0.5
+        if scales:  # of a key, whose turn is linear: so it may as well follow the product
+            scores = scores * scales[0][None, :]
         scores = jnp.where(seen, scores, MASKED)
         top = jnp.maximum(so_far.top, scores.max(1))
         weights = jnp.exp(scores - top[:, None])
         decay = jnp.exp(so_far.top - top)
-        out = so_far.out * decay[:, None] + product(weights.astype(v.dtype), v)
+        of_values = weights * scales[1][None, :] if scales else weights
+        out = so_far.out * decay[:, None] + product(of_values.astype(v.dtype), v)
         return Partial(top, so_far.total * decay + weights.sum(1), out)
 
     start = Partial(jnp.full(rows, MASKED), jnp.zeros(rows), jnp.zeros((rows, values)))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import QUANTISED_DTYPES, PagedKV
 from rcjax.kernels.selective_attention.layout import PageLayout, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.softmax import Partial, finish, merge
 from rcjax.kernels.selective_attention.tile_queries import TileQueries, tile_queries
@@ -48,9 +49,7 @@ class Read(Protocol):
 class AttendPart(Protocol):
     """Of the queries of U prompts, [U, T, N]."""
 
-    def __call__(
-        self, read: Any, q: Array, k_pages: AnyArray, v_pages: AnyArray, first_page: Int[AnyArray, ""] | int
-    ) -> Partial: ...
+    def __call__(self, read: Any, q: Array, kv: PagedKV, first_page: Int[AnyArray, ""] | int) -> Partial: ...
 
 
 def page_parts(fresh: Any, read: Read, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None) -> PageParts:
@@ -64,25 +63,27 @@ def attend_parts(
     parts: PageParts,
     attend: AttendPart,
     q: Float[Array, "B T N H"],
-    fresh: tuple[Array, Array],
-    pool: tuple[AnyArray, AnyArray],
+    fresh: PagedKV,
+    kv: PagedKV,
     first_page: Int[AnyArray, ""] | int,
 ) -> Float[Array, "B T N H"]:
-    """Over K and V of the fresh tokens, as pages, and of a pool's pages."""
-    found = attend(parts.fresh, q, *fresh, 0)
+    """Over the fresh tokens' KV, as pages, and a pool's pages."""
+    found = attend(parts.fresh, q, fresh, 0)
     if parts.shared is not None:
-        found = merge(found, attend(parts.shared, q, *pool, first_page))
+        found = merge(found, attend(parts.shared, q, kv, first_page))
     if parts.tiles is not None:
         queries = parts.tiles.queries
         batch, num_tiles, tile_len = queries.tokens.shape
         own = queries.take(q).reshape(batch * num_tiles, tile_len, *q.shape[2:])
-        of_tiles = attend(parts.tiles.read, own, *pool, first_page)
+        of_tiles = attend(parts.tiles.read, own, kv, first_page)
         found = merge(found, queries.give_back(Partial(*(x.reshape(batch, -1, *x.shape[2:]) for x in of_tiles))))
     return finish(found).astype(q.dtype)
 
 
-def check_dtypes(**operands: AnyArray) -> None:
+def check_dtypes(kv: PagedKV, **operands: AnyArray) -> None:
     """NotImplementedError, which names the operand, where a kernel has no products of its type."""
+    if kv.k_scale is None or kv.k.dtype.name not in QUANTISED_DTYPES:
+        operands |= {"k_pages": kv.k, "v_pages": kv.v}
     for name, operand in operands.items():
         if operand.dtype not in DTYPES:
             raise NotImplementedError(

@@ -10,74 +10,47 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention import mass
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.api import Attention
+from rcjax.kernels.selective_attention.config import MAX_ROWS, GpuTiling, Tilings
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.page_kernel import MIN_HALF, MIN_ROWS, Launch, attend_pages
+from rcjax.kernels.selective_attention.page_mass import GpuMeasure
 from rcjax.kernels.selective_attention.page_parts import PageParts, attend_parts, check_dtypes, page_parts
 from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
 from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
 from rcjax.kernels.selective_attention.visits import Visits, visits
 
-THREAD_BLOCKS = 264  # two for each multiprocessor of an H100
-MIN_KEYS = 16  # what a tensor core multiplies at once
-MIN_STEPS = 4  # a split costs the writing and reading of its rows in float32
-MAX_HEAD_DIM, MAX_ROWS = 256, 128  # more would not fit a multiprocessor's registers
-
-
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Sizes of the kernel's work.
-
-    A thread block has `queries` fresh tokens, each with the query heads of one kv head as rows, and reads `keys` keys
-    a step (a page must fit). `splits` thread blocks share a context; None takes as many as let `THREAD_BLOCKS` run,
-    all at once, but no more than leave each `MIN_STEPS` steps. The defaults were chosen by what a compiler for an H100
-    says (64 rows, heads of 128, bfloat16): 225 registers and none spilled where keys turn, so that two thread blocks
-    fit a multiprocessor; with 64 keys some spill, and 8 warps would fit but once. They have not been timed.
-    """
-
-    queries: int = 16
-    keys: int = 32
-    splits: int | None = None
-    warps: int = 4
-    stages: int = 2
-
-    def __post_init__(self) -> None:
-        if self.keys < MIN_KEYS or self.keys & (self.keys - 1):
-            raise ValueError(f"keys={self.keys} must be a power of two of at least {MIN_KEYS}")
-
-    def num_splits(self, thread_blocks: int, num_keys: int) -> int:
-        """How many share each context of at most `num_keys`, where there would be `thread_blocks` without."""
-        if self.splits is not None:
-            return self.splits
-        return max(1, min(THREAD_BLOCKS // thread_blocks, num_keys // (MIN_STEPS * self.keys)))
+FIRST_CAPABILITY_WITH_FP8 = (8, 9)
+MAX_HEAD_DIM = 256  # more would not fit a multiprocessor's registers
 
 
 @dataclass(frozen=True, slots=True)
 class MakeGpuView:
     """`Attention.view`."""
 
-    tiling: Tiling
+    tilings: Tilings[GpuTiling]
 
     def __call__(
         self, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None, *, rope: Rope, window: int | None
     ) -> PageParts:
-        _check_pages(pages.drop.shape[2], self.tiling)
         batch, num_fresh = tokens.pos.shape
         page_tokens = math.gcd(num_fresh, 16)  # whole pages, so that fresh keys stay where they are
         table = jnp.arange(tokens.pos.size // page_tokens, dtype=jnp.int32).reshape(batch, -1)
 
         def visited(tokens: TokenLayout, keys: KeyLayout, table: AnyArray, turn: Rotation | None) -> Visits:
-            block = min(self.tiling.queries, tokens.pos.shape[1])
+            block = min(self.tilings.of(tokens.pos.shape[1]).queries, tokens.pos.shape[1])
             return visits(tokens, keys, table, turn, query_block=block, window=window)
 
         def read(tokens: TokenLayout, pages: PageLayout) -> Visits:
+            _check_pages(pages.drop.shape[2], self.tilings.of(tokens.pos.shape[1]))
             turn = None if pages.shift is None else by_shift(pages.shift, rope)
             return visited(tokens, cached_keys(pages), pages.table, turn)
 
@@ -89,7 +62,7 @@ class MakeGpuView:
 class GpuAttend:
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
 
-    tiling: Tiling
+    tilings: Tilings[GpuTiling]
     interpret: bool
 
     def __call__(
@@ -98,28 +71,25 @@ class GpuAttend:
         q: Float[Array, "B T N H"],
         k_new: Float[Array, "B T K H"],
         v_new: Float[Array, "B T K H"],
-        k_pages: Float[AnyArray, "P C K H"],
-        v_pages: Float[AnyArray, "P C K H"],
+        kv: PagedKV,
         first_page: Int[AnyArray, ""] | int,
     ) -> Float[Array, "B T N H"]:
-        _check_operands(q, k_new, k_pages)
+        _check_operands(q, k_new, kv)
         as_pages = (-1, view.fresh.page_tokens, *k_new.shape[2:])
-        fresh = k_new.reshape(as_pages), v_new.reshape(as_pages)
-        return attend_parts(view, self._attend, q, fresh, (k_pages, v_pages), first_page)
+        fresh = PagedKV(k_new.reshape(as_pages), v_new.reshape(as_pages))
+        return attend_parts(view, self._attend, q, fresh, kv, first_page)
 
-    def _attend(
-        self, read: Visits, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
-    ) -> Partial:
+    def _attend(self, read: Visits, q: Float[Array, "U T N H"], kv: PagedKV, first_page: Any) -> Partial:
         """[U, T, N] of the queries of U prompts or tiles."""
         _, blocks, query_block = read.queries.pos.shape
-        kv_heads = k_pages.shape[2]
+        kv_heads = kv.k.shape[2]
         group = q.shape[2] // kv_heads
-        num_splits = self.tiling.num_splits(len(q) * blocks * kv_heads, read.key_pos.shape[1])
-        tiling = self.tiling
+        tiling = self.tilings.of(q.shape[1])
+        num_splits = tiling.num_splits(len(q) * blocks * kv_heads, read.key_pos.shape[1])
         _check_rows(query_block, group)
         launch = Launch(group, tiling.keys, num_splits, tiling.warps, tiling.stages, self.interpret)
         rows = _rows(q, kv_heads, blocks, query_block)
-        found = _joined_splits(attend_pages(read, rows, k_pages, v_pages, first_page, launch))
+        found = _joined_splits(attend_pages(read, rows, kv, first_page, launch))
 
         def of_queries(x: Array) -> Array:
             x = x[:, :, :, : query_block * group]
@@ -130,13 +100,11 @@ class GpuAttend:
         return Partial(*(of_queries(x) for x in found))
 
 
-def pallas_gpu(interpret: bool = False, tiling: Tiling | None = None) -> Attention:
-    """The implementation with these tile sizes; interpreted, it runs on a CPU, slowly.
-
-    `mass` has no kernel yet: it is that of the other implementations, in plain `jnp`.
-    """
-    tiling = tiling or Tiling()
-    return Attention("pallas_gpu", MakeGpuView(tiling), GpuAttend(tiling, interpret), mass.measure)
+def pallas_gpu(interpret: bool = False, tiling: GpuTiling | Tilings[GpuTiling] | None = None) -> Attention:
+    """The implementation with these tile sizes; interpreted, it runs on a CPU, slowly."""
+    tilings = tiling if isinstance(tiling, Tilings) else Tilings.always(tiling or GpuTiling())
+    view = MakeGpuView(tilings)
+    return Attention("pallas_gpu", view, GpuAttend(tilings, interpret), GpuMeasure(view, tilings, interpret))
 
 
 def _rows(q: Float[Array, "U T N H"], kv_heads: int, blocks: int, query_block: int) -> Float[Array, "U I K 2 R F"]:
@@ -160,7 +128,7 @@ def _joined_splits(found: Partial) -> Partial:
     return Partial(top, (found.total * weight).sum(1), (found.out * weight[..., None]).sum(1))
 
 
-def _check_pages(page_tokens: int, tiling: Tiling) -> None:
+def _check_pages(page_tokens: int, tiling: GpuTiling) -> None:
     if page_tokens & (page_tokens - 1):
         raise NotImplementedError(
             f"{page_tokens=} is not a power of two, which Triton's blocks have to be; set cache.page_tokens to one"
@@ -168,18 +136,32 @@ def _check_pages(page_tokens: int, tiling: Tiling) -> None:
     if page_tokens > tiling.keys:
         raise NotImplementedError(
             f"{page_tokens=} is more than the {tiling.keys} keys that the kernel reads a step; "
-            "set cache.page_tokens or Tiling.keys"
+            "set cache.page_tokens or GpuTiling.keys"
         )
 
 
 def _check_rows(queries: int, group: int) -> None:
     if queries * group > MAX_ROWS:
         raise NotImplementedError(
-            f"{queries} queries of {group} heads are {queries * group} rows, more than {MAX_ROWS}: set Tiling.queries"
+            f"{queries} queries of {group} heads are {queries * group} rows, above {MAX_ROWS}: set GpuTiling.queries"
         )
 
 
-def _check_operands(q: Array, k_new: Array, k_pages: AnyArray) -> None:
+def _check_operands(q: Array, k_new: Array, kv: PagedKV) -> None:
     if q.shape[3] > MAX_HEAD_DIM:
         raise NotImplementedError(f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}; use attention: reference")
-    check_dtypes(q=q, k_new=k_new, k_pages=k_pages)
+    check_dtypes(kv, q=q, k_new=k_new)
+    if kv.k.dtype == jnp.float8_e4m3fn:
+        _check_converts_fp8()
+
+
+def _check_converts_fp8() -> None:
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return  # interpreted, or compiled for another device than this
+    if tuple(map(int, device.compute_capability.split("."))) < FIRST_CAPABILITY_WITH_FP8:
+        raise NotImplementedError(
+            f"cached KV of float8_e4m3fn needs compute capability {'.'.join(map(str, FIRST_CAPABILITY_WITH_FP8))}, "
+            f"below which Triton cannot convert it; this {device.device_kind} has {device.compute_capability}: set "
+            "cache.kv_dtype to int8"
+        )

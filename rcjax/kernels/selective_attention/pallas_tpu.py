@@ -17,14 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
-from rcjax.kernels.selective_attention import mass
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.api import Attention
+from rcjax.kernels.selective_attention.config import Tilings, TpuTiling
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.page_parts import PageParts, attend_parts, check_dtypes, page_parts
 from rcjax.kernels.selective_attention.query_blocks import join_rows, pad_tokens, split_queries
 from rcjax.kernels.selective_attention.rotation import Rotation, by_shift
 from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.tpu_kernel import Reads, attend_pages
+from rcjax.kernels.selective_attention.tpu_mass import TpuMeasure
 from rcjax.kernels.selective_attention.visibility import KeyLayout, cached_keys
 from rcjax.kernels.selective_attention.visits import NO_KEY, Visits, visits
 
@@ -34,30 +36,10 @@ LIST_BYTES = 1 << 19  # half of the scalar memory of a v5e or v6e; the rest is t
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """Sizes of the kernel's work.
-
-    A block has `queries` fresh tokens, each with the query heads of one kv head as rows, and reads whole pages of
-    together at most `keys` keys a step, at least one. The hardware multiplies 128 keys at once.
-    """
-
-    queries: int = 32
-    keys: int = 128
-
-    def __post_init__(self) -> None:
-        for name, value in (("queries", self.queries), ("keys", self.keys)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-
-    def step_keys(self, page_tokens: int) -> int:
-        return max(1, self.keys // page_tokens) * page_tokens
-
-
-@dataclass(frozen=True, slots=True)
 class MakeTpuView:
     """`Attention.view`."""
 
-    tiling: Tiling
+    tilings: Tilings[TpuTiling]
 
     def __call__(
         self, tokens: TokenLayout, pages: PageLayout, tiles: TileLayout | None, *, rope: Rope, window: int | None
@@ -75,10 +57,11 @@ class MakeTpuView:
     def _reads(
         self, tokens: TokenLayout, keys: KeyLayout, table: AnyArray, turn: Rotation | None, window: int | None
     ) -> Reads:
-        query_block = min(self.tiling.queries, tokens.pos.shape[1])
+        tiling = self.tilings.of(tokens.pos.shape[1])
+        query_block = min(tiling.queries, tokens.pos.shape[1])
         visited = visits(tokens, keys, table, turn, query_block=query_block, window=window)
         _check_lists(visited)
-        in_steps = self.tiling.step_keys(visited.page_tokens)
+        in_steps = tiling.step_keys(visited.page_tokens)
         return Reads(
             count=visited.count.reshape(-1),
             page=visited.page.reshape(-1),
@@ -103,34 +86,34 @@ class TpuAttend:
         q: Float[Array, "B T N H"],
         k_new: Float[Array, "B T K H"],
         v_new: Float[Array, "B T K H"],
-        k_pages: Float[AnyArray, "P C K H"],
-        v_pages: Float[AnyArray, "P C K H"],
+        kv: PagedKV,
         first_page: Int[AnyArray, ""] | int,
     ) -> Float[Array, "B T N H"]:
-        _check_operands(q, k_new, k_pages)
-        fresh = _as_pages(k_new), _as_pages(v_new)
-        return attend_parts(view, self._attend, q, fresh, (k_pages, v_pages), first_page)
+        _check_operands(q, k_new, kv)
+        fresh = PagedKV(_as_pages(k_new), _as_pages(v_new))
+        return attend_parts(view, self._attend, q, fresh, kv, first_page)
 
-    def _attend(
-        self, read: Reads, q: Float[Array, "U T N H"], k_pages: AnyArray, v_pages: AnyArray, first_page: Any
-    ) -> Partial:
+    def _attend(self, read: Reads, q: Float[Array, "U T N H"], kv: PagedKV, first_page: Any) -> Partial:
         """[U, T, N] of the queries of U prompts or tiles."""
         query_block = read.queries.pos.shape[2]
-        rows = split_queries(q, k_pages.shape[2], query_block)
+        rows = split_queries(q, kv.k.shape[2], query_block)
         num_rows = rows.shape[3]
         tile_rows = 8 * 4 // q.dtype.itemsize
         rows = jnp.pad(rows, [(0, 0)] * 3 + [(0, -num_rows % tile_rows), (0, 0)])
-        found = attend_pages(read, _columns(read, rows.shape[3]), rows, k_pages, v_pages, first_page, self.interpret)
+        columns, scales = _columns(read, rows.shape[3]), _scales(read, kv, first_page)
+        found = attend_pages(read, columns, rows, kv, scales, first_page, self.interpret)
         return Partial(*(join_rows(x[:, :, :, :num_rows], query_block, q.shape[1]) for x in found))
 
 
-def pallas_tpu(interpret: Any = False, tiling: Tiling | None = None) -> Attention:
+def pallas_tpu(interpret: Any = False, tiling: TpuTiling | Tilings[TpuTiling] | None = None) -> Attention:
     """The implementation with these tile sizes; interpreted, it runs on a CPU, slowly.
 
     `interpret` is what `pallas_call` takes: true, or `InterpretParams` for an interpreter that models copies as the
-    hardware makes them. `mass` has no kernel yet: it is that of the other implementations, in plain `jnp`.
+    hardware makes them.
     """
-    return Attention("pallas_tpu", MakeTpuView(tiling or Tiling()), TpuAttend(interpret), mass.measure)
+    tilings = tiling if isinstance(tiling, Tilings) else Tilings.always(tiling or TpuTiling())
+    view = MakeTpuView(tilings)
+    return Attention("pallas_tpu", view, TpuAttend(interpret), TpuMeasure(view, FRESH_PAGE, interpret))
 
 
 def _columns(reads: Reads, rows: int) -> tuple[Int[Array, "U I R 1"], ...]:
@@ -146,6 +129,25 @@ def _columns(reads: Reads, rows: int) -> tuple[Int[Array, "U I R 1"], ...]:
         return x[..., None]
 
     return tuple(column(*of) for of in of_queries)
+
+
+def _scales(reads: Reads, kv: PagedKV, first_page: Any) -> tuple[Float[Array, "U I steps K keys"], ...]:
+    """What `attend_pages` wants of quantised pages. Gathered by XLA: a page's are too small for a copy of their own."""
+    if kv.k_scale is None or kv.v_scale is None:
+        return ()
+    units, blocks, steps, keys = reads.key_pos.shape
+    _, page_tokens, kv_heads, _ = kv.k.shape
+    page = reads.page.reshape(units, blocks, -1) + first_page
+    page = jnp.pad(page, ((0, 0), (0, 0), (0, steps * keys // page_tokens - page.shape[2])))
+
+    def listed(scale: AnyArray) -> Array:
+        # A page's scales are one row, as whole lanes: 8 kv heads would fill 8 lanes of 128.
+        rows = jnp.asarray(scale).reshape(len(scale), -1).at[page].get(mode="promise_in_bounds")
+        rows = rows.reshape(units, blocks, steps, -1, page_tokens, kv_heads)
+        rows = rows.transpose(0, 1, 2, 5, 3, 4).reshape(units, blocks, steps, kv_heads, keys)
+        return jnp.where((reads.key_pos != NO_KEY)[:, :, :, None], rows, 0)
+
+    return listed(kv.k_scale), listed(kv.v_scale)
 
 
 def _listed(visited: Visits, of_keys: Int[Array, "U S"], step_keys: int, nothing: int) -> Int[Array, "U I steps keys"]:
@@ -178,9 +180,9 @@ def _check_lists(visited: Visits) -> None:
         )
 
 
-def _check_operands(q: Array, k_new: Array, k_pages: AnyArray) -> None:
+def _check_operands(q: Array, k_new: Array, kv: PagedKV) -> None:
     if q.shape[3] > MAX_HEAD_DIM:
         raise NotImplementedError(
             f"head_dim={q.shape[3]} is more than {MAX_HEAD_DIM}, the most that was compiled; use attention: reference"
         )
-    check_dtypes(q=q, k_new=k_new, k_pages=k_pages)
+    check_dtypes(kv, q=q, k_new=k_new)

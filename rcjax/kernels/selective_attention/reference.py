@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.chunks import ChunkView, attend_chunks, chunk_len, view_chunks
 from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TileLayout, TokenLayout
@@ -53,18 +54,17 @@ def attend(
     q: Float[Array, "B T N H"],
     k_new: Float[Array, "B T K H"],
     v_new: Float[Array, "B T K H"],
-    k_pages: Float[AnyArray, "P C K H"],
-    v_pages: Float[AnyArray, "P C K H"],
+    kv: PagedKV,
     first_page: Int[AnyArray, ""] | int,
 ) -> Float[Array, "B T N H"]:
     """`Attention.__call__`; products have operands of the type of `q` and accumulate in float32."""
     found = _attend_fresh(view, q, k_new, v_new)
     if view.cached is not None:
-        k = gather_keys(view.pages, k_pages, first_page, q.dtype).transpose(0, 2, 3, 1)
-        v = gather_values(view.pages, v_pages, first_page, q.dtype).transpose(0, 2, 1, 3)
+        k = gather_keys(view.pages, kv, first_page, q.dtype).transpose(0, 2, 3, 1)
+        v = gather_values(view.pages, kv, first_page, q.dtype).transpose(0, 2, 1, 3)
         found = merge(found, attend_chunks(q, k, v, view.cached))
     if view.tiles is not None:
-        found = merge(found, attend_tiles(q, k_pages, v_pages, first_page, view.tiles))
+        found = merge(found, attend_tiles(q, kv, first_page, view.tiles))
     return finish(found).astype(q.dtype)
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.keys import PageView, gather_keys, gather_values, view_pages
 from rcjax.kernels.selective_attention.layout import Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.softmax import Partial
@@ -33,8 +34,7 @@ def view_tiles(tokens: TokenLayout, tiles: TileLayout, rope: Rope, window: int |
 
 def attend_tiles(
     q: Float[Array, "B T N H"],
-    k_pages: AnyArray,
-    v_pages: AnyArray,
+    kv: PagedKV,
     first_page: Int[AnyArray, ""] | int,
     view: TileView,
 ) -> Partial:
@@ -46,9 +46,9 @@ def attend_tiles(
     """
     batch, _, num_heads, head_dim = q.shape
     num_tiles, tile_len = view.queries.tokens.shape[1:]
-    num_kv_heads = k_pages.shape[2]
-    k = gather_keys(view.pages, k_pages, first_page, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
-    v = gather_values(view.pages, v_pages, first_page, q.dtype).reshape(k.shape)
+    num_kv_heads = kv.k.shape[2]
+    k = gather_keys(view.pages, kv, first_page, q.dtype).reshape(batch, num_tiles, -1, num_kv_heads * head_dim)
+    v = gather_values(view.pages, kv, first_page, q.dtype).reshape(k.shape)
 
     own = view.queries.take(q).reshape(batch, num_tiles, tile_len, num_kv_heads, -1, head_dim)
     head = jnp.eye(num_kv_heads, dtype=q.dtype)

@@ -19,14 +19,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
+from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.layout import TokenLayout
 from rcjax.kernels.selective_attention.rotation import Rotation
 from rcjax.kernels.selective_attention.softmax import Partial
+from rcjax.kernels.selective_attention.tpu_memory import LANES, SLOTS, Scratch, check_vmem, scratch_of
 from rcjax.kernels.selective_attention.visibility import MASKED
 from rcjax.kernels.selective_attention.visits import NO_KEY
-
-LANES = 128
-SLOTS = 2  # one is computed on while the other is filled
 
 
 @register_arrays
@@ -57,16 +56,6 @@ class _Prefetched(NamedTuple):
     entry: Any  # [U * I * M]
 
 
-class _Scratch(NamedTuple):
-    k: Any  # [SLOTS, keys, K, H], as the pool
-    v: Any  # [SLOTS, keys, K, H], as the pool
-    turn: Any  # [2, keys, H] f32: cos and sin of each key of the step
-    top: Any  # [K, R, 1] f32
-    total: Any  # [K, R, 1] f32
-    slot: Any  # [1] int32 in SMEM: where the next step finds its pages
-    copies: Any  # [2, SLOTS] DMA semaphores, of k and of v
-
-
 @dataclass(frozen=True, slots=True)
 class _Pages:
     """The copies of the pages that a step of a block lists, into one of the slots."""
@@ -74,7 +63,7 @@ class _Pages:
     prefetched: _Prefetched
     k_ref: Any  # [P, C, K, H] in HBM
     v_ref: Any  # [P, C, K, H] in HBM
-    scratch: _Scratch
+    scratch: Scratch
     entries: int
 
     @property
@@ -109,14 +98,15 @@ def attend_pages(
     reads: Reads,
     columns: tuple[Int[Array, "U I R 1"], ...],
     q: Float[Array, "I U K R H"],
-    k_pages: Float[AnyArray, "P C K H"],
-    v_pages: Float[AnyArray, "P C K H"],
+    kv: PagedKV,
+    scales: tuple[Float[Array, "U I steps K keys"], ...],
     first_page: Int[AnyArray, ""] | int,
     interpret: Any,
 ) -> Partial:
     """Of each row, [I, U, K, R]; rows are whole tiles of the type of `q`.
 
-    `columns` are position, segment, horizon and, where there is a window, oldest position of each row's query.
+    `columns` are position, segment, horizon and, where there is a window, oldest position of each row's query. `scales`
+    are those of K and of V where these are quantised, of each key in the order of the lists; 0 where a slot has none.
     """
     blocks, units, kv_heads, rows, head_dim = q.shape
     steps, keys = reads.key_pos.shape[2:]
@@ -131,11 +121,15 @@ def attend_pages(
         return pl.BlockSpec((None, *x.shape[1:]), lambda u, i, *_: (u, 0, 0))
 
     pool = pl.BlockSpec(memory_space=pltpu.HBM)
-    pools: tuple[Array, ...] = (jnp.asarray(k_pages), jnp.asarray(v_pages))
+    pools: tuple[Array, ...] = (jnp.asarray(kv.k), jnp.asarray(kv.v))
     if not interpret:
         # Otherwise the compiler may copy a pool that fits into VMEM as a whole, before the kernel reads a few pages.
         pools = tuple(pltpu.with_memory_space_constraint(x, pltpu.HBM) for x in pools)
     turn = () if reads.turn is None else (reads.turn.cos, reads.turn.sin)
+    scratch = scratch_of(kv, keys, rows)
+    out_shape = [jax.ShapeDtypeStruct((*q.shape[:4], width), jnp.float32) for width in (head_dim, LANES)]
+    blocks_of = (*columns, reads.key_pos, reads.key_segment, *scales, q, *out_shape)
+    check_vmem(scratch, per_block=blocks_of, per_unit=turn)
     found, stats = pl.pallas_call(
         partial(_kernel, entries=len(reads.page) // len(reads.count)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -144,37 +138,25 @@ def attend_pages(
             in_specs=[
                 tuple(per_block(rows, 1) for _ in columns),
                 *[per_block(steps, keys)] * 2,
+                tuple(per_block(*x.shape[2:]) for x in scales),
                 tuple(per_unit(x) for x in turn),
                 of_rows(head_dim),
                 pool,
                 pool,
             ],
             out_specs=[of_rows(head_dim), of_rows(LANES)],
-            scratch_shapes=[_scratch(k_pages.dtype, v_pages.dtype, (keys, kv_heads, head_dim), rows)],
+            scratch_shapes=[scratch],
         ),
-        out_shape=[jax.ShapeDtypeStruct((*q.shape[:4], width), jnp.float32) for width in (head_dim, LANES)],
+        out_shape=out_shape,
         # In order: a block finds the copies that the one before has started.
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary")),
         interpret=interpret,
         name="selective_attention",
     )(
         jnp.asarray(first_page, jnp.int32).reshape(1), reads.count, reads.page, reads.entry,
-        columns, reads.key_pos, reads.key_segment, turn, q, *pools,
+        columns, reads.key_pos, reads.key_segment, scales, turn, q, *pools,
     )  # fmt: skip
     return Partial(stats[..., 0], stats[..., 1], found)
-
-
-def _scratch(k_dtype: Any, v_dtype: Any, a_step: tuple[int, int, int], rows: int) -> _Scratch:
-    keys, kv_heads, head_dim = a_step
-    return _Scratch(
-        k=pltpu.VMEM((SLOTS, *a_step), k_dtype),
-        v=pltpu.VMEM((SLOTS, *a_step), v_dtype),
-        turn=pltpu.VMEM((2, keys, head_dim), jnp.float32),
-        top=pltpu.VMEM((kv_heads, rows, 1), jnp.float32),
-        total=pltpu.VMEM((kv_heads, rows, 1), jnp.float32),
-        slot=pltpu.SMEM((1,), jnp.int32),
-        copies=pltpu.SemaphoreType.DMA((2, SLOTS)),
-    )
 
 
 def _kernel(
@@ -186,6 +168,7 @@ def _kernel(
     query_refs: tuple[Any, ...],  # pos, segment, horizon and, where there is a window, oldest: [R, 1] int32
     key_pos_ref: Any,  # [steps, keys] int32
     key_segment_ref: Any,  # [steps, keys] int32
+    scale_refs: tuple[Any, ...],  # where pages are quantised, of k and of v: [steps, K, keys] f32
     turn_refs: tuple[Any, ...],  # where keys turn, cos and sin: [M, H] f32
     q_ref: Any,  # [K, R, H]
     k_ref: Any,  # [P, C, K, H] in HBM
@@ -193,7 +176,7 @@ def _kernel(
     # outputs
     out_ref: Any,  # [K, R, H] f32
     stats_ref: Any,  # [K, R, LANES] f32: the top score in the first lane, the total weight in the others
-    scratch: _Scratch,
+    scratch: Scratch,
     *,
     entries: int,
 ) -> None:
@@ -231,14 +214,15 @@ def _kernel(
         seen = _seen(key_pos, key_segment_ref[pl.ds(i, 1), :], query_refs)
         if turn_refs:
             _spread(turn_refs, scratch.turn, pages, block, i)
-        _attend(q_ref, seen, key_pos, scratch, slot, bool(turn_refs), out_ref)
+        scales = tuple(ref[i] for ref in scale_refs)
+        _attend(q_ref, seen, key_pos, scales, scratch, slot, bool(turn_refs), out_ref)
 
     lax.fori_loop(0, num_steps, step, None)
     scratch.slot[0] = lax.rem(first_slot + num_steps, SLOTS)
     _write_stats(scratch, stats_ref)
 
 
-def _write_stats(scratch: _Scratch, stats_ref: Any) -> None:
+def _write_stats(scratch: Scratch, stats_ref: Any) -> None:
     top, total = scratch.top[...], scratch.total[...]
     # A maximum may pass over NaN: the top of a row that saw nothing else would say that it saw nothing.
     top = jnp.where(total == total, top, total)
@@ -263,7 +247,16 @@ def _spread(turn_refs: tuple[Any, ...], turn: Any, pages: _Pages, block: Array, 
             turn[i, pl.ds(at * pages.page_tokens, pages.page_tokens), :] = row
 
 
-def _attend(q_ref: Any, seen: Array, key_pos: Array, scratch: _Scratch, slot: Array, turns: bool, out_ref: Any) -> None:
+def _attend(
+    q_ref: Any,
+    seen: Array,
+    key_pos: Array,
+    scales: tuple[Array, ...],
+    scratch: Scratch,
+    slot: Array,
+    turns: bool,
+    out_ref: Any,
+) -> None:
     """Adds a step's keys to the running softmax of every kv head."""
     kv_heads, _, head_dim = q_ref.shape
     # Positions lie along lanes; values want them along sublanes.
@@ -275,13 +268,16 @@ def _attend(q_ref: Any, seen: Array, key_pos: Array, scratch: _Scratch, slot: Ar
         # A slot without a key may hold anything: its weight is 0, but 0 * NaN is NaN.
         v = jnp.where(is_key, scratch.v[slot, :, head, :].astype(jnp.float32), 0).astype(q_ref.dtype)
         scores = _product(q_ref[head], k.astype(q_ref.dtype), 1) * head_dim**-0.5
+        if scales:  # of a key, whose turn is linear: so it may as well follow the product
+            scores = scores * scales[0][head : head + 1]
         scores = jnp.where(seen, scores, MASKED)
         before = scratch.top[head]
         top = jnp.maximum(before, scores.max(1, keepdims=True))
         weights, decay = jnp.exp(scores - top), jnp.exp(before - top)
         scratch.top[head] = top
         scratch.total[head] = scratch.total[head] * decay + weights.sum(1, keepdims=True)
-        out_ref[head] = out_ref[head] * decay + _product(weights.astype(v.dtype), v, 0)
+        of_values = weights * scales[1][head : head + 1] if scales else weights
+        out_ref[head] = out_ref[head] * decay + _product(of_values.astype(v.dtype), v, 0)
 
 
 def _swapped(k: Array) -> Array:

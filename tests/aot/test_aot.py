@@ -1,0 +1,153 @@
+"""Programs compiled for chips that are not here: what their compilers refuse, spill, copy and take.
+
+That a program compiles does not say that its numbers are right: the interpreter's are, as tests/kernels shows.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from chips import CHIPS, GPUS, TPUS
+from compiler_report import report_of
+from named_programs import COPIES, KERNELS, OVERFLOWS, REFUSED, SPILLING, SPILLS, STEPS
+
+pytestmark = pytest.mark.aot
+
+FOLDER = Path(__file__).parent
+MAX_PEAK = 1.15  # of what pool, weights and results need
+RESERVED_BYTES = 1024  # of shared memory, by the driver for each thread block
+TIMEOUT_S = 3600
+
+
+def each(chips):
+    """One worker a chip (`--dist loadgroup`): the tests of a chip share what was compiled for it."""
+    return pytest.mark.parametrize(
+        "chip", [pytest.param(chip, id=chip.name, marks=pytest.mark.xdist_group(chip.name)) for chip in chips]
+    )
+
+
+@cache
+def reports(chip):
+    packages = os.environ.get("RCJAX_AOT_PACKAGES")
+    if packages is None:
+        pytest.fail("where the compilers are installed is not known; run `make test-aot`")
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "compile_for.py"), chip.name],
+        env=os.environ | {"PYTHONPATH": str(Path(packages).absolute() / chip.platform), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line.pop("program"): report_of(line) for line in lines}
+
+
+def kernel_reports(chip):
+    return {name: report for name, report in reports(chip).items() if name in KERNELS and not report.error}
+
+
+def gpu_kernels(chip):
+    return [(name, kernel) for name, report in kernel_reports(chip).items() for kernel in report.kernels]
+
+
+@each(CHIPS.values())
+def test_every_program_compiles_but_those_that_a_chip_has_no_types_for(chip):
+    """On a TPU this says that memory is large enough, too: a kernel's (VMEM) and a pass's (HBM)."""
+    wanted = [*KERNELS, *STEPS.get(chip.name, {})]
+    refused = {name: reports(chip)[name].error for name in wanted if reports(chip)[name].error}
+    assert set(refused) == REFUSED.get(chip.name, set()), refused
+
+
+@each(GPUS)
+def test_no_kernel_spills_but_those_of_float32(chip):
+    spilling = [found for found in gpu_kernels(chip) if found[1].spilled_bytes]
+    assert {name for name, _ in spilling} == SPILLING, spilling
+
+
+@each(GPUS)
+def test_a_kernel_that_is_too_large_is_seen_to_spill(chip):
+    assert any(kernel.spilled_bytes for kernel in reports(chip)[SPILLS].kernels)
+
+
+@each(GPUS)
+def test_every_kernel_was_looked_at(chip):
+    """One for fresh keys and one each for shared pages and those of tiles, where there are any; two each of mass."""
+    parts = {name: 1 + (kernel.sizes.pages > 0) + (kernel.sizes.tiles is not None) for name, kernel in KERNELS.items()}
+    wanted = {name: number * (1 + KERNELS[name].is_mass) for name, number in parts.items()}
+    found = {name: len(report.kernels) for name, report in kernel_reports(chip).items()}
+    assert found == {name: number for name, number in wanted.items() if name in found}
+
+
+@each(GPUS)
+def test_every_thread_block_fits_a_multiprocessor(chip):
+    for found in gpu_kernels(chip):
+        assert registers_of(found[1]) <= chip.registers, found
+        assert found[1].shared_bytes <= chip.shared_bytes, found
+
+
+@each(GPUS)
+def test_two_thread_blocks_fit_a_multiprocessor(chip):
+    """As the number of splits takes for granted. Of those that spill, and of heads of 256 on an A100, one fits."""
+    for name, kernel in gpu_kernels(chip):
+        if name not in SPILLING and (chip.name, name) != ("a100", "heads of 256"):
+            assert 2 * registers_of(kernel) <= chip.registers, (name, kernel)
+            assert 2 * (kernel.shared_bytes + RESERVED_BYTES) <= chip.shared_bytes_of_all, (name, kernel)
+
+
+def registers_of(kernel):
+    """Of a thread block; a thread is given them in eights."""
+    return kernel.threads * -(-kernel.registers // 8) * 8
+
+
+@each(CHIPS.values())
+def test_the_pool_is_read_where_it_is(chip):
+    """No kernel has anything of the size of K or V beside it."""
+    found = kernel_reports(chip).items()
+    copied = {name: report.temp_bytes for name, report in found if report.temp_bytes >= report.pool_bytes / 4}
+    assert copied == {}
+
+
+@each(TPUS)
+def test_a_pool_in_another_order_is_seen_to_be_copied(chip):
+    report = reports(chip)[COPIES]
+    assert report.error == ""
+    assert report.temp_bytes >= report.pool_bytes
+
+
+@each(TPUS)
+def test_a_pool_takes_more_than_its_bytes_only_where_the_heads_of_a_token_do_not_fill_tiles(chip):
+    """Head dims are padded to 128 lanes, and kv heads to a power of two that fills 32 bits: pools of [P, C, K, H]."""
+
+    def padding(kernel):
+        kv_heads, itemsize = kernel.heads[1], kernel.kv_format.numpy_dtype.itemsize
+        padded_heads = max(1 << (kv_heads - 1).bit_length(), 4 // itemsize)
+        return padded_heads / kv_heads * -(-kernel.head_dim // 128) * 128 / kernel.head_dim
+
+    found = {name: report for name, report in kernel_reports(chip).items() if KERNELS[name].sizes.pages}
+    for name, report in found.items():
+        assert report.argument_bytes / report.pool_bytes == pytest.approx(padding(KERNELS[name]), abs=0.05), name
+
+
+@each(TPUS)
+def test_a_kernel_beyond_the_memory_of_a_core_is_refused(chip):
+    assert "vmem" in reports(chip)[OVERFLOWS].error.lower()
+
+
+@each([chip for chip in CHIPS.values() if chip.name in STEPS])
+def test_a_pass_takes_little_more_memory_than_pool_weights_and_results(chip):
+    for name in STEPS[chip.name]:
+        report = reports(chip)[name]
+        assert report.peak_bytes <= MAX_PEAK * report.needed_bytes, (name, report)
+        assert report.peak_bytes <= chip.memory_bytes, (name, report)
+
+
+@each([chip for chip in CHIPS.values() if chip.name in STEPS])
+def test_devices_exchange_sums_of_a_layer_and_no_weights_or_pages(chip):
+    for name, step in STEPS[chip.name].items():
+        assert set(reports(chip)[name].collectives) == ({"all-reduce"} if step.devices > 1 else set())
