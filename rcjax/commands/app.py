@@ -10,6 +10,7 @@ from rcjax.commands.cli.bench import bench
 from rcjax.commands.cli.build import build
 from rcjax.commands.cli.demo import demo
 from rcjax.commands.cli.evaluate import evaluate
+from rcjax.commands.cli.place import place
 from rcjax.commands.cli.rank import rank
 from rcjax.commands.cli.serve import serve
 from rcjax.commands.cli.train import train
@@ -31,6 +32,7 @@ app.command()(rank)
 app.command()(bench)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(place)
 
 
 @app.callback()
