@@ -1,7 +1,21 @@
-"""The scheduler: from a plan and the slices' loads to a slice. No threads, no JAX, and its clock is an argument."""
+"""The scheduler: from a plan and the slices' loads to a slice. No threads, no JAX, and its clock is an argument.
 
+A router of one slice uses `LeastCompletionTime`; `MeshScheduler` and its policies are for a mesh of several.
+"""
+
+import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from rcjax.prompt import Block, BlockKind
+from rcjax.serving.residency import Residency
+from rcjax.serving.slice_loads import SliceLoads
+
+Weights: TypeAlias = Float64[np.ndarray, "blocks"] | Bool[np.ndarray, "blocks"]
 
 
 @runtime_checkable
@@ -24,3 +38,170 @@ class LeastCompletionTime:
 
     def choose(self, plan: Costed, loads_s: Sequence[float]) -> int:
         return min(range(len(loads_s)), key=lambda index: loads_s[index] + plan.cost_s)
+
+
+@runtime_checkable
+class WantedBlock(Protocol):
+    """A block that a request takes from the cache, and its key (`rcjax.engine.plan.PlannedBlock`)."""
+
+    @property
+    def block(self) -> Block: ...
+
+    @property
+    def key(self) -> bytes: ...
+
+
+@runtime_checkable
+class MissCosts(Protocol):
+    """What a slice pays for blocks that it does not hold (`rcjax.engine.cost.CostModel`)."""
+
+    def build_s(self, num_tokens: int) -> float:
+        """Seconds to compute the KV of blocks of so many tokens."""
+        ...
+
+    def fetch_s(self, num_tokens: int) -> float:
+        """Seconds to copy the KV of so many tokens from another slice; infinite where slices have no link."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wants:
+    """The blocks that a request takes from the cache, and what each costs a slice that does not hold it.
+
+    `miss_s` supposes that another slice holds the block, so that it is fetched where that is cheaper than to build it.
+    Where none does, every slice has to build it, and the choice between them is the same.
+    """
+
+    keys: tuple[bytes, ...]
+    is_item: Bool[np.ndarray, "blocks"]
+    miss_s: Float64[np.ndarray, "blocks"]
+
+
+def wants_of(wanted: Sequence[WantedBlock], costs: MissCosts) -> Wants:
+    """Of a plan's `wanted`. A token's share of a cost is taken from all of them, which would be built in one go."""
+    lens = np.array([len(one.block) for one in wanted], np.float64)
+    num_tokens = int(lens.sum())
+    cheapest_s = min(costs.build_s(num_tokens), costs.fetch_s(num_tokens)) if num_tokens else 0.0
+    return Wants(
+        keys=tuple([one.key for one in wanted]),
+        is_item=np.array([one.block.kind is BlockKind.ITEM for one in wanted], bool),
+        miss_s=lens * (cheapest_s / max(num_tokens, 1)),
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Sight:
+    """What a policy sees of a request and of the slices. Nobody changes it; a frozen one takes longer to make."""
+
+    wants: Wants
+    waiting_s: Float64[np.ndarray, "slices"]
+    may_take: Bool[np.ndarray, "slices"]  # at least one
+    residency: Residency
+
+    def held(self, weights: Weights) -> Float64[np.ndarray, "slices"]:
+        """For each slice the sum of the weights of the blocks that it holds."""
+        bits = self.residency.holders(self.wants.keys)
+        # Not `@`: BLAS would wake its threads for a product of this size, and need not add all columns in one order,
+        # so that equals were no longer equal. `einsum` casts slower than `astype`.
+        return np.einsum("b,bs->s", weights.astype(np.float64, copy=False), bits.astype(np.float64))
+
+    def least(self, score: Float64[np.ndarray, "slices"]) -> int:
+        """The slice of the smallest score among those that may take the request; the lowest index among equals."""
+        return int(np.where(self.may_take, score, math.inf).argmin())
+
+
+@runtime_checkable
+class Policy(Protocol):
+    def choose(self, sight: Sight) -> int:
+        """The index of one of the slices that may take the request."""
+        ...
+
+
+class Time:
+    """`time`: where the answer is expected first: after what waits there, the blocks that are missing, and the pass.
+
+    The pass and the cost of all blocks are the same everywhere, so that what decides is the wait less what hits save.
+    The chosen queue is longer than the shortest by no more than that, so a hot shard is left before it piles up.
+    """
+
+    def choose(self, sight: Sight) -> int:
+        return sight.least(sight.waiting_s - sight.held(sight.wants.miss_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """`affinity`: the most alpha * hit share + beta * (1 - load), eq. 2 of RcLLM (arXiv 2605.07443).
+
+    The paper does not say by what it divides the load; here by the longest queue of those that may take the request.
+    """
+
+    alpha: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.alpha < math.inf and 0 <= self.beta < math.inf and self.alpha + self.beta > 0):
+            raise ValueError(f"{self.alpha=} and {self.beta=} must be finite, not negative, and not both 0")
+
+    def choose(self, sight: Sight) -> int:
+        longest_s = sight.waiting_s.max(initial=0.0, where=sight.may_take)
+        load = sight.waiting_s / longest_s if longest_s > 0 else sight.waiting_s
+        num_items = max(int(np.count_nonzero(sight.wants.is_item)), 1)
+        return sight.least(self.beta * load - self.alpha / num_items * sight.held(sight.wants.is_item))
+
+
+class HitOnly:
+    """`hit_only`: the most of the request's items; among equals the shortest queue."""
+
+    def choose(self, sight: Sight) -> int:
+        num_hits = sight.held(sight.wants.is_item)
+        most = num_hits.max(initial=0.0, where=sight.may_take)
+        return sight.least(np.where(num_hits == most, sight.waiting_s, math.inf))
+
+
+class LeastLoaded:
+    """`least_loaded`: the shortest queue."""
+
+    def choose(self, sight: Sight) -> int:
+        return sight.least(sight.waiting_s)
+
+
+class RoundRobin:
+    """`round_robin`: one slice after the other, without those that may not take the request."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def choose(self, sight: Sight) -> int:
+        num_slices = len(sight.may_take)
+        turns = (np.arange(num_slices) - self._last - 1) % num_slices
+        self._last = sight.least(turns.astype(np.float64))
+        return self._last
+
+
+class MeshScheduler:
+    """Chooses a slice for each request by a policy, among those that take requests and are not overloaded.
+
+    A slice is overloaded where more than `max_imbalance` times the mean of all open slices waits for it: consistent
+    hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, arXiv 1608.01350) with seconds for requests, so that
+    a hot shard's requests go elsewhere before they pile up. The shortest queue is never overloaded. None sets no bound:
+    `time` weighs queues itself. Called from one thread at a time, which tells `loads` of its choice before the next.
+    """
+
+    def __init__(self, policy: Policy, residency: Residency, loads: SliceLoads, *, max_imbalance: float | None = None):
+        if residency.num_slices != loads.num_slices:
+            raise ValueError(f"residency of {residency.num_slices} slices, loads of {loads.num_slices}")
+        if max_imbalance is not None and not max_imbalance >= 1:
+            raise ValueError(f"{max_imbalance=} must be at least 1: some slice has the mean or more")
+        self._policy = policy
+        self._residency = residency
+        self._loads = loads
+        self._max_imbalance = max_imbalance
+
+    def choose(self, wants: Wants, now_s: float) -> int:
+        """The index of the slice to serve the request; UnavailableError where all drain or are dead."""
+        may_take = self._loads.open_slices()
+        waiting_s = self._loads.waiting_s(now_s)
+        if self._max_imbalance is not None:
+            open_s = waiting_s[may_take]
+            may_take &= waiting_s <= max(self._max_imbalance * open_s.sum() / len(open_s), open_s.min())
+        return self._policy.choose(Sight(wants, waiting_s, may_take, self._residency))
