@@ -22,7 +22,7 @@ test-kernels: $(READY)
 
 # For chips that need not be here. Their compilers are packages that JAX would try at each start, so .venv has none of them.
 test-aot: $(AOT)/ready
-	RCJAX_AOT_PACKAGES=$(AOT) $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=10 -m aot tests/aot
+	RCJAX_AOT_PACKAGES=$(AOT) $(BIN)/python -m pytest -m aot tests/aot
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from pathlib import Path
 import accuracy
 import numpy as np
 from claims import Claim, show_claims, write_report
+from pydantic import ByteSize
 from rich.console import Console
 from rich.progress import Progress
 
@@ -85,7 +86,11 @@ def main() -> None:
 def served(model: Path, precision: Precision) -> Settings:
     arm = ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)
     wanted = accuracy.settings("embedded", CatalogueSettings(), model, {ARM: arm})
-    cache = wanted.cache.model_copy(update={"kv_dtype": precision.kv_dtype})
+    cache = wanted.cache
+    if precision.kv_dtype != "auto":
+        # About as many pages as before; a CPU converts all of them in each pass of fp8.
+        pool_bytes = ByteSize(cache.pool_bytes // 4)
+        cache = cache.model_copy(update={"kv_dtype": precision.kv_dtype, "pool_bytes": pool_bytes})
     return wanted.model_copy(update={"dtype": precision.dtype, "cache": cache})
 
 

@@ -6,6 +6,8 @@ from rcjax.config.cache import SemanticSettings as SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings as CatalogueSettings
 from rcjax.config.catalogue import read_catalogue as read_catalogue
 from rcjax.config.limits import Limits as Limits
+from rcjax.config.mesh import MeshSettings as MeshSettings
+from rcjax.config.mesh import SchedulerSettings as SchedulerSettings
 from rcjax.config.server import ServerSettings as ServerSettings
 from rcjax.config.settings import Settings as Settings
 from rcjax.config.settings import load_settings as load_settings

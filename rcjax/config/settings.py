@@ -10,6 +10,7 @@ from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
 from rcjax.config.cache import CacheSettings, SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings
 from rcjax.config.limits import Limits
+from rcjax.config.mesh import MeshSettings
 from rcjax.config.paths import in_folder
 from rcjax.config.server import ServerSettings
 from rcjax.config.shapes import EMBEDDED_SHAPES, ShapeSettings
@@ -30,6 +31,7 @@ class Settings(StrictModel):
     template: str = "shop"
     catalogue: CatalogueSettings = CatalogueSettings()
     cache: CacheSettings = CacheSettings()
+    mesh: MeshSettings = MeshSettings()
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
     default_arm: str = "rcjax"
@@ -64,6 +66,7 @@ class Settings(StrictModel):
         changed: dict[str, object] = {
             "model": located(self.model, folder),
             "catalogue": self.catalogue.in_folder(folder),
+            "mesh": self.mesh.in_folder(folder),
         }
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))

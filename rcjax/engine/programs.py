@@ -10,7 +10,6 @@ import numpy as np
 
 from rcjax.engine.cost import Program
 from rcjax.kernels.kv import KVFormat, KVPages
-from rcjax.kernels.quantisation import as_bits, of_bits
 from rcjax.kernels.selective_attention import Attention
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Batch, Params, extend, unembed
@@ -148,8 +147,8 @@ def _write(pages, fresh, source, destination):  # type: ignore[no-untyped-def]
 
 
 def _gather(pages, index):  # type: ignore[no-untyped-def]
-    return jax.tree.map(lambda x: of_bits(as_bits(x)[:, index], x.dtype), pages)
+    return jax.tree.map(lambda x: x[:, index], pages)
 
 
 def _scatter(pages, index, some):  # type: ignore[no-untyped-def]
-    return jax.tree.map(lambda x, new: of_bits(as_bits(x).at[:, index].set(as_bits(new)), x.dtype), pages, some)
+    return jax.tree.map(lambda x, new: x.at[:, index].set(new), pages, some)

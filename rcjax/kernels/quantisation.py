@@ -7,8 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Real
+from jaxtyping import Float, Real
 
 from rcjax.kernels.arrays import AnyArray
 
@@ -35,20 +34,6 @@ def quantise(x: Float[AnyArray, "*any H"], dtype: np.dtype) -> tuple[Real[AnyArr
 def dequantise(values: Real[AnyArray, "*any H"], scale: Float[AnyArray, "*any"]) -> Float[AnyArray, "*any H"]:
     """What `quantise` made `values` and `scale` of, but for rounding; float32."""
     return values.astype(np.float32) * scale[..., None]
-
-
-def as_bits(pool: Real[AnyArray, "*any"]) -> Real[Array, "*any"]:
-    """Floats of 8 bits as integers of the same bits, to copy some of a pool: nothing is moved for it.
-
-    Where XLA has no instructions for such floats, as on a CPU, it would convert the whole pool before it copies a part.
-    """
-    pool = jnp.asarray(pool)
-    return lax.bitcast_convert_type(pool, jnp.uint8) if pool.dtype == jnp.float8_e4m3fn else pool
-
-
-def of_bits(bits: Real[Array, "*any"], dtype: np.dtype) -> Real[Array, "*any"]:
-    """What `as_bits` made `bits` of, an array of that dtype."""
-    return lax.bitcast_convert_type(bits, dtype) if dtype == jnp.float8_e4m3fn else bits
 
 
 def _largest(dtype: np.dtype) -> np.float32:

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from rcjax.kernels.arrays import register_arrays
 from rcjax.kernels.kv import KVFormat, KVPages, quantise_pages
-from rcjax.kernels.quantisation import as_bits, of_bits
 from rcjax.model.config import ModelConfig
 
 
@@ -41,12 +40,12 @@ def write_pages(pages: KVPages, fresh: FreshKV, source: Int[Array, "W C"], desti
     """
 
     def write(pages: Array, fresh: Array) -> Array:
+        pages = jnp.asarray(pages)
         fresh = fresh.reshape(fresh.shape[0], -1, *fresh.shape[3:])
         values = fresh[:, jnp.maximum(source, 0)].astype(pages.dtype)  # [L, W, C, K, ...]
-        pool = as_bits(pages)
-        is_new = (source >= 0).reshape(1, *source.shape, *[1] * (pool.ndim - 3))
-        written = pool.at[:, destination].set(jnp.where(is_new, as_bits(values), pool[:, destination]))
-        return of_bits(written, pages.dtype)
+        kept = pages[:, destination]
+        is_new = (source >= 0).reshape(1, *source.shape, *[1] * (pages.ndim - 3))
+        return pages.at[:, destination].set(jnp.where(is_new, values, kept))
 
     new = KVPages(fresh.k, fresh.v)  # of B rows of T tokens, where pages have P of C
     if pages.k_scale is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.kv import KVPages
-from rcjax.kernels.quantisation import as_bits, dequantise, of_bits
+from rcjax.kernels.quantisation import dequantise
 from rcjax.kernels.selective_attention import Attention
 from rcjax.kernels.selective_attention.rotation import from_position, rotate, to_position
 from rcjax.model.config import ModelConfig
@@ -179,7 +179,7 @@ def _cached(
     index = layer * per_layer + jnp.maximum(known.slots, 0)
 
     def at_slots(pool: AnyArray, scale: AnyArray | None) -> Array:
-        values = of_bits(as_bits(pool.reshape(-1, *pool.shape[3:]))[index], pool.dtype)
+        values = jnp.asarray(pool.reshape(-1, *pool.shape[3:]))[index]
         if scale is None:
             return values.astype(jnp.float32)
         return jnp.asarray(dequantise(values, scale.reshape(-1, scale.shape[3])[index]))

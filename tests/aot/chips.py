@@ -65,7 +65,7 @@ class Tpu:
 Chip = Gpu | Tpu
 GPUS = (Gpu("h100", "sm_90a"), Gpu("a100", "sm_80"))
 TPUS = (Tpu("v5e", 16 << 30), Tpu("v6e", 32 << 30))
-# Those that take longest to compile for first, as workers take chips in this order.
+# Those that take longest to compile for first: that is the order in which the processes start.
 CHIPS = {chip.name: chip for chip in (TPUS[0], *GPUS, TPUS[1])}
 
 

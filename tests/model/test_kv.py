@@ -79,6 +79,9 @@ def test_values_are_stored_in_the_pages_dtype():
 
 
 QUANTISED = ["int8", "float8_e4m3fn"]
+CONVERTS_FP8 = pytest.mark.xfail(
+    jax.default_backend() == "cpu", reason="XLA's CPU backend converts a whole pool of float8", strict=True
+)
 
 
 @pytest.mark.parametrize("dtype", QUANTISED)
@@ -144,7 +147,15 @@ def test_empty_pages_are_zeros_and_know_their_size(dtype, width):
     assert pages.num_bytes == P * C * CONFIG.kv_values_per_token * width
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=CONVERTS_BFLOAT16), *QUANTISED])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        pytest.param("bfloat16", marks=CONVERTS_BFLOAT16),
+        "int8",
+        pytest.param("float8_e4m3fn", marks=CONVERTS_FP8),
+    ],
+)
 def test_donated_pages_are_written_in_place(dtype):
     """A pool fills most of a device's memory: a second copy would not fit."""
     args = (kv_format(CONFIG, dtype, C).abstract(4096), fresh(), jnp.zeros((3, C), jnp.int32), jnp.zeros(3, jnp.int32))

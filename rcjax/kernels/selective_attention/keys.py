@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.kernels.kv import PagedKV
-from rcjax.kernels.quantisation import as_bits, dequantise, of_bits
+from rcjax.kernels.quantisation import dequantise
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope
 from rcjax.kernels.selective_attention.rotation import Rotation, by_shift, rotate
 from rcjax.kernels.selective_attention.visibility import cached_keys
@@ -64,6 +64,6 @@ def _gather(
 def _rows(view: PageView, pool: AnyArray, first_page: Int[AnyArray, ""] | int) -> Array:
     """A page is one row of a matrix: so the CPU copies it whole, not element by element."""
     num_pages, page_tokens, *of_token = pool.shape
-    rows = as_bits(pool).reshape(num_pages, -1).at[view.table + first_page].get(mode="promise_in_bounds")
+    rows = jnp.asarray(pool).reshape(num_pages, -1).at[view.table + first_page].get(mode="promise_in_bounds")
     *lead, num_read = view.table.shape
-    return of_bits(rows, pool.dtype).reshape(*lead, num_read * page_tokens, *of_token)
+    return rows.reshape(*lead, num_read * page_tokens, *of_token)
