@@ -88,8 +88,8 @@ def served(model: Path, precision: Precision) -> Settings:
     wanted = accuracy.settings("embedded", CatalogueSettings(), model, {ARM: arm})
     cache = wanted.cache
     if precision.kv_dtype != "auto":
-        # About as many pages as before; a CPU converts all of them in each pass of fp8.
-        pool_bytes = ByteSize(cache.pool_bytes // 4)
+        # A CPU converts the whole pool in each pass of fp8: no more pages than these requests need.
+        pool_bytes = ByteSize(cache.pool_bytes // 16)
         cache = cache.model_copy(update={"kv_dtype": precision.kv_dtype, "pool_bytes": pool_bytes})
     return wanted.model_copy(update={"dtype": precision.dtype, "cache": cache})
 
