@@ -38,7 +38,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sizes:
+class KernelSizes:
     """Of what the kernel sees, by the dims' names; `half` is H/2, and rows and halves are not yet padded."""
 
     group: int
@@ -50,7 +50,7 @@ class _Sizes:
     precision: Any
 
 
-class _Slots(NamedTuple):
+class KeySlots(NamedTuple):
     """Where the keys of a step are; a slot that is not listed is not read."""
 
     is_listed: Any  # [keys] bool
@@ -71,8 +71,8 @@ def attend_pages(
     head_dim = kv.k.shape[3]
     entries, page_tokens = visits.entry.shape[2], visits.page_tokens
     num_queries = visits.queries.pos.shape[2]
-    precision = _precision(q.dtype, launch.interpret)
-    sizes = _Sizes(launch.group, num_queries, entries, page_tokens, head_dim // 2, launch.keys, precision)
+    precision = product_precision(q.dtype, launch.interpret)
+    sizes = KernelSizes(launch.group, num_queries, entries, page_tokens, head_dim // 2, launch.keys, precision)
 
     def per_block(*tail: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, *tail), lambda i, k, s, u: (u, i, *[0] * len(tail)))
@@ -140,7 +140,7 @@ def _kernel(
     total_ref: Any,  # [R] f32
     out_ref: Any,  # [R, H padded] f32
     *,
-    sizes: _Sizes,
+    sizes: KernelSizes,
 ) -> None:
     head, split = pl.program_id(1), pl.program_id(2)
     count = count_ref[0]
@@ -158,7 +158,7 @@ def _kernel(
         key_pos = pltriton.load(key_pos_ref.at[of_entry], mask=slots.is_listed, other=NO_KEY)
         key_segment = key_segment_ref[of_entry]
         is_key = key_pos != NO_KEY
-        k = _keys(k_ref, turn_refs, slots, head, q_ref.shape[2], q_ref.dtype, sizes)
+        k = read_keys(k_ref, turn_refs, slots, head, q_ref.shape[2], q_ref.dtype, sizes)
         v = _values(v_ref, slots, is_key, head, values, q_ref.dtype, sizes)
         scales = [pltriton.load(ref.at[slots.page, slots.offset, head], mask=is_key, other=0.0) for ref in scale_refs]
         seen = key_pos <= pos
@@ -184,16 +184,16 @@ def _kernel(
     out_ref[...] = found.out
 
 
-def _slots(step: Array, count: Array, first: Array, entry_ref: Any, page_ref: Any, sizes: _Sizes) -> _Slots:
+def _slots(step: Array, count: Array, first: Array, entry_ref: Any, page_ref: Any, sizes: KernelSizes) -> KeySlots:
     key = step * sizes.keys + lax.iota(jnp.int32, sizes.keys)
     listed = lax.div(key, sizes.page_tokens)
     is_listed = listed < count
     listed = jnp.minimum(listed, sizes.entries - 1)
-    return _Slots(is_listed, entry_ref[listed], page_ref[listed] + first, lax.rem(key, sizes.page_tokens))
+    return KeySlots(is_listed, entry_ref[listed], page_ref[listed] + first, lax.rem(key, sizes.page_tokens))
 
 
-def _keys(
-    k_ref: Any, turn_refs: tuple[Any, ...], slots: _Slots, head: Array, padded: int, dtype: Any, sizes: _Sizes
+def read_keys(
+    k_ref: Any, turn_refs: tuple[Any, ...], slots: KeySlots, head: Array, padded: int, dtype: Any, sizes: KernelSizes
 ) -> tuple[Array, Array]:
     """Both halves of the keys, [keys, F] each, where their tokens stand."""
     column = lax.iota(jnp.int32, padded)
@@ -206,7 +206,9 @@ def _keys(
     return (x * cos - y * sin).astype(dtype), (y * cos + x * sin).astype(dtype)
 
 
-def _values(v_ref: Any, slots: _Slots, is_key: Array, head: Array, padded: int, dtype: Any, sizes: _Sizes) -> Array:
+def _values(
+    v_ref: Any, slots: KeySlots, is_key: Array, head: Array, padded: int, dtype: Any, sizes: KernelSizes
+) -> Array:
     """[keys, H padded]; 0 where a slot holds no key: its weight is 0, but 0 * NaN is NaN."""
     column = lax.iota(jnp.int32, padded)
     return _read(v_ref, slots, head, column, _mask(is_key, column, 2 * sizes.half)).astype(dtype)
@@ -217,12 +219,12 @@ def _mask(is_read: Array, column: Array, num_columns: int) -> Array:
     return mask if column.size == num_columns else mask & (column < num_columns)[None, :]
 
 
-def _read(pool_ref: Any, slots: _Slots, head: Array, column: Array, mask: Array) -> Array:
+def _read(pool_ref: Any, slots: KeySlots, head: Array, column: Array, mask: Array) -> Array:
     at = pool_ref.at[slots.page[:, None], slots.offset[:, None], head, column[None, :]]
     return pltriton.load(at, mask=mask, other=0.0)
 
 
-def _precision(dtype: Any, interpret: bool) -> Any:
+def product_precision(dtype: Any, interpret: bool) -> Any:
     """Of products. By default Triton would round float32 operands to 10 bits.
 
     Three such products make up for that, on tensor cores; exact ones, without these, take minutes to compile. The

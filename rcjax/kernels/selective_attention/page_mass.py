@@ -23,12 +23,12 @@ from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayo
 from rcjax.kernels.selective_attention.page_kernel import (
     MIN_HALF,
     MIN_ROWS,
+    KernelSizes,
+    KeySlots,
     Launch,
-    _keys,
-    _precision,
-    _Sizes,
-    _Slots,
     attend_pages,
+    product_precision,
+    read_keys,
 )
 from rcjax.kernels.selective_attention.part_mass import check_operands, measure_parts
 from rcjax.kernels.selective_attention.visits import NO_KEY, Visits
@@ -102,9 +102,11 @@ def mass_of_pages(
     """What the keys of each prompt's pages receive, over all heads; `q` as `attend_pages` wants it."""
     units, blocks, kv_heads, _, rows, half = q.shape
     entries, page_tokens = visits.entry.shape[2], visits.page_tokens
-    precision = _precision(q.dtype, launch.interpret)
+    precision = product_precision(q.dtype, launch.interpret)
     half_dim = kv.k.shape[3] // 2
-    sizes = _Sizes(launch.group, visits.queries.pos.shape[2], entries, page_tokens, half_dim, launch.keys, precision)
+    sizes = KernelSizes(
+        launch.group, visits.queries.pos.shape[2], entries, page_tokens, half_dim, launch.keys, precision
+    )
 
     def per_step(*tail: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, *tail), lambda j, k, u: (u, j, *[0] * len(tail)))
@@ -164,7 +166,7 @@ def _kernel(
     # output
     mass_ref: Any,  # [keys] f32
     *,
-    sizes: _Sizes,
+    sizes: KernelSizes,
 ) -> None:
     step, head = pl.program_id(0), pl.program_id(1)
     count = count_ref[0]
@@ -172,10 +174,10 @@ def _kernel(
     entry = lax.div(key, sizes.page_tokens)
     is_listed = (entry < sizes.entries) & (count > 0)
     entry = jnp.minimum(entry, sizes.entries - 1)
-    slots = _Slots(is_listed, entry, table_ref[entry], lax.rem(key, sizes.page_tokens))
+    slots = KeySlots(is_listed, entry, table_ref[entry], lax.rem(key, sizes.page_tokens))
     key_pos = pltriton.load(key_pos_ref.at[key], mask=is_listed, other=NO_KEY)
     key_segment = pltriton.load(key_segment_ref.at[key], mask=is_listed, other=0)
-    first, second = _keys(k_ref, turn_refs, slots, head, q_ref.shape[3], q_ref.dtype, sizes)
+    first, second = read_keys(k_ref, turn_refs, slots, head, q_ref.shape[3], q_ref.dtype, sizes)
     scales = [
         pltriton.load(ref.at[slots.page, slots.offset, head], mask=key_pos != NO_KEY, other=0.0) for ref in scale_refs
     ]

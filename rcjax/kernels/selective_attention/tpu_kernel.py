@@ -211,7 +211,7 @@ def _kernel(
 
         pages.wait(block, i, slot)
         key_pos = key_pos_ref[pl.ds(i, 1), :]
-        seen = _seen(key_pos, key_segment_ref[pl.ds(i, 1), :], query_refs)
+        seen = seen_keys(key_pos, key_segment_ref[pl.ds(i, 1), :], query_refs)
         if turn_refs:
             _spread(turn_refs, scratch.turn, pages, block, i)
         scales = tuple(ref[i] for ref in scale_refs)
@@ -230,7 +230,7 @@ def _write_stats(scratch: Scratch, stats_ref: Any) -> None:
     stats_ref[...] = jnp.where(lane == 0, top, total)
 
 
-def _seen(key_pos: Array, key_segment: Array, query_refs: tuple[Any, ...]) -> Array:
+def seen_keys(key_pos: Array, key_segment: Array, query_refs: tuple[Any, ...]) -> Array:
     """[R, keys]: the visibility rule; `NO_KEY` is behind every query."""
     pos, segment, horizon, *oldest = (ref[...] for ref in query_refs)
     seen = (key_pos <= pos) & ((key_segment == segment) | (key_segment < horizon))
@@ -264,10 +264,10 @@ def _attend(
     for head in range(kv_heads):
         k = scratch.k[slot, :, head, :].astype(jnp.float32)
         if turns:
-            k = k * scratch.turn[0] + _swapped(k) * scratch.turn[1]
+            k = k * scratch.turn[0] + swapped(k) * scratch.turn[1]
         # A slot without a key may hold anything: its weight is 0, but 0 * NaN is NaN.
         v = jnp.where(is_key, scratch.v[slot, :, head, :].astype(jnp.float32), 0).astype(q_ref.dtype)
-        scores = _product(q_ref[head], k.astype(q_ref.dtype), 1) * head_dim**-0.5
+        scores = product(q_ref[head], k.astype(q_ref.dtype), 1) * head_dim**-0.5
         if scales:  # of a key, whose turn is linear: so it may as well follow the product
             scores = scores * scales[0][head : head + 1]
         scores = jnp.where(seen, scores, MASKED)
@@ -277,10 +277,10 @@ def _attend(
         scratch.top[head] = top
         scratch.total[head] = scratch.total[head] * decay + weights.sum(1, keepdims=True)
         of_values = weights * scales[1][head : head + 1] if scales else weights
-        out_ref[head] = out_ref[head] * decay + _product(of_values.astype(v.dtype), v, 0)
+        out_ref[head] = out_ref[head] * decay + product(of_values.astype(v.dtype), v, 0)
 
 
-def _swapped(k: Array) -> Array:
+def swapped(k: Array) -> Array:
     """The halves of each key [keys, H] swapped."""
     half = k.shape[1] // 2
     if k.shape[1] == LANES:
@@ -288,7 +288,7 @@ def _swapped(k: Array) -> Array:
     return jnp.concatenate([k[:, half:], k[:, :half]], axis=1)
 
 
-def _product(a: Array, b: Array, contracted: int) -> Array:
+def product(a: Array, b: Array, contracted: int) -> Array:
     """`a` [R, X] times `b`, of which that axis is X."""
     # Otherwise float32 operands would be rounded to bfloat16.
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT

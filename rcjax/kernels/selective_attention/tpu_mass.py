@@ -22,7 +22,7 @@ from rcjax.kernels.selective_attention.api import MakeView
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
 from rcjax.kernels.selective_attention.part_mass import check_operands, measure_parts
 from rcjax.kernels.selective_attention.query_blocks import join_rows, split_queries
-from rcjax.kernels.selective_attention.tpu_kernel import Reads, _product, _seen, _swapped, attend_pages
+from rcjax.kernels.selective_attention.tpu_kernel import Reads, attend_pages, product, seen_keys, swapped
 from rcjax.kernels.selective_attention.tpu_memory import SLOTS, check_vmem, scratch_of
 from rcjax.kernels.selective_attention.visits import NO_KEY
 
@@ -218,13 +218,13 @@ def _add(refs: _Refs, block: Array, step: Array, slot: Array) -> None:
         for i, ref in enumerate(refs.turn):
             row = ref[pl.ds(refs.entry[at], 1), :]
             refs.spread[i, keys, :] = jnp.broadcast_to(row, (page_tokens, head_dim))
-    seen = _seen(refs.key_pos[pl.ds(step, 1), :], refs.key_segment[pl.ds(step, 1), :], refs.columns)
+    seen = seen_keys(refs.key_pos[pl.ds(step, 1), :], refs.key_segment[pl.ds(step, 1), :], refs.columns)
     received = jnp.zeros((1, seen.shape[1]), jnp.float32)
     for head in range(kv_heads):
         k = refs.k[slot, :, head, :].astype(jnp.float32)
         if refs.turn:
-            k = k * refs.spread[0] + _swapped(k) * refs.spread[1]
-        scores = _product(refs.q[head], k.astype(refs.q.dtype), 1) * head_dim**-0.5
+            k = k * refs.spread[0] + swapped(k) * refs.spread[1]
+        scores = product(refs.q[head], k.astype(refs.q.dtype), 1) * head_dim**-0.5
         for ref in refs.scale:  # of a key, whose turn is linear: so it may as well follow the product
             scores = scores * ref[step][head : head + 1]
         weights = jnp.where(seen, jnp.exp(scores - refs.log_total[head]), 0)
