@@ -5,9 +5,9 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+import array_checks
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
@@ -19,17 +19,7 @@ if not os.environ.get("RCJAX_TEST_OPTIMIZED"):
         flags.append("--xla_cpu_use_fusion_emitters=false")  # jax 0.12 does not know it, and an unknown flag aborts
 os.environ["XLA_FLAGS"] = " ".join(flags)
 
-# Shapes and dtypes are checked at run time in all modules that speak of arrays, and mypy checks the rest: to check each
-# call there too would take a sixth of the suite's time.
-SOURCES = Path(__file__).parent.parent / "rcjax"
-install_import_hook(
-    [
-        ".".join(path.relative_to(SOURCES.parent).with_suffix("").parts)
-        for path in SOURCES.rglob("*.py")
-        if "jaxtyping" in path.read_text(encoding="utf-8")
-    ],
-    "beartype.beartype",
-)
+array_checks.install(Path(__file__).parent.parent / "rcjax")
 gc.set_threshold(100_000, 50, 50)  # JAX's traces and programs are many objects, and live as long as a file's tests
 
 settings.register_profile("rcjax", deadline=None)  # hypothesis would fail what a busy machine runs late

@@ -114,6 +114,7 @@ def test_the_shapes_are_those_that_claims_name():
     assert claim.value == (2 * (13 + 19) + 20 * 7) / (13 + 19 + 20 * 7), "two blocks of queries read the shared pages"
 
 
+@pytest.mark.interpreted
 def test_the_arms_attend_to_the_same():
     """The kernel, interpreted, beside JAX's attention over a copy."""
     report, _ = model_only([PARALLEL])
@@ -125,6 +126,7 @@ def test_the_arms_attend_to_the_same():
     assert "interpreted" in report["kind"]
 
 
+@pytest.mark.interpreted
 def test_errors_are_those_of_the_named_case():
     report, claims = measure_errors(["bfloat16"])
     row = report["errors"]["bfloat16"]
@@ -133,6 +135,7 @@ def test_errors_are_those_of_the_named_case():
     assert row["reference"] > 1e-4, "bfloat16 rounds"
 
 
+@pytest.mark.interpreted
 def test_pages_are_counted_by_what_the_kernel_s_loop_reads():
     at = Layouts.of(PARALLEL)
     counts = Counts.of(PARALLEL, at)
@@ -172,6 +175,7 @@ def tuned_by(monkeypatch, attention, *tilings):
     return kernel_tuning.tune(kernel_tuning.cases_of((2, 1, 16), "float32", "float32"))
 
 
+@pytest.mark.interpreted
 def test_tuning_takes_a_tiling_that_compiles(monkeypatch):
     def only_the_first(_, tiling):
         if tiling.queries == 2:
@@ -184,6 +188,7 @@ def test_tuning_takes_a_tiling_that_compiles(monkeypatch):
     assert entry.layer_us > 0
 
 
+@pytest.mark.interpreted
 def test_tuning_refuses_a_kernel_that_computes_something_else(monkeypatch):
     kernel = pallas_gpu(True)
 
@@ -199,6 +204,7 @@ def test_tuning_needs_a_device():
         kernel_tuning.tune({})
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("kv_dtype", ["int8", "float8_e4m3fn"])
 def test_quantised_arrays_are_drawn_with_scales(kv_dtype):
     case = replace(TINY_SHAPES["bar"], kv_dtype=kv_dtype)

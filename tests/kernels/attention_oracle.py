@@ -29,8 +29,9 @@ def oracle(inputs: Inputs, rope: Rope, window: int | None = None) -> np.ndarray:
         keys = keys_of(inputs, b, rope)
         for t in np.flatnonzero(inputs.tokens.pos[b] >= 0):
             seen = sees(inputs, b, t, keys, window)
+            value = keys.value[seen]
             for n, weights in enumerate(weights_of(inputs.q[b, t].astype(np.float64), keys.key[seen])):
-                out[b, t, n] = weights @ keys.value[seen, n * keys.value.shape[1] // inputs.q.shape[2]]
+                out[b, t, n] = weights @ value[:, n * value.shape[1] // inputs.q.shape[2]]
     return out
 
 

@@ -31,14 +31,14 @@ def measure(attention, inputs, model):
     ],
 )
 def test_impossible_arguments_are_refused(attention, operation, of_inputs, of_model, message):
-    case, inputs, _ = case_of("all_fresh")
+    case, inputs = case_of("all_fresh")
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda x: operation(attention, x, replace(case, **of_model)), inputs._replace(**of_inputs))
 
 
 @every_implementation
 def test_pages_of_two_sizes_are_refused(attention):
-    case, inputs, _ = case_of("tiles")
+    case, inputs = case_of("tiles")
     own = replace(inputs.tiles.pages, drop=np.zeros((1, 3, 2, 5), bool))
     with pytest.raises(ValueError, match=r"tiles.pages.drop.shape=\(1, 3, 2, 5\) must end in page_tokens=4"):
         attention.view(inputs.tokens, inputs.pages, TileLayout(inputs.tiles.tokens, own), rope=case.rope)

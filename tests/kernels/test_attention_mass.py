@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 @pytest.mark.parametrize("name", CASES | SERVING_CASES)
 def test_agrees_with_the_oracle(name):
     """Padding and all that a query must not see is NaN in the cases."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     counts = np.random.default_rng(1).random(inputs.tokens.pos.shape) < 0.7
     for found, expected in zip(
         mass(REFERENCE, inputs, counts, case), mass_oracle(inputs, counts, case.rope, case.window), strict=True
@@ -37,7 +37,7 @@ def test_agrees_with_the_oracle(name):
 
 @pytest.mark.parametrize("name", ["sequential", "padded", "at_home", "several_query_blocks", "many_cached"])
 def test_each_query_that_counts_gives_one_per_head(name):
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     counts = np.zeros(inputs.tokens.pos.shape, bool)
     counts[:, 1::2] = True
     slots, fresh = mass(REFERENCE, inputs, counts, case)
@@ -55,7 +55,7 @@ def test_plain_implementations_measure_alike():
 @pytest.mark.parametrize("device", INTERPRETED)
 def test_kernels_agree_with_the_oracle(device, name):
     """Padding, unused pages and all that a query must not see is NaN in the cases. Again, the bits are the same."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     counts = np.random.default_rng(1).random(inputs.tokens.pos.shape) < 0.7
     expected = mass_oracle(inputs, counts, case.rope, case.window)
     once, again = (mass(INTERPRETED[device], inputs, counts, case) for _ in range(2))
@@ -69,7 +69,7 @@ def test_kernels_agree_with_the_oracle(device, name):
 @pytest.mark.parametrize("device", INTERPRETED)
 def test_kernels_agree_with_the_oracle_in_bfloat16(device):
     """Keys that turn are rounded to the type of the queries, as in attention; rows fill a part of a tile."""
-    case, inputs, _ = case_of("bfloat16")
+    case, inputs = case_of("bfloat16")
     counts = np.ones(inputs.tokens.pos.shape, bool)
     expected = mass_oracle(inputs, counts, case.rope, case.window)
     for found, right in zip(mass(INTERPRETED[device], inputs, counts, case), expected, strict=True):
@@ -80,7 +80,7 @@ def test_kernels_agree_with_the_oracle_in_bfloat16(device):
 @pytest.mark.parametrize("device", INTERPRETED)
 def test_a_visible_nan_does_show(device):
     """Otherwise the poison of the other tests would prove nothing."""
-    case, inputs, _ = case_of("ragged_batch")
+    case, inputs = case_of("ragged_batch")
     pages = inputs.k_pages.copy()
     pages[inputs.pages.table[0, 0], 0] = np.nan
     counts = np.ones(inputs.tokens.pos.shape, bool)

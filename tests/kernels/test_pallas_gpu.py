@@ -11,7 +11,7 @@ import pytest
 from attention_oracle import oracle
 from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
-from operator_runs import TOLERANCE, attend, case_of, checked, checked_case, run
+from operator_runs import TOLERANCE, attend, case_of, checked, checked_case, expected_of, run
 
 from rcjax.kernels.selective_attention.cases import Case, Run, parallel, pointwise, sequential
 from rcjax.kernels.selective_attention.config import GpuTiling
@@ -79,22 +79,22 @@ def test_what_no_query_sees_yields_zeros():
 
 @pytest.mark.parametrize("spoiled", ["k_new", "v_new", "k_pages", "v_pages"])
 def test_a_visible_nan_does_show(spoiled):
-    case, inputs, _ = case_of("one_past_a_page")
+    case, inputs = case_of("one_past_a_page")
     first = (0, 0) if spoiled.endswith("new") else (inputs.pages.table[0, 0], 0)
     assert np.isnan(attend(TILED, spoil(inputs, spoiled, first), case)).any()
 
 
 @pytest.mark.parametrize("name", ["one_past_a_page", "tiles_at_home"])
 def test_pages_may_be_counted_from_another_than_the_first(name):
-    case, inputs, expected = case_of(name)
+    case, inputs = case_of(name)
     of_others = np.full_like(inputs.k_pages, np.nan)
     pools = {of: np.concatenate([of_others, getattr(inputs, of)]) for of in ("k_pages", "v_pages")}
     out = attend(TILED, inputs._replace(**pools), case, np.int32(len(of_others)))
-    np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[case.dtype])
+    np.testing.assert_allclose(out, expected_of(name), rtol=0, atol=TOLERANCE[case.dtype])
 
 
 def test_the_same_inputs_yield_the_same_bits():
-    case, inputs, _ = case_of("tiles_at_home")
+    case, inputs = case_of("tiles_at_home")
     np.testing.assert_array_equal(attend(TILED, inputs, case), attend(TILED, inputs, case))
 
 
@@ -187,7 +187,7 @@ def test_fp8_pages_are_refused_where_the_chip_cannot_convert_them(monkeypatch, c
 
 
 def test_other_types_are_refused():
-    case, inputs, _ = case_of("sequential")
+    case, inputs = case_of("sequential")
     with pytest.raises(NotImplementedError, match="k_pages of float16 is neither bfloat16 nor float32"):
         jax.eval_shape(lambda x: run(DEFAULT, x, case), inputs._replace(k_pages=inputs.k_pages.astype(np.float16)))
 

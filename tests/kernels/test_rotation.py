@@ -54,7 +54,7 @@ def test_a_rotation_is_that_of_complex_numbers():
 @pytest.mark.parametrize("name", ["sequential", "tiles", "at_home"])
 def test_moving_the_whole_prompt_changes_nothing(attention, name):
     """Queries and fresh keys are rotated to 100 tokens further on, and cached ones have come 100 further."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     further = by_shift(np.full((1, 1), 100, np.int32), case.rope)
 
     def move(pages):
@@ -75,7 +75,7 @@ def test_moving_the_whole_prompt_changes_nothing(attention, name):
 @pytest.mark.parametrize("name", ["rope_factor", "tiles_multi_head", "bfloat16"])
 def test_a_block_read_elsewhere_equals_one_computed_there(attention, name):
     """Cached keys rotated to their pages' homes and moved by the operator, against ones rotated where they stand."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     k_pages = inputs.k_pages.astype(np.float32)
     home, there = (np.zeros(k_pages.shape[:2], np.int32) for _ in range(2))
     slot = np.arange(case.page_tokens)

@@ -43,7 +43,7 @@ def test_the_cases_reach_each_form_of_the_reference():
     """One block of queries or several, over one chunk of keys or several."""
 
     def sizes(name, part):
-        case, inputs, _ = case_of(name)
+        case, inputs = case_of(name)
         view = jax.eval_shape(lambda: REFERENCE.view(inputs.tokens, inputs.pages, inputs.tiles, rope=case.rope)).made
         seen = getattr(view, part).seen
         return seen.shape[0] > 1, seen.shape[2] > 1
@@ -91,7 +91,7 @@ def test_a_query_that_sees_nothing_yields_zeros(attention):
 
 @every_implementation
 def test_every_output_is_free_of_poison_where_all_pages_are_nan(attention):
-    case, inputs, _ = case_of("unused_pages_only")
+    case, inputs = case_of("unused_pages_only")
     assert np.isnan(inputs.k_pages).all()
     assert np.isnan(inputs.v_pages).all()
     assert np.isfinite(attend(attention, inputs, case)).all()
@@ -101,7 +101,7 @@ def test_every_output_is_free_of_poison_where_all_pages_are_nan(attention):
 @pytest.mark.parametrize("spoiled", ["k_new", "v_new", "k_pages", "v_pages"])
 def test_a_visible_nan_does_show(attention, spoiled):
     """Otherwise the poison of the other tests would prove nothing."""
-    case, inputs, _ = case_of("sequential")
+    case, inputs = case_of("sequential")
     first = (0, 0) if spoiled.endswith("new") else (inputs.pages.table[0, 0], 0)
     assert np.isnan(attend(attention, spoil(inputs, spoiled, first), case)).any()
 
@@ -109,7 +109,7 @@ def test_a_visible_nan_does_show(attention, spoiled):
 @every_implementation
 @pytest.mark.parametrize("spoiled", ["k_pages", "v_pages"])
 def test_a_nan_in_a_tile_s_page_shows_in_its_tokens_alone(attention, spoiled):
-    case, inputs, _ = case_of("tiles")
+    case, inputs = case_of("tiles")
     spoilt = spoil(inputs, spoiled, (inputs.tiles.pages.table[0, 1, 0], 0))
     if attention.name == "dense":  # the values of all keys are in its products, whoever sees them
         assert np.isnan(attend(attention, spoilt, case)).any()
@@ -139,7 +139,7 @@ def spoil(inputs, name, where):
 @pytest.mark.parametrize("name", [name for name, case in EVERY_CASE.items() if case.tiles])
 def test_tiles_change_nothing(attention, name):
     """All may see what only some do see."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     joined = inputs._replace(pages=jax.tree.map(np.asarray, joined_pages(inputs.pages, inputs.tiles)), tiles=None)
     out = attend(attention, joined, case)
     tolerance = TOLERANCE[case.dtype]
@@ -150,7 +150,7 @@ def test_tiles_change_nothing(attention, name):
 
 @every_implementation
 def test_order_of_tiles_and_within_them_does_not_matter(attention):
-    case, inputs, _ = case_of("tiles_with_room")
+    case, inputs = case_of("tiles_with_room")
     rng = np.random.default_rng(1)
     tiles, pages = inputs.tiles, inputs.tiles.pages
     order, queries, slots = (rng.permutation(num) for num in (*tiles.tokens.shape[1:], pages.table.shape[2]))
@@ -165,7 +165,7 @@ def test_order_of_tiles_and_within_them_does_not_matter(attention):
 @pytest.mark.parametrize("name", ["sequential", "tiles"])
 def test_pages_may_be_counted_from_another_than_the_first(attention, name):
     """As those of a layer are, in a pool of all layers."""
-    case, inputs, _ = case_of(name)
+    case, inputs = case_of(name)
     num_pages = len(inputs.k_pages)
     of_others = np.full_like(inputs.k_pages, np.nan)
     pools = {of: np.concatenate([of_others, getattr(inputs, of), of_others]) for of in ("k_pages", "v_pages")}
@@ -175,7 +175,7 @@ def test_pages_may_be_counted_from_another_than_the_first(attention, name):
 
 @every_implementation
 def test_order_of_pages_and_of_fresh_tokens_does_not_matter(attention):
-    case, inputs, _ = case_of("parallel_batch")
+    case, inputs = case_of("parallel_batch")
     rng = np.random.default_rng(1)
     page_order = rng.permutation(inputs.pages.table.shape[1])
     token_order = rng.permutation(inputs.tokens.pos.shape[1])
@@ -239,7 +239,7 @@ def test_any_layout_agrees_with_the_oracle(attention, rows, num_kv_heads, window
 
 @pytest.mark.parametrize("name", SERVING_CASES)
 def test_serving_cases_are_prompts_of_some_2000_tokens(name):
-    _, inputs, _ = case_of(name)
+    _, inputs = case_of(name)
     pages = untiled(inputs).pages
     cached = pages.len.sum() - pages.drop.sum()
     fresh = (inputs.tokens.pos >= 0).sum()

@@ -224,7 +224,7 @@ def test_declared_shapes_and_axes_are_those_of_the_parameters(name):
 def test_initial_values():
     """Norms keep, biases add nothing, and no two weights are drawn alike."""
     config = replace(BASE, num_layers=1, qkv_bias=True, qk_norm=True)
-    params = init_params(config, jax.random.key(0, impl="rbg"))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0, impl="rbg"))  # one program, not dozens
     layers = params["layers"]
     assert (params["final_norm"] == 1).all()
     assert all((layers[name] == 1).all() for name in ("attn_norm", "mlp_norm", "q_norm", "k_norm"))

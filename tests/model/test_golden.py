@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import checkpoints
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rcjax.model.weights import load_params
 MAX_DIFFERENCE = 2e-4
 FAMILIES = list(checkpoints.CONFIGS)
 GOLDEN = Path(checkpoints.__file__).parent / "logits.npz"
+jit_forward = jax.jit(forward, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def smollm2() -> Model:
 def our_logits(folder: Path) -> np.ndarray:
     config = config_from_hf(checkpoints.CONFIGS[folder.name])
     params = load_params(config, SafetensorsFolder(folder), dtype=jnp.float32)
-    return np.asarray(forward(params, config, jnp.asarray(checkpoints.token_ids())))
+    return np.asarray(jit_forward(params, config, jnp.asarray(checkpoints.token_ids())))
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_family_matches_transformers(folder: Path) -> None:
 
 @pytest.mark.embedded
 def test_smollm2_matches_golden_logits(smollm2: Model, golden: dict[str, np.ndarray]) -> None:
-    logits = np.asarray(forward(smollm2.params, smollm2.config, jnp.asarray(golden["smollm2_token_ids"])))[0]
+    logits = np.asarray(jit_forward(smollm2.params, smollm2.config, jnp.asarray(golden["smollm2_token_ids"])))[0]
     ours = logits[golden["smollm2_positions"]][:, golden["smollm2_columns"]]
     np.testing.assert_allclose(ours, golden["smollm2"], rtol=0, atol=MAX_DIFFERENCE)
 
@@ -85,12 +87,12 @@ def test_smollm2_matches_transformers(smollm2: Model, golden: dict[str, np.ndarr
     from make_golden import smollm2_logits
 
     token_ids = golden["smollm2_token_ids"]
-    ours = np.asarray(forward(smollm2.params, smollm2.config, jnp.asarray(token_ids)))
+    ours = np.asarray(jit_forward(smollm2.params, smollm2.config, jnp.asarray(token_ids)))
     np.testing.assert_allclose(ours, smollm2_logits(token_ids), rtol=0, atol=MAX_DIFFERENCE)
 
 
 @pytest.mark.embedded
 def test_smollm2_knows_the_capital_of_france(smollm2: Model) -> None:
     token_ids = smollm2.tokenizer.encode("The capital of France is")
-    logits = forward(smollm2.params, smollm2.config, jnp.asarray(token_ids)[None])
+    logits = jit_forward(smollm2.params, smollm2.config, jnp.asarray(token_ids)[None])
     assert smollm2.tokenizer.decode([int(logits[0, -1].argmax())]) == " Paris"

@@ -1,7 +1,6 @@
 """Probes of a prompt whose beginning is cached, against one pass over the whole prompt and NumPy."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ SHIFTS = np.array([-30, 0, 20])  # of the pages, from where their keys are rotat
 HOME = np.arange(LENGTH) - np.append(np.repeat(SHIFTS, C), [0])  # of each token
 every_implementation = pytest.mark.parametrize("attention", [REFERENCE, DENSE], ids=lambda attention: attention.name)
 jit_layers = jax.jit(run_layers, static_argnums=(1, 4))
+jit_probe = jax.jit(probe, static_argnames=("config", "measure", "attention"))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def batch_from(first):
 
 def run(attention, batch, pages, slots, asks, quantity, layer=0):
     known = KnownTokens(slots, np.where(slots >= 0, HOME[-slots.shape[1] :], -1))
-    program = jax.jit(partial(probe, config=CONFIG, measure=Measure(quantity, layer), attention=attention))
-    return np.asarray(program(random_params(CONFIG), batch=batch, pages=pages, known=known, asks=asks))
+    measure = Measure(quantity, layer)
+    return np.asarray(jit_probe(random_params(CONFIG), CONFIG, batch, pages, known, asks, measure, attention))
 
 
 def causal_weights(q, k):

@@ -41,6 +41,21 @@ UNCLIPPED = SETTINGS.model_copy(update={"max_grad_norm": 100.0})  # moments show
 ONE = jax.devices()[:1]
 
 
+def learning(num_steps, **changes):
+    """Settings of a run that is validated and saved at its end alone."""
+    at_the_end = dict.fromkeys(("num_steps", "validate_every", "checkpoint_every"), num_steps)
+    return SETTINGS.model_copy(update=at_the_end | changes)
+
+
+# A step takes seconds to compile. So the first of these learns on eight devices, where other tests take a step of it.
+LEARNING = {
+    "ranknet": learning(30, loss="ranknet", learning_rate=6e-3, tensor_parallel=2),
+    "sequential": learning(60, layout=Layout.SEQUENTIAL, scoring=Scoring.LABEL),
+    "lora": learning(50, lora=Lora(rank=4, alpha=32.0), learning_rate=1e-2),
+    "bfloat16": learning(30, dtype="bfloat16", accumulate=2, learning_rate=6e-3),
+}
+
+
 @cache
 def two_layers():
     """Of the tiny model: enough for the task, and each pass is shorter."""
@@ -83,9 +98,17 @@ def shared(builder):
     return new_trainee(builder, UNCLIPPED)
 
 
-def new_trainee(builder, settings=SETTINGS):
+@pytest.fixture(scope="module")
+def learners(builder):
+    """A trainee of `LEARNING` by its name, made once."""
+    return cache(lambda name: new_trainee(builder, LEARNING[name]))
+
+
+def new_trainee(builder, settings=SETTINGS, devices=None):
+    """On one device, or on all where its tensors are split."""
     model = two_layers()
-    return Trainee(model.params, model.config, builder, settings, ONE)
+    devices = devices or (ONE if settings.tensor_parallel == 1 else jax.devices())
+    return Trainee(model.params, model.config, builder, settings, devices)
 
 
 def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None, source=None):
@@ -200,21 +223,12 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on_once_there_is_room(builder, s
     assert {path.name for path in (tmp_path / "full" / "checkpoints").iterdir()} == {"6", "8"}
 
 
+# Of `sequential` less is reached: a label has to be tied to its item first.
 @pytest.mark.parametrize(
-    ("changes", "reached"),
-    [
-        ({"loss": "ranknet", "learning_rate": 6e-3, "num_steps": 30}, 0.98),
-        # A label has to be tied to its item first.
-        ({"layout": Layout.SEQUENTIAL, "scoring": Scoring.LABEL, "num_steps": 60}, 0.85),
-        ({"lora": Lora(rank=4, alpha=32.0), "learning_rate": 3e-2, "num_steps": 50}, 0.82),
-        ({"dtype": "bfloat16", "accumulate": 2, "learning_rate": 6e-3, "num_steps": 30}, 0.98),
-    ],
-    ids=["ranknet", "sequential", "lora", "bfloat16"],
+    ("name", "reached"), [("ranknet", 0.98), ("sequential", 0.85), ("lora", 0.98), ("bfloat16", 0.98)]
 )
-def test_learns(builder, tmp_path, changes, reached):
-    num_steps = changes["num_steps"]
-    settings = SETTINGS.model_copy(update={"validate_every": num_steps, "checkpoint_every": num_steps} | changes)
-    trainee, run = trainer(builder, tmp_path, settings)
+def test_learns(builder, learners, tmp_path, name, reached):
+    trainee, run = trainer(builder, tmp_path, LEARNING[name], trainee=learners(name))
     before = run.validation_ndcg(start(trainee))
     after = run.validation_ndcg(run.run(start(trainee)))
     assert before < 0.8  # chance is .71
@@ -256,7 +270,7 @@ def test_weights_decay_and_norms_do_not():
         np.testing.assert_allclose(updates[name], -0.01 * 0.5 * params[name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+@pytest.mark.parametrize("lora", [None, LEARNING["lora"].lora])
 def test_no_weights_are_kept_beside_those_in_use(builder, lora):
     """Full fine-tuning: the weights and two moments. LoRA: the weights, and the adapters and theirs."""
     params = jax.tree.map(np.asarray, two_layers().params)
@@ -277,48 +291,53 @@ def live_bytes():
     return num_bytes(jax.live_arrays())
 
 
-@pytest.mark.parametrize("devices", [ONE, jax.devices()], ids=len)
-def test_a_step_ends_the_state_it_is_given_but_not_what_that_was_made_of(builder, batch_of_eight, devices):
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_a_step_ends_the_state_it_is_given_but_not_what_that_was_made_of(shared, learners, batch_of_eight, num_devices):
     """The checkpoint's weights, which others may hold, survive that their copy is donated."""
     params = two_layers().params
-    # With the settings of other tests here, whose programs are then at hand.
-    settings = UNCLIPPED if devices is ONE else SETTINGS.model_copy(update={"tensor_parallel": 2})
-    trainee = Trainee(params, two_layers().config, builder, settings, devices)
+    trainee = shared if num_devices == 1 else learners("ranknet")
+    assert num_devices_of(start(trainee)) == num_devices
     given = trainee.initial_state(params)
     trainee.step(given, batch_of_eight[1])
     assert all(x.is_deleted() for x in jax.tree.leaves(given))
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
+def num_devices_of(state):
+    return len(state.trained["layers"]["gate_proj"].sharding.device_set)
+
+
+@pytest.fixture(scope="module")
+def plain_scores(builder, batch_of_eight):
+    """Of a plain pass on one device, without a trainee."""
+    score = jax.jit(candidate_scores, static_argnames=("config", "scoring"))
+    model, vocab_ids = two_layers(), jnp.asarray(Scorer.of(builder).vocab_ids)
+    return np.asarray(score(model.params, model.config, batch_of_eight[1], vocab_ids, Scoring.ANCHOR))
+
+
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
-def test_sharded_over_eight_devices_equals_one(builder, batch_of_eight, tensor_parallel):
-    """The conftest makes eight devices; the unsharded loss comes from a plain pass."""
-    model, batch = two_layers(), batch_of_eight[1]
-    settings = SETTINGS.model_copy(update={"tensor_parallel": tensor_parallel})
-    trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
-    assert len(jax.devices()) == 8
-    sharded = trainee.scores(start(trainee), batch)
-    plain = candidate_scores(
-        model.params, model.config, batch, jnp.asarray(Scorer.of(builder).vocab_ids), Scoring.ANCHOR
-    )
-    np.testing.assert_allclose(sharded, np.asarray(plain), atol=1e-5)
+def test_sharded_over_eight_devices_equals_one(builder, learners, batch_of_eight, plain_scores, tensor_parallel):
+    """The conftest makes eight devices."""
+    trainee = learners("ranknet") if tensor_parallel == 2 else new_trainee(builder, SETTINGS, jax.devices())
+    assert num_devices_of(start(trainee)) == 8
+    np.testing.assert_allclose(trainee.scores(start(trainee), batch_of_eight[1]), plain_scores, atol=1e-5)
     layers = start(trainee).trained["layers"]
     assert len({str(shard.index) for shard in layers["gate_proj"].addressable_shards}) == tensor_parallel
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
-def test_a_step_leaves_the_state_where_it_was(builder, batch_of_eight, lora):
+@pytest.mark.parametrize("lora", [None, LEARNING["lora"].lora])
+def test_a_step_leaves_the_state_where_it_was(builder, learners, batch_of_eight, lora):
     """Each weight's moments are split as it is; a step that moved them would be compiled once more."""
-    model, batch = two_layers(), batch_of_eight[1]
-    settings = SETTINGS.model_copy(update={"tensor_parallel": 2, "lora": lora})
-    trainee = Trainee(model.params, model.config, builder, settings, jax.devices())
+    split = SETTINGS.model_copy(update={"tensor_parallel": 2, "lora": lora})
+    trainee = new_trainee(builder, split) if lora else learners("ranknet")
     state = start(trainee)
     placed = [x.sharding for x in jax.tree.leaves(state)]
+    assert {len(sharding.device_set) for sharding in placed} == {8}
     num_split = sum(not sharding.is_fully_replicated for sharding in placed)
     num_split_weights = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.trained))
     assert (num_split_weights > 0) == (lora is None)
     assert num_split >= 3 * num_split_weights  # and both moments
-    state, _ = trainee.step(state, batch)
+    state, _ = trainee.step(state, batch_of_eight[1])
     assert [x.sharding for x in jax.tree.leaves(state)] == placed
 
 
