@@ -7,10 +7,14 @@ AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
+.PHONY: demo demo-mesh test test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
+
+# Four slices on a CPU that poses as four devices.
+demo-mesh: $(READY)
+	$(BIN)/rcjax demo --config configs/mesh-4.yaml --requests 12
 
 # One process a core, a file's tests in one of them: they share compiled programs. CI runs the others too.
 test: $(READY)
@@ -18,7 +22,7 @@ test: $(READY)
 
 # GPU and TPU kernels against the oracle, in the interpreter: whoever changes kernels/ runs these too.
 test-kernels: $(READY)
-	$(BIN)/python -m pytest -n auto --dist load --durations=5 -m interpreted tests/kernels
+	$(BIN)/python -m pytest -n auto --dist load --durations=5 -m interpreted tests/kernels tests/test_kernel_benchmark.py
 
 # For chips that need not be here. Their compilers are packages that JAX would try at each start, so .venv has none of them.
 test-aot: $(AOT)/ready

@@ -15,8 +15,9 @@ from rcjax.engine.plan import PlannedBlock
 from rcjax.model.spec import Model
 from rcjax.prompt import Block, BlockKind, FittingTexts, PromptBuilder
 from rcjax.prompt.template import load_template
-from rcjax.serving.slices import compile_slice, new_worker, slice_parts
+from rcjax.serving.slices import new_worker, slice_parts
 from rcjax.serving.startup import Progress, new_planner
+from rcjax.serving.warm_up import warm_up
 
 
 class BareSlice:
@@ -27,7 +28,7 @@ class BareSlice:
         self.builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
         self._parts = slice_parts(settings, model, self.builder, progress)
         worker = new_worker(settings, self._parts, new_planner(settings, self._parts, self.builder), self.builder)
-        compile_slice(settings, self._parts, worker, progress)
+        warm_up(settings, self._parts, [worker], progress)
         self.cache = worker.cache
         limits = settings.limits
         self._texts = FittingTexts(self.builder, limits.max_item_tokens, limits.max_history_tokens)

@@ -105,7 +105,8 @@ def visits_of(case: Case, at: Layouts) -> list[Any]:
     The lists are of whole pages, whatever these hold.
     """
     attention = pallas_gpu(tiling=GpuTiling.default(heads_of(case)))
-    parts = attention.view(at.tokens, at.pages, at.tiles, rope=case.rope, window=case.window).made
+    view = jax.jit(lambda *layouts: attention.view(*layouts, rope=case.rope, window=case.window))
+    parts = view(at.tokens, at.pages, at.tiles).made
     tiles = None if parts.tiles is None else parts.tiles.read
     return [parts.fresh, *(some for some in (parts.shared, tiles) if some is not None)]
 

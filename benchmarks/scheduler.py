@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from claims import Claim, show_claims, write_report
 
 from rcjax.engine.plan import PlannedBlock
 from rcjax.prompt import Block, BlockKind
+from rcjax.serving.dispatch import Dispatcher
 from rcjax.serving.residency import Residency
 from rcjax.serving.scheduler import Affinity, HitOnly, LeastLoaded, MeshScheduler, Policy, RoundRobin, Time, wants_of
 from rcjax.serving.slice_loads import SliceLoads
@@ -48,7 +50,9 @@ class Costs:
 def measure_decisions(
     residency: Residency, keys: Sequence[bytes], num_candidates: int, num_rounds: int
 ) -> dict[str, Any]:
-    """Microseconds of making a request's wants from its plan, and of a decision with and without bounded load."""
+    """Microseconds of making a request's wants from its plan, of a decision with and without bounded load, and of what
+    a router asks for: `dispatch`, a decision by `time` and its books, ten requests being under way a slice, and `end`.
+    """
     rng, num_slices = np.random.default_rng(0), residency.num_slices
     loads = SliceLoads(num_slices)
     for index in range(num_slices):
@@ -64,13 +68,18 @@ def measure_decisions(
         for name, new in POLICIES.items()
         for bound in (None, 1.25)
     }
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in ("wants", *schedulers)}
+    dispatcher = Dispatcher(residency, Time(), lambda: 0.01)
+    under_way = deque(dispatcher.dispatch(wants_of(plan(), Costs()), 0.01) for _ in range(10 * num_slices))
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in ("wants", *schedulers, "dispatch", "end")}
     for number in range(num_rounds + 1):
         plans = [plan() for _ in range(BATCH)]
         wants = [wants_of(one, Costs()) for one in plans]
         parts = {"wants": timed(lambda one: wants_of(one, Costs()), plans)}
         for name, scheduler in schedulers.items():
             parts[name] = timed(lambda one, scheduler=scheduler: scheduler.choose(one, 0.01), wants)
+        parts["dispatch"] = timed(lambda one: under_way.append(dispatcher.dispatch(one, 0.01)), wants)
+        oldest = [under_way.popleft() for _ in range(BATCH)]
+        parts["end"] = timed(lambda one: dispatcher.end(one, one.index), oldest)
         if number:  # the first round warms up
             for name, sample in parts.items():
                 samples[name].append(sample)
@@ -156,7 +165,7 @@ def main() -> None:
             False,
         )
         for name, one in found.items()
-        if name != "wants"
+        if name not in ("wants", "end")
     ]
     show_claims(claims)
     report = {"benchmark": "scheduler", "num_blocks": args.blocks, "batch": BATCH, "sizes": sizes, "messages": messages}

@@ -1,6 +1,7 @@
 """What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rcjax.catalog.types import Event, Item, User
@@ -36,7 +37,8 @@ class TokenCounts:
 
     `built` counts tokens of blocks that missed and were computed for this request before its own pass; `probed`
     those that the probes of its selection policy computed, through as many layers as the policy says. `semantic`
-    are those of `cached` whose KV is that of other histories' tokens.
+    are those of `cached` whose KV is that of other histories' tokens. Of blocks that missed and came from elsewhere
+    instead, `fetched` counts tokens from another slice, `host` from host memory, `disk` from the disk.
     """
 
     cached: int = 0
@@ -45,6 +47,9 @@ class TokenCounts:
     built: int = 0
     probed: int = 0
     semantic: int = 0
+    fetched: int = 0
+    host: int = 0
+    disk: int = 0
 
     def __add__(self, other: "TokenCounts") -> "TokenCounts":
         return TokenCounts(  # spelled out, as every answer is added to the totals
@@ -54,6 +59,9 @@ class TokenCounts:
             self.built + other.built,
             self.probed + other.probed,
             self.semantic + other.semantic,
+            self.fetched + other.fetched,
+            self.host + other.host,
+            self.disk + other.disk,
         )
 
     @property
@@ -80,6 +88,7 @@ class RecommendResult:
     tokens: TokenCounts
     times: StageTimes
     arm: str
+    slice_index: int = 0  # of the slice that answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +108,42 @@ class EngineInfo:
     arms: tuple[str, ...]
     default_arm: str
     dtype_reason: str = ""
+    num_slices: int = 1
+    tensor: int = 1  # devices of a slice, over which its heads are split
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStats:
+    """Counters since start-up and gauges of now, of one slice.
+
+    `state` is `open`, `draining` (gets no more requests, and has done with them once `num_under_way` is 0) or `dead`.
+    Of `num_hits` blocks, `num_replica_hits` had been copied from another slice before. Of `num_misses`, `num_fetched`
+    came from another slice, `num_from_host` and `num_from_disk` from tiers, and the others were computed.
+    """
+
+    state: str
+    queue_s: float  # expected until it starts on a request that it gets now
+    num_under_way: int  # requests
+    num_requests: int  # that it was given, tried elsewhere before or not
+    num_hits: int
+    num_misses: int
+    num_evictions: int
+    pages_total: int
+    pages_used: int
+    num_replica_hits: int = 0
+    num_fetched: int = 0
+    num_from_host: int = 0
+    num_from_disk: int = 0
+    fetched_bytes: int = 0
+    from_host_bytes: int = 0
+    from_disk_bytes: int = 0
+    lent_bytes: int = 0  # to other slices
+    spilled_bytes: int = 0  # to tiers
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since start-up and gauges of now."""
+    """Counters since start-up and gauges of now. Gauges of pages and bytes are of the slices that live."""
 
     num_items: int = 0
     num_users: int = 0
@@ -117,6 +157,19 @@ class EngineStats:
     pages_used: int = 0
     pool_bytes: int = 0
     tokens: TokenCounts = field(default_factory=TokenCounts)
+    slices: tuple[SliceStats, ...] = ()  # by index
+    policy: str = ""  # how a request's slice is chosen, as the settings name it
+    num_decisions: int = 0  # choices so far
+    num_retries: int = 0  # of these, those for requests whose slice had died
+    imbalance: float = 1.0  # the most seconds of work that a living slice was given, over their mean
+    num_replica_hits: int = 0  # these and those below as in `SliceStats`
+    num_fetched: int = 0
+    num_from_host: int = 0
+    num_from_disk: int = 0
+    fetched_bytes: int = 0
+    from_host_bytes: int = 0
+    from_disk_bytes: int = 0
+    spilled_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +224,16 @@ class WriteResult:
     num_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Rebalanced:
+    """What a rebalance did: blocks that slices were to have anew, how many of these had to be computed, and blocks that
+    slices were to have no longer."""
+
+    num_arriving: int
+    num_built: int
+    num_leaving: int
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Ranks, changes what it ranks from, and tells about itself; called on an event loop, which it never blocks.
@@ -195,3 +258,19 @@ class Engine(Protocol):
         ...
 
     async def stats(self) -> EngineStats: ...
+
+    def drain(self, slice_index: int) -> None:
+        """Sends no more requests to a slice; it finishes what it has, and keeps its blocks up to date."""
+        ...
+
+    def undrain(self, slice_index: int) -> None:
+        """Sends requests to a drained slice again."""
+        ...
+
+    async def rebalance_from(self, placement_file: Path) -> Rebalanced:
+        """Makes the placement in a file say which slices hold an item, while requests and writes go on."""
+        ...
+
+    async def save_request_log(self, file: Path) -> int:
+        """Writes the ids of the items of the last requests, to learn a placement from; returns how many requests."""
+        ...

@@ -13,7 +13,8 @@ from rcjax.errors import ResourceExhaustedError
 class PageAccounts:
     """Gives a pool's pages to blocks and takes them back, evicting ready blocks where too few are free.
 
-    `on_evict` is called with the key of each block that loses its place among the ready ones here.
+    `on_evict` is called with the key of each block that loses its place among the ready ones here. `last_look`, where
+    set, is called with each that is about to be evicted, its pages still its own.
     """
 
     def __init__(self, pool: PagePool, ready: ReadyBlocks, held: HeldBlocks, on_evict: Callable[[bytes], None]):
@@ -23,6 +24,7 @@ class PageAccounts:
         self._on_evict = on_evict
         self.by_kind: Counter[str] = Counter()  # a running sum, as all that reporting and admission ask for
         self.num_evictions = 0
+        self.last_look: Callable[[CachedBlock], None] | None = None
 
     @property
     def num_available(self) -> int:
@@ -38,7 +40,7 @@ class PageAccounts:
                 f"{pool.capacity_pages}, the others are in use; retry later or enlarge the pool"
             )
         while pool.num_free < num:
-            evicted, evicted_kind, num_evicted = ready.evict()
+            evicted, evicted_kind, num_evicted = ready.evict(self.last_look)
             by_kind[evicted_kind] -= num_evicted
             self.num_evictions += 1
             self._on_evict(evicted)
@@ -66,6 +68,12 @@ class PageAccounts:
         else:
             self.free(block)
         self._on_evict(block.key)
+
+    def trim_replicas(self) -> None:
+        """Retires the replicas, used longest ago first, that are one too many."""
+        while (slot := self._ready.replicas.surplus) is not None:
+            self.retire(slot)
+            self.num_evictions += 1
 
     def free(self, block: CachedBlock) -> None:
         """Gives a retired block's pages back."""

@@ -38,6 +38,7 @@ class CachedBlock:
         "_fill",
         "brings_order",
         "cost",
+        "is_replica",
         "key",
         "kind",
         "order",
@@ -64,6 +65,7 @@ class CachedBlock:
     state: BlockState
     superseded: bool  # will never be ready: scratch, or dropped or overtaken while pending
     order: Int32[np.ndarray, "S"] | None  # offsets of all its tokens, those most worth correcting first, if worked out
+    is_replica: bool  # copied from another slice for a request: it goes before others
     brings_order: bool  # got its order while pending, to be stored when it is ready
     slot: int  # where the directory keeps it while it is ready
     verified_ids: Int32[np.ndarray, "S"] | None  # a caller's array that was found equal to `token_ids`; read-only
@@ -90,6 +92,7 @@ class CachedBlock:
         self.state = PENDING
         self.superseded = False
         self.order = order
+        self.is_replica = False
         self.brings_order = False
         self.slot = NO_SLOT
         self.verified_ids = None

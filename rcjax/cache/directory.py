@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from rcjax.cache.accounts import PageAccounts
-from rcjax.cache.blocks import PENDING, READY, SCRATCH, CachedBlock, PoolStats, checked_ids
+from rcjax.cache.blocks import PENDING, READY, SCRATCH, CachedBlock, checked_ids
+from rcjax.cache.directory_report import DirectoryReport
 from rcjax.cache.eviction import GreedyDual
 from rcjax.cache.held import HeldBlocks
 from rcjax.cache.integrity import IntegrityCheck
@@ -14,6 +15,7 @@ from rcjax.cache.keys import TokenIds
 from rcjax.cache.orders import BlockOrders, NamedOrder
 from rcjax.cache.pages import PagePool
 from rcjax.cache.ready import ReadyBlocks
+from rcjax.cache.replicas import Replicas
 from rcjax.cache.versions import KnownVersions
 
 
@@ -21,7 +23,7 @@ def _ignore(key: bytes) -> None:
     pass
 
 
-class BlockDirectory:
+class BlockDirectory(DirectoryReport):
     """Finds, reserves, pins and evicts the blocks of one page pool. Used from one thread.
 
     A block's life: `reserve` (pending, pinned by its reserver) -> compute its KV -> `commit` (ready: can be
@@ -93,6 +95,11 @@ class BlockDirectory:
                 block.verified_ids = token_ids
         ready.pin(block)
         return block
+
+    def find(self, key: bytes, token_ids: TokenIds) -> CachedBlock | None:
+        """As `lookup`, but counts nothing: for others than those whom the pool serves."""
+        slot = self._ready.columns.find(key)
+        return self._ready.handle(slot) if slot >= 0 and self._ready.columns.holds(slot, token_ids) else None
 
     def current(self, kind: str, owner: str) -> CachedBlock | None:
         """The ready block of an item or user, whatever its content; counts neither as a use nor as a miss."""
@@ -206,6 +213,29 @@ class BlockDirectory:
         if block.state is READY:
             self._accounts.retire(block.slot)
 
+    # ---- other slices and tiers
+
+    @property
+    def replicas(self) -> Replicas:
+        """The ready blocks that were copied from other slices for a request, and how many pages they may keep."""
+        return self._ready.replicas
+
+    def mark_replica(self, block: CachedBlock) -> None:
+        """Makes a pending block one that is to go before others, and does not count as held here."""
+        self._held.require_pending(block)
+        block.is_replica = True
+
+    def adopt(self, block: CachedBlock) -> None:
+        """Makes a ready replica a block like others; nothing happens to another."""
+        if block.is_replica and block.state is READY:
+            self._ready.adopt(block)
+
+    def on_last_look(self, last_look: Callable[[CachedBlock], None]) -> None:
+        """Calls `last_look` from now on with each block that is about to be evicted, its pages still its own."""
+        self._accounts.last_look = last_look
+
+    # ---- versions
+
     def forget_versions(self, before: int) -> None:
         """Says that no plan or write of a smaller version lives, nor ever will: what is older need not be kept."""
         self._versions.forget(before)
@@ -246,6 +276,8 @@ class BlockDirectory:
             raise ValueError(f"{block.kind} block of {block.owner!r} is not pinned")
         if block.state is READY:
             self._ready.unpin(block)
+            if block.is_replica and not block.pins:
+                self._accounts.trim_replicas()
             return
         if block.state is PENDING and block.pins == 1:
             raise ValueError("the reserver's pin stays until commit or abort")
@@ -253,42 +285,6 @@ class BlockDirectory:
         if not block.pins:
             self._held.forget(block)
             self._accounts.free(block)
-
-    # ---- reporting
-
-    @property
-    def num_evictions(self) -> int:
-        return self._accounts.num_evictions
-
-    def stats(self) -> PoolStats:
-        """O(kinds), whatever the number of blocks."""
-        columns = self._ready.columns
-        return PoolStats(
-            num_blocks=dict(+columns.num_blocks_by_kind),
-            num_tokens=columns.num_tokens_in_all,
-            pages_total=self.pool.capacity_pages,
-            pages_used=self.pool.num_used,
-            pages_pinned=self.pool.num_used - self._ready.num_evictable_pages,  # what is not evictable is pinned
-            num_hits=self.num_hits,
-            num_misses=self.num_misses,
-            num_evictions=self._accounts.num_evictions,
-            num_collisions=self.num_collisions,
-        )
-
-    def pages_used_by_kind(self) -> dict[str, int]:
-        """Pages held by kind, whatever the blocks' state; they add up to the pool's used pages."""
-        return dict(+self._accounts.by_kind)
-
-    def check_integrity(self) -> None:
-        """Raises `IntegrityError` where the books do not add up; O(pages), for tests."""
-        self._check.run_whole()
-
-    def check_integrity_within(self, budget_s: float, clock: Callable[[], float]) -> bool:
-        """The same a part at a time, for idle times; whether a round over everything has ended.
-
-        Takes about `budget_s` and goes on next time where it stopped, whatever has changed in between.
-        """
-        return self._check.run(budget_s, clock)
 
     def _checked(self, key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int32[np.ndarray, "S"]:
         """The token ids of a block that may be reserved; ValueError for one that may not."""

@@ -1,7 +1,7 @@
 """The blocks that can be found: as columns while idle, with a handle as long as somebody holds one."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from weakref import ref
 
 from rcjax.cache.blocks import NO_SLOT, READY, RETIRED, CachedBlock
@@ -10,6 +10,7 @@ from rcjax.cache.errors import IntegrityError
 from rcjax.cache.eviction import GreedyDual
 from rcjax.cache.orders import BlockOrders
 from rcjax.cache.pages import PagePool
+from rcjax.cache.replicas import Replicas
 from rcjax.cache.versions import Name
 
 NUM_RECENT = 2048  # handles kept after their last reader left: what is popular is wanted again at once
@@ -37,6 +38,7 @@ class ReadyBlocks:
         self._handles: dict[int, _HandleRef] = {}  # by slot, all that live
         self._pinned: dict[int, CachedBlock] = {}  # by slot
         self.recent: OrderedDict[bytes, CachedBlock] = OrderedDict()  # by key, used last at the end
+        self.replicas = Replicas()
         self.num_evictable_pages = 0
         handles = self._handles
 
@@ -82,6 +84,13 @@ class ReadyBlocks:
         self._pinned[slot] = block
         known = self._handles[slot] = _HandleRef(block, self._forget)
         known.slot = slot
+        if block.is_replica:
+            self.replicas.add(slot)
+
+    def adopt(self, block: CachedBlock) -> None:
+        """Makes a replica a block like others."""
+        self.replicas.remove(block.slot)
+        block.is_replica = False
 
     def remove(self, slot: int) -> CachedBlock:
         """Gives a block up, with the pins that it has; the caller retires it, or frees its pages."""
@@ -95,12 +104,20 @@ class ReadyBlocks:
         self._let_go(block)
         return block
 
-    def evict(self) -> tuple[bytes, str, int]:
+    def evict(self, last_look: Callable[[CachedBlock], None] | None) -> tuple[bytes, str, int]:
         """Gives the block up that is the next to go and frees its pages; returns its key, kind and how many these were.
 
-        As `remove`, without making a handle where there is none.
+        Replicas go first. As `remove`, without making a handle where there is none, unless it is wanted for a
+        `last_look`, while the block still has its pages.
         """
-        slot = self._policy.pop()
+        replica = self.replicas.next_to_go
+        if replica is None:
+            slot = self._policy.pop()
+        else:
+            slot = replica
+            self._policy.remove(slot)
+        if last_look is not None:
+            last_look(self.handle(slot))
         columns = self.columns
         key, kind = columns.key(slot), columns.kind(slot)
         pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
@@ -108,6 +125,7 @@ class ReadyBlocks:
         block = self.live_handle(slot)
         if block is None:
             columns.remove(slot)
+            self.replicas.remove(slot)
         else:
             self._let_go(block)
             block.pages = ()
@@ -119,6 +137,8 @@ class ReadyBlocks:
             self._policy.remove(block.slot)
             self.num_evictable_pages -= len(block.pages)
             self._pinned[block.slot] = block
+            if block.is_replica:
+                self.replicas.note_pinned(block.slot)
         block.pins += 1
 
     def unpin(self, block: CachedBlock) -> None:
@@ -129,6 +149,8 @@ class ReadyBlocks:
             del self._pinned[slot]
             self._policy.add(slot, block.cost / num_pages)
             self.num_evictable_pages += num_pages
+            if block.is_replica:
+                self.replicas.note_unpinned(slot, num_pages)
             recent[key] = block
             recent.move_to_end(key)
             if len(recent) > NUM_RECENT:
@@ -138,7 +160,8 @@ class ReadyBlocks:
         """Raises `IntegrityError` where columns, pages, policy, pins and handle of a slot disagree."""
         columns = self.columns
         if not columns.is_used(slot):
-            if slot in self._policy or slot in self._pinned or self.live_handle(slot) is not None:
+            known = (self._policy, self._pinned, self.replicas)
+            if any(slot in blocks for blocks in known) or self.live_handle(slot) is not None:
                 raise IntegrityError(f"a block is known in {slot=}, which is free")
             return
         columns.check_slot(slot)
@@ -146,6 +169,7 @@ class ReadyBlocks:
         pages = self._pool.checked_run(columns.first_page[slot], num_pages, slot)
         if (slot in self._policy) == (slot in self._pinned):
             raise IntegrityError(f"the block in {slot=} must be either pinned or evictable")
+        self.replicas.check_slot(slot, slot in self._pinned, num_pages)
         if slot in self._policy:
             self._policy.check_slot(slot)
         block = self.live_handle(slot)
@@ -157,6 +181,7 @@ class ReadyBlocks:
     def check_counts(self) -> None:
         """Raises `IntegrityError` where the sums over all slots are not as counted."""
         self.columns.check_counts()
+        self.replicas.check_counts()
         if len(self._policy) + len(self._pinned) != self.columns.num_blocks_by_kind.total():
             raise IntegrityError(f"{len(self._policy)} evictable and {len(self._pinned)} pinned blocks are not all")
 
@@ -167,8 +192,9 @@ class ReadyBlocks:
 
     def _check_handle(self, block: CachedBlock, slot: int, pages: tuple[int, ...]) -> None:
         columns = self.columns
-        found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot)
-        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, READY, slot)
+        found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot, block.is_replica)
+        is_replica = slot in self.replicas
+        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, READY, slot, is_replica)
         if found != expected or not columns.holds(slot, block.token_ids):
             raise IntegrityError(f"the handle of {slot=} is not what is kept there: {block}")
         if (block.pins > 0) != (slot in self._pinned):
@@ -183,6 +209,7 @@ class ReadyBlocks:
         block.cost = columns.cost[slot]
         block.pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))
         block.order = self._orders.find(block.key)
+        block.is_replica = slot in self.replicas
         block.brings_order = False
         block.version = 0
         block.superseded = False
@@ -190,6 +217,7 @@ class ReadyBlocks:
     def _let_go(self, block: CachedBlock) -> None:
         block.fill()  # while there is something to fill it with
         self.columns.remove(block.slot)
+        self.replicas.remove(block.slot)
         self.recent.pop(block.key, None)
         del self._handles[block.slot]
         block.state = RETIRED

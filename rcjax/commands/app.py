@@ -13,6 +13,7 @@ from rcjax.commands.cli.evaluate import evaluate
 from rcjax.commands.cli.place import place
 from rcjax.commands.cli.rank import rank
 from rcjax.commands.cli.serve import serve
+from rcjax.commands.cli.simulate import simulate
 from rcjax.commands.cli.train import train
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command()(bench)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(place)
+app.command()(simulate)
 
 
 @app.callback()

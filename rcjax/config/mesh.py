@@ -33,7 +33,8 @@ class MeshSettings(StrictModel):
     """`slices` times `tensor` devices: each slice serves requests by itself, its heads split over `tensor` of them.
 
     `placement` says which slices hold an item: `all`, `hash`, or the file that `rcjax place` wrote. `replica_share` of
-    a slice's pages may hold what it fetched from others.
+    a slice's pages may hold what it fetched from others. `cpu_devices` has a CPU pose as so many devices. Of the last
+    `request_log` requests the items' ids are kept, for a placement to be learnt from; 0 keeps none.
     """
 
     slices: int = Field(1, ge=1)
@@ -41,6 +42,8 @@ class MeshSettings(StrictModel):
     placement: str = Field("all", min_length=1)
     scheduler: SchedulerSettings = SchedulerSettings()
     replica_share: float = Field(0.1, ge=0, le=1)
+    cpu_devices: int | None = Field(None, ge=1)
+    request_log: int = Field(0, ge=0)
 
     @property
     def num_devices(self) -> int:

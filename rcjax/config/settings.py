@@ -65,6 +65,7 @@ class Settings(StrictModel):
         """The same with the paths that a file in `folder` means: relative ones start there, `~` is a home directory."""
         changed: dict[str, object] = {
             "model": located(self.model, folder),
+            "cache": self.cache.in_folder(folder),
             "catalogue": self.catalogue.in_folder(folder),
             "mesh": self.mesh.in_folder(folder),
         }

@@ -1,17 +1,19 @@
-"""The block cache: grants claims on blocks, and computes those that miss."""
+"""The block cache: grants claims on blocks, and computes or fetches those that miss."""
 
 from collections.abc import Generator, Iterable
 from typing import Any
 
-import numpy as np
-
-from rcjax.cache import BlockBusyError, BlockDirectory, BlockKeys, CachedBlock
+from rcjax.cache import BlockDirectory, BlockKeys, CachedBlock
 from rcjax.engine.build_pass import BuildPasses
 from rcjax.engine.claim import Build, Claim
 from rcjax.engine.executor import Executor, Pending
+from rcjax.engine.fetch import Fetch
+from rcjax.engine.fetching import Fetches
+from rcjax.engine.origin import Origin
 from rcjax.engine.plan import PlannedBlock
+from rcjax.engine.reservations import Reservations
 from rcjax.engine.shape import ShapeSet
-from rcjax.errors import ResourceExhaustedError
+from rcjax.engine.spilling import Spilling
 from rcjax.prompt import Block
 
 
@@ -20,7 +22,9 @@ class BlockCache:
 
     One thread uses it. A claim either gets all its blocks pinned, with pages reserved for those that miss, or nothing:
     so claims cannot wait for each other's pages. What misses is queued, whoever asked; `next_builds` packs a pass of it
-    and `run_builds` computes that side by side in one row, each block in a segment of its own.
+    and `run_builds` computes that side by side in one row, each block in a segment of its own. With `fetches`, what
+    another slice or a tier has is fetched where that is cheaper, and `land` takes it in. With `spilling`, what the pool
+    evicts is kept in a tier.
     """
 
     def __init__(
@@ -31,7 +35,12 @@ class BlockCache:
         self.executor = executor
         self.num_hits = 0
         self.num_misses = 0
+        self.num_replica_hits = 0  # of `num_hits`, blocks that were copied from another slice before
+        self.num_lent_pages = 0
+        self.fetches: Fetches | None = None
+        self.spilling: Spilling | None = None
         self.passes = BuildPasses(shapes, instruction, directory.pool.page_tokens)
+        self._reservations = Reservations(executor.cost, directory, self.passes)
         self._instruction = instruction
         self._builds: dict[bytes, Build] = {}  # by key: the newest that waits or runs
         self._urgent: dict[Build, None] = {}  # waiting, in order
@@ -101,15 +110,24 @@ class BlockCache:
             else:
                 found[key] = cached
         try:
-            builds = self._reserve(claim, missing) if missing or claim.num_scratch_pages else []
+            builds = (
+                self._reservations.make(claim, missing, may_wait=self._num_claims > 0)
+                if missing or claim.num_scratch_pages
+                else []
+            )
         except BaseException:
             self._unpin(found.values())
             raise
+        finally:
+            if self.spilling is not None:
+                self.spilling.flush()
         if builds is None:
             self._unpin(found.values())
             return False
         self.num_hits += len(found)
         self.num_misses += len(missing)
+        if self.directory.replicas:
+            self._note_replicas(claim, found.values())
         self._num_claims += 1
         for build in builds:
             self._builds[build.cached.key] = build
@@ -119,11 +137,12 @@ class BlockCache:
         for build in (*joined, *builds):
             build.claims.append(claim)
             claim.num_building += 1
-            self._enqueue(build, claim.is_urgent)
+        for build in joined:
+            self._enqueue(build)
+        self._bring(builds)
         claim.is_granted = True
         claim.pins = [found[wanted.key] for wanted in claim.wanted]
-        num_built = {build.cached.key: build.num_fresh for build in builds}
-        claim.num_built = [num_built.pop(wanted.key, 0) for wanted in claim.wanted]
+        claim.missed = builds
         return True
 
     def release(self, claim: Claim) -> None:
@@ -142,81 +161,69 @@ class BlockCache:
                     self.directory.abort(build.cached)
             claim.num_building = 0
 
+    def discard(self, block: CachedBlock) -> None:
+        """Makes a block unfindable whose KV is not to be trusted; whoever wants that content computes it anew."""
+        self.directory.discard(block)
+        if self.fetches is not None:
+            self.fetches.distrust(block.key)
+
+    def _note_replicas(self, claim: Claim, found: Iterable[CachedBlock]) -> None:
+        """Counts hits on replicas; one that a write wants here is none any more."""
+        for cached in [cached for cached in found if cached.is_replica]:
+            self.num_replica_hits += 1
+            if not claim.is_urgent:
+                self.directory.adopt(cached)
+
     def _unpin(self, blocks: Iterable[CachedBlock]) -> None:
         for cached in blocks:
             self.directory.unpin(cached)
 
-    def _reserve(self, claim: Claim, missing: dict[bytes, PlannedBlock]) -> list[Build] | None:
-        """Pages for all of `missing`, and those of the claim's own; or None."""
-        grown = self._grow(claim)
-        if grown is not None:
-            return [grown]
-        num_pages = claim.num_scratch_pages
-        num_pages += sum(self.directory.pool.pages_for(len(wanted.block)) for wanted in missing.values())
-        if num_pages > self.directory.num_available_pages:
-            if self._num_claims:
-                return None
-            raise ResourceExhaustedError(
-                f"{num_pages} pages are wanted and {self.directory.num_available_pages} can be had; retry later or "
-                "enlarge cache.pool_bytes"
-            )
-        builds: list[Build] = []
-        try:
-            for wanted in missing.values():
-                block = wanted.block
-                cost_s = self.executor.cost.build_s(len(block))
-                cached = self.directory.reserve(
-                    wanted.key, block.kind, block.owner, block.token_ids, cost_s, version=claim.version
-                )
-                builds.append(Build(block, cached, claim.version))
-            if claim.num_scratch_pages:
-                claim.scratch = self.directory.reserve_scratch(claim.num_scratch_pages)
-        except BaseException:
-            for build in builds:
-                self.directory.abort(build.cached)
-            raise
-        return builds
+    def _bring(self, builds: list[Build]) -> None:
+        """Has what misses fetched or computed."""
+        for build in builds if self.fetches is None else self.fetches.assign(builds):
+            self._enqueue(build)
 
-    def _grow(self, claim: Claim) -> Build | None:
-        """The block that a claim grows, where its beginning is cached, nobody reads that, and one pass can do it."""
-        former = claim.grow_from
-        if former is None:
-            return None
-        (wanted,) = claim.wanted
-        block = wanted.block
-        current = self.directory.current(block.kind, block.owner)
-        if current is None or current.key != former.key or not self._can_extend(current, block):
-            return None
-        self.directory.pin(current)
-        try:
-            cost_s = self.executor.cost.build_s(len(block))
-            cached = self.directory.grow(current, wanted.key, block.token_ids, cost_s, version=claim.version)
-        except (BlockBusyError, ResourceExhaustedError):
-            self.directory.unpin(current)
-            return None
-        return Build(block, cached, claim.version, num_cached=len(former.block))
-
-    def _can_extend(self, current: CachedBlock, block: Block) -> bool:
-        num_cached = current.num_tokens
-        num_fresh = len(block) - num_cached
-        if num_fresh <= 0 or not np.array_equal(block.token_ids[:num_cached], current.token_ids):
-            return False
-        return self.passes.can_extend(num_fresh, len(current.pages))
-
-    def _enqueue(self, build: Build, is_urgent: bool) -> None:
-        if build.is_running:
+    def _enqueue(self, build: Build) -> None:
+        if build.is_running or build.fetch is not None:
             return
-        if is_urgent:
+        if build.is_urgent:
             self._background.pop(build, None)
             self._urgent.setdefault(build)
         elif build not in self._urgent:
             self._background.setdefault(build)
 
     def _forget(self, build: Build) -> None:
+        build.fetch = None
         for builds in (self._open, self._urgent, self._background):
             builds.pop(build, None)
         if self._builds.get(build.cached.key) is build:
             del self._builds[build.cached.key]
+
+    # ---- fetches
+
+    @property
+    def is_fetching(self) -> bool:
+        return self.fetches is not None and len(self.fetches) > 0
+
+    def land(self, fetch: Fetch) -> None:
+        """Takes in a fetch that is over: what came is ready, what did not is looked for elsewhere, or computed."""
+        if self.fetches is None:
+            return
+        arrived, missing = self.fetches.land(fetch)
+        for build, order in arrived.items():
+            if order is not None and build.cached.order is None:
+                self.directory.set_order(build.cached, order)
+            if build.origin is Origin.SLICE and all(claim.is_urgent for claim in build.claims):
+                self.directory.mark_replica(build.cached)
+            self._commit(build)
+        self._bring(missing)
+
+    def give_up_late_fetches(self) -> float | None:
+        """Looks elsewhere for what does not come in time; returns after how many seconds to do so again."""
+        if self.fetches is None:
+            return None
+        self._bring(self.fetches.give_up_late())
+        return self.fetches.wait_s
 
     # ---- builds
 
@@ -250,12 +257,16 @@ class BlockCache:
                 self.directory.abort(build.cached)
             raise
         for build in group:
-            self.directory.commit(build.cached)
-            self._finish(build, None)
-            self.directory.unpin(build.cached)
+            self._commit(build)
+
+    def _commit(self, build: Build) -> None:
+        self.directory.commit(build.cached)
+        self._finish(build, None)
+        self.directory.unpin(build.cached)
 
     def _finish(self, build: Build, error: BaseException | None) -> None:
         self._forget(build)
         for claim in build.claims:
             claim.num_building -= 1
             claim.error = claim.error or error
+        build.claims = []  # they know the build, and would else keep each other until the garbage collector comes

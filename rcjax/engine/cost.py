@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 
+from rcjax.engine.origin import Origin
 from rcjax.engine.shape import Shape
+from rcjax.engine.transfer_rate import TransferRate
 from rcjax.model.config import ModelConfig
 from rcjax.model.selection import Measure, Quantity
 
 _NEW_SHARE = 0.2  # of an estimate that the newest observation makes
 _ASSUMED_FLOPS_PER_S = 5e10  # until the first pass has been timed
 _ASSUMED_BYTES_PER_S = 1e9  # until the first transfer has
+_ASSUMED_FETCH = {  # seconds to begin with, and bytes a second, until the first of its kind has come
+    Origin.SLICE: (1e-3, 1e10),
+    Origin.HOST: (1e-3, 2e9),
+    Origin.DISK: (5e-3, 5e8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class Program:
 
 
 class CostModel:
-    """Estimates seconds; one for scheduler, batcher, admission and eviction of a slice.
+    """Estimates seconds; one for scheduler, batcher, admission, eviction and fetching of a slice.
 
     A program that has been timed takes what it took: an average that leans to the newest. One that has not takes its
     floating-point operations at the rate of all passes so far. The worker's thread observes, any thread asks.
@@ -36,6 +43,10 @@ class CostModel:
         self._flops_s = 0.0
         self._page_s: float | None = None  # of a transfer
         self._build: Program | None = None  # the longest build program, which fills most blocks
+        self._fetches = {
+            origin: TransferRate(begin_s, page_bytes / bytes_per_s)
+            for origin, (begin_s, bytes_per_s) in _ASSUMED_FETCH.items()
+        }
 
     def pass_s(self, purpose: str, shape: Shape, measure: Measure | None = None) -> float:
         program = Program(purpose, shape, measure)
@@ -51,10 +62,32 @@ class CostModel:
             return self.pass_s("build", Shape(num_tokens, 0))
         return self._seconds[self._build] * num_tokens / self._build.shape.fresh_tokens
 
+    def fetch_s(self, num_tokens: int) -> float:
+        """Seconds from asking another slice for the KV of blocks of so many tokens until it is here."""
+        return self.origin_s(Origin.SLICE, -(-num_tokens // self._page_tokens))
+
+    def host_s(self, num_tokens: int) -> float:
+        """Seconds to bring the KV of so many tokens back from the host tier."""
+        return self.origin_s(Origin.HOST, -(-num_tokens // self._page_tokens))
+
+    def disk_s(self, num_tokens: int) -> float:
+        """Seconds to bring the KV of so many tokens back from the disk tier."""
+        return self.origin_s(Origin.DISK, -(-num_tokens // self._page_tokens))
+
+    def origin_s(self, origin: Origin, num_pages: int) -> float:
+        """Seconds to bring so many pages here; ValueError for `Origin.BUILT`, which `build_s` is for."""
+        if origin is Origin.BUILT:
+            raise ValueError("what is built comes from nowhere; ask build_s")
+        return self._fetches[origin].seconds(num_pages)
+
     def transfer_s(self, num_pages: int) -> float:
         """Seconds to move so many pages between host and device."""
         page_s = self._page_bytes / _ASSUMED_BYTES_PER_S if self._page_s is None else self._page_s
         return num_pages * page_s
+
+    def timed(self) -> dict[Program, float]:
+        """The programs that have been timed, and what a pass of each takes; for a simulation to be fitted to."""
+        return dict(self._seconds)
 
     def observe(self, purpose: str, shape: Shape, seconds: float, measure: Measure | None = None) -> None:
         """Learns from a pass that took `seconds`."""
@@ -72,6 +105,17 @@ class CostModel:
             page_s = seconds / num_pages
             before = page_s if self._page_s is None else self._page_s
             self._page_s = before + _NEW_SHARE * (page_s - before)
+
+    def observe_fetch(self, origin: Origin, num_pages: int, seconds: float) -> None:
+        """Learns from pages that were here `seconds` after they were asked for."""
+        self._fetches[origin].observe(num_pages, seconds)
+
+    def pass_over(self, origin: Origin) -> None:
+        """Notes that an origin was left for building: its estimate falls a little, so that it is tried again in time.
+
+        Else one slow fetch, such as the first, would end all fetching, as nothing new would be learnt.
+        """
+        self._fetches[origin].fade()
 
     def _program_flops(self, program: Program) -> float:
         shape = program.shape

@@ -13,11 +13,11 @@ from rcjax.engine.programs import Programs
 from rcjax.engine.shape import Shape
 from rcjax.kernels.kv import KVFormat, KVPages
 from rcjax.model.decoder import Batch, Params
-from rcjax.model.kv import empty_pages
 from rcjax.model.probe import KnownTokens
 from rcjax.model.selection import Measure
 
 TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
+NOWHERE = -1  # in place of the number of a page
 
 T = TypeVar("T")
 
@@ -47,13 +47,16 @@ class Executor:
     """Starts passes over its own pages. Each call returns at once; one thread makes them, any thread may wait.
 
     Passes run in the order in which they were started, so one that is started after a write reads what was written.
+    `params` are on the devices of slice `index`.
     """
 
-    def __init__(self, programs: Programs, params: Params, cost: CostModel):
+    def __init__(self, programs: Programs, params: Params, cost: CostModel, index: int = 0):
         self.programs = programs
         self.cost = cost
+        self.index = index
         self._params = params
-        self.pages = empty_pages(programs.format, programs.num_pages)
+        self.pages = programs.empty_pages(index)
+        self._placed = jax.tree.map(lambda array: array.sharding, self.pages)
 
     @property
     def format(self) -> KVFormat:
@@ -99,7 +102,7 @@ class Executor:
         index = np.asarray(pages, np.int32)
         found = self.programs.format.host_empty(len(index))
         for part, padded in _transfers(index):
-            read = self.programs.gather(self.pages, padded)
+            read = self.programs.gather(self.pages, padded, index=self.index)
             for to, some in zip(jax.tree.leaves(found), jax.tree.leaves(read), strict=True):
                 to[:, part] = np.asarray(some)[:, : part.stop - part.start]
         self.cost.observe_transfer(len(index), time.perf_counter() - start_s)
@@ -115,9 +118,55 @@ class Executor:
             some = self.programs.format.host_empty(TRANSFER_PAGES)
             for to, new in zip(jax.tree.leaves(some), jax.tree.leaves(values), strict=True):
                 to[:, : part.stop - part.start] = new[:, part]
-            self.pages = self.programs.scatter(self.pages, padded, some)
+            self.pages = self.programs.scatter(self.pages, padded, some, index=self.index)
         jax.block_until_ready(self.pages)
         self.cost.observe_transfer(len(index), time.perf_counter() - start_s)
+
+    def start_read(self, pages: Sequence[int]) -> tuple[KVPages, ...]:
+        """Copies of pages as they are now, on this slice's devices, in parts of `TRANSFER_PAGES`, the last one padded.
+
+        Returns at once, as a pass does: what is written afterwards does not change them.
+        """
+        index = np.asarray(pages, np.int32)
+        return tuple(self.programs.gather(self.pages, padded, index=self.index) for _, padded in _transfers(index))
+
+    def in_parts(self, blocks: Sequence[KVPages]) -> tuple[KVPages, ...]:
+        """Pages on the host, one block after another, as parts; raises ValueError where they are of another format."""
+        for pages in blocks:
+            self.format.check(pages)
+        num_pages = sum(pages.num_pages for pages in blocks)
+        parts = tuple(self.format.host_empty(TRANSFER_PAGES) for _ in range(-(-num_pages // TRANSFER_PAGES)))
+        at = 0
+        for pages in blocks:
+            for first in range(pages.num_pages):
+                part, slot = divmod(at + first, TRANSFER_PAGES)
+                for to, new in zip(jax.tree.leaves(parts[part]), jax.tree.leaves(pages), strict=True):
+                    to[:, slot] = new[:, first]
+            at += pages.num_pages
+        return parts
+
+    def num_pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.format.page_tokens)
+
+    def bring(self, parts: Sequence[KVPages]) -> tuple[KVPages, ...]:
+        """Parts as `start_read` gives them, of another slice or on the host, on this slice's devices.
+
+        Blocks until they are there; any thread may call it.
+        """
+        here = tuple(jax.device_put(part, self._placed) for part in parts)
+        jax.block_until_ready(here)
+        return here
+
+    def start_write(self, pages: Sequence[int], parts: Sequence[KVPages]) -> None:
+        """Overwrites pages with parts that are on this slice's devices; `NOWHERE` is the page of what is not wanted.
+
+        Returns at once; passes that are started afterwards read what was written.
+        """
+        index = np.full(len(parts) * TRANSFER_PAGES, self.programs.num_pages, np.int32)  # out of bounds: not written
+        index[: len(pages)] = [self.programs.num_pages if page == NOWHERE else page for page in pages]
+        for at, part in enumerate(parts):
+            some = index[at * TRANSFER_PAGES : (at + 1) * TRANSFER_PAGES]
+            self.pages = self.programs.scatter(self.pages, some, part, index=self.index)
 
     def check(self) -> None:
         """Raises `ExecutorLostError` where a failed write took the pages along; blocks until they are ready.
@@ -132,10 +181,10 @@ class Executor:
             ) from error
 
     def _start(self, program: Program, *arrays: Any) -> Any:
-        return self.programs.run(program, self._params, self.pages, *arrays)
+        return self.programs.run(program, self._params, self.pages, *arrays, index=self.index)
 
     def _write(self, fresh: Any, source: np.ndarray, destination: np.ndarray) -> jax.Array:
-        self.pages, done = self.programs.write(self.pages, fresh, source, destination)
+        self.pages, done = self.programs.write(self.pages, fresh, source, destination, index=self.index)
         return done
 
 

@@ -1,7 +1,8 @@
 """The loop of one slice: which step comes next, one pass at a time.
 
 A request goes PLANNED -> BUILDING -> READY -> RUNNING -> DONE. Requests whose blocks are all pinned share passes as the
-batch former says; blocks that miss, of whomever, share build passes; everything else is a task (`rcjax.engine.tasks`).
+batch former says; blocks that miss, of whomever, share build passes, or are fetched, which is no pass and delays none;
+everything else is a task (`rcjax.engine.tasks`).
 While a pass runs on the device the loop grants claims and prepares rows, and the pass after it is started before the
 answers of the one that ended are read out.
 """
@@ -16,6 +17,7 @@ from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.completion import Flight
 from rcjax.engine.executor import ExecutorLostError, Pending
+from rcjax.engine.fetch import Fetch
 from rcjax.engine.ranker import Ranker
 from rcjax.engine.requests import Requests
 from rcjax.engine.semantic_history import SemanticHistories
@@ -64,11 +66,13 @@ class SliceLoop:
             or self._claiming
             or self._waiting
             or self.cache.has_builds
+            or self.cache.is_fetching
         )
 
     @property
     def has_flights(self) -> bool:
-        return self._num_flights > 0
+        """Whether passes or fetches are under way."""
+        return self._num_flights > 0 or self.cache.is_fetching
 
     @property
     def live_versions(self) -> list[int]:
@@ -104,6 +108,11 @@ class SliceLoop:
         if flight.pending.program.purpose == "rank" and not self._num_flights and self._requests.has_ready:
             self._start()
         self._resume(flight.task, flight.value, flight.error)
+
+    def land_fetch(self, fetch: Fetch) -> None:
+        """Takes back a fetch that is over."""
+        self.cache.land(fetch)
+        self._drop_dead()
 
     def _observe(self, flight: Flight, seconds: float) -> None:
         program = flight.pending.program

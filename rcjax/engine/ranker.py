@@ -10,6 +10,7 @@ import numpy as np
 
 from rcjax.engine.assembly import Row, assemble
 from rcjax.engine.executor import Executor, Pending
+from rcjax.engine.origin import Origin
 from rcjax.engine.selector import PinnedPrompt, Selector
 from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.state import RequestState
@@ -137,9 +138,12 @@ def token_counts(state: RequestState, row: Row, num_probed: int) -> TokenCounts:
         cached=row.num_cached,
         selected=num_selected,
         fresh=row.num_fresh - num_selected,
-        built=sum(state.claim.num_built),
+        built=state.claim.num_tokens_from(Origin.BUILT),
         probed=num_probed,
         semantic=sum(source.num_cached - len(source.selected) for source in lent),
+        fetched=state.claim.num_tokens_from(Origin.SLICE),
+        host=state.claim.num_tokens_from(Origin.HOST),
+        disk=state.claim.num_tokens_from(Origin.DISK),
     )
 
 

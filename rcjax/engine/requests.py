@@ -181,7 +181,7 @@ class Requests:
         """Makes the blocks of a request unfindable: its scores were no numbers, so some KV of it may be none either."""
         for block in state.claim.pins:
             if block.kind != BlockKind.INSTRUCTION:
-                self._cache.directory.discard(block)
+                self._cache.discard(block)
 
     def _release(self, state: RequestState) -> None:
         state.stage = Stage.DONE

@@ -23,7 +23,7 @@ class Stage(IntEnum):
     """Where a request stands: it only moves on, and from any stage may be done."""
 
     PLANNED = 0  # waits for pages
-    BUILDING = 1  # pinned what it needs; some of that is being computed
+    BUILDING = 1  # pinned what it needs; some of that is being computed or fetched
     READY = 2  # waits for a pass
     RUNNING = 3
     DONE = 4  # answered or given up; nothing of it is pinned

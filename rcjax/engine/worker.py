@@ -5,16 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rcjax.cache import IntegrityError
+from rcjax.cache.tiers import KVTiers
 from rcjax.engine import tasks
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.completion import Completions, Flight
+from rcjax.engine.exchange import Exchange
 from rcjax.engine.executor import ExecutorLostError
+from rcjax.engine.fetch import Delivery, Fetch, Peers
 from rcjax.engine.generation import Generator, Sampling
 from rcjax.engine.inbox import Inbox
+from rcjax.engine.lending import lend
 from rcjax.engine.loop import SliceLoop
 from rcjax.engine.offline import OrderChooser
 from rcjax.engine.plan import Plan, PlannedBlock
@@ -22,6 +25,7 @@ from rcjax.engine.ranker import Ranker
 from rcjax.engine.semantic_history import SemanticHistories
 from rcjax.engine.state import RequestState, claim_of, fail, public, resolve
 from rcjax.engine.tasks import Steps, Task
+from rcjax.engine.worker_stats import WorkerStats
 from rcjax.errors import InvalidRequestError, UnavailableError
 from rcjax.prompt import Block, BlockKind
 from rcjax.request import RecommendResult
@@ -32,18 +36,6 @@ T = TypeVar("T")
 _INTEGRITY_SLICE_S = 0.002  # the longest that a request has to wait for a check that runs when nothing else does
 _INTEGRITY_PAUSE_S = 0.02
 _INTEGRITY_AFTER_S = 0.25  # of nothing to do: between two requests of a busy server there is no time for it
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStats:
-    """Counters since start-up and gauges of now, of one slice."""
-
-    num_hits: int
-    num_misses: int
-    num_evictions: int
-    pages_total: int
-    pages_used: int
-    pool_bytes: int
 
 
 class SliceWorker:
@@ -70,7 +62,9 @@ class SliceWorker:
         self._orders = orders
         self._semantic = semantic
         self._pass_tokens = cache.pass_tokens
+        self._name = name
         self._clock = clock
+        self._exchange: Exchange | None = None
         self._inbox = Inbox()
         self._completions = Completions(f"rcjax-{name}-passes", self._on_landed)
         self._loop = SliceLoop(cache, ranker, semantic, self._fly, clock)
@@ -83,7 +77,18 @@ class SliceWorker:
         # Daemons, as a pass that outlasts the grace period must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name=f"rcjax-{name}", daemon=True)
 
+    def connect(self, *, peers: Peers | None, tiers: KVTiers | None, replica_share: float) -> None:
+        """Has blocks that miss fetched from `peers` and `tiers` where that is cheaper; call it before `start`.
+
+        What is fetched from peers for a request may keep `replica_share` of the pool's pages when nobody reads it.
+        """
+        self._exchange = Exchange(
+            self.cache, self._on_fetched, self._clock, self._name, peers=peers, tiers=tiers, replica_share=replica_share
+        )
+
     def start(self) -> None:
+        if self._exchange is not None:
+            self._exchange.start()
         self._completions.start()
         self._thread.start()
 
@@ -96,6 +101,8 @@ class SliceWorker:
             if self._open:
                 logger.warning("stopping with %d calls not done after %.1f s of grace", len(self._open), grace_s)
         self._completions.stop()
+        if self._exchange is not None:
+            self._exchange.stop()
         self._fail_open(UnavailableError("the server stopped before this call was done"))
 
     # ---- work
@@ -115,14 +122,22 @@ class SliceWorker:
         return self.run(lambda worker: tasks.grow(worker.cache, former, block, version))
 
     def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
-        """Makes the blocks of items or users unfindable, also those that older plans would bring back."""
+        """Makes the blocks of items or users unfindable, also those that older plans would bring back.
+
+        Where there are tiers the result is there once they have none of them, on the disk neither.
+        """
 
         def drop(worker: "SliceWorker") -> int:
             if worker._semantic is not None:
                 worker._semantic.note_dropped(names)
             return sum(worker.cache.directory.drop(kind, owner, version) for kind, owner in names)
 
-        return self.call(drop)
+        dropped = self.call(drop)
+        return dropped if self._exchange is None else self._exchange.drop_after(dropped, names)
+
+    def lend(self, wanted: Sequence[PlannedBlock]) -> Future[Delivery]:
+        """Copies of those of the blocks that this slice holds, for another slice; see `rcjax.engine.fetch.Lender`."""
+        return self.call(lambda worker: lend(worker.cache, wanted))
 
     def generate(self, source: Plan | Block, sampling: Sampling, deadline_s: float | None = None) -> Future[list[int]]:
         """The token ids that continue a prompt, computed a step a turn."""
@@ -195,15 +210,7 @@ class SliceWorker:
 
     @property
     def stats(self) -> WorkerStats:
-        directory = self.cache.directory
-        return WorkerStats(
-            num_hits=self.cache.num_hits,
-            num_misses=self.cache.num_misses,
-            num_evictions=directory.num_evictions,
-            pages_total=directory.pool.capacity_pages,
-            pages_used=directory.pool.num_used,
-            pool_bytes=self.cache.executor.pool_bytes,
-        )
+        return WorkerStats.of(self.cache)
 
     # ---- the thread
 
@@ -235,11 +242,11 @@ class SliceWorker:
     def _step(self) -> bool:
         """Takes what was handed over, and one turn of the loop; False when there will be nothing more to do."""
         is_idle = self._loop.is_idle
-        pause_s = self._check_after_s if is_idle else None
+        pause_s = self._check_after_s if is_idle else self.cache.give_up_late_fetches()
         messages = self._inbox.take(pause_s, until_closed=not self._loop.has_flights)
         if self._has_given_up:
             return False
-        if not messages:
+        if not messages and (is_idle or pause_s is None):
             if is_idle and self._check_after_s is not None:
                 is_round = self.cache.directory.check_integrity_within(_INTEGRITY_SLICE_S, self._clock)
                 self._check_after_s = None if is_round else _INTEGRITY_PAUSE_S
@@ -262,6 +269,9 @@ class SliceWorker:
 
     def _on_landed(self, flight: Flight) -> None:
         self._inbox.put(lambda: self._loop.land(flight), even_if_closed=True)
+
+    def _on_fetched(self, fetch: Fetch) -> None:
+        self._inbox.put(lambda: self._loop.land_fetch(fetch), even_if_closed=True)
 
     def _fill(self, blocks: Sequence[PlannedBlock], version: int) -> Steps[int]:
         num_built = yield from tasks.fill(self.cache, blocks, version, self._pass_tokens)

@@ -4,11 +4,12 @@ Weights declare their logical axes (`decoder.py`); rules map these to a mesh. So
 and a mesh of other axes is another table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rcjax.kernels.kv import KVFormat, KVPages
 from rcjax.model.config import ModelConfig
@@ -18,10 +19,26 @@ Rules = Mapping[str, str]  # from a logical axis to the mesh axis that splits it
 
 # Megatron's split: a layer's products need one sum over devices after attention and one after the MLP.
 TENSOR_PARALLEL: Rules = MappingProxyType(dict.fromkeys(("heads", "kv_heads", "mlp", "vocab"), "tensor"))
+# All slices' pools as one: each slice has its pages, and splits these among its devices.
+WHOLE_MESH: Rules = MappingProxyType({**TENSOR_PARALLEL, "pages": "slice"})
 KV_AXES = ("layers", "pages", "page_tokens", "kv_heads", "head_dim")
+FRESH_AXES = ("layers", "batch", "fresh", "kv_heads", "head_dim")  # of the KV that a pass makes (`FreshKV`)
+AnyMesh = Mesh | AbstractMesh
 
 
-def sharding(mesh: Mesh, rules: Rules, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
+def mesh_of_slices(devices: Sequence[jax.Device], slices: int) -> Mesh:
+    """The devices as a mesh of axes "slice" and "tensor", in the order in which they are given."""
+    # Auto: XLA works out how a pass is split from how its arguments are. Newer versions of JAX have another default.
+    grid = np.array(devices).reshape(slices, -1)
+    return Mesh(grid, ("slice", "tensor"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def slice_meshes(mesh: Mesh) -> tuple[Mesh, ...]:
+    """Of each slice of `mesh_of_slices` its own devices, a mesh of axis "tensor"."""
+    return tuple(Mesh(devices, ("tensor",), axis_types=(AxisType.Auto,)) for devices in mesh.devices)
+
+
+def sharding(mesh: AnyMesh, rules: Rules, axes: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
     """The placement of an array with these logical axes.
 
     An axis that the devices do not divide (an odd vocabulary, say) is whole on each of them. ValueError where a mesh
@@ -37,7 +54,7 @@ def sharding(mesh: Mesh, rules: Rules, axes: tuple[str, ...], shape: tuple[int, 
     return NamedSharding(mesh, PartitionSpec(*split))
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> Params:
+def param_shardings(config: ModelConfig, mesh: AnyMesh, rules: Rules = TENSOR_PARALLEL) -> Params:
     """A tree like the parameters', of shardings."""
 
     def of(axes: tuple[str, ...], parameter: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -48,7 +65,7 @@ def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = TENSOR_PARAL
     return placed
 
 
-def page_shardings(kv_format: KVFormat, num_pages: int, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> KVPages:
+def page_shardings(kv_format: KVFormat, num_pages: int, mesh: AnyMesh, rules: Rules = TENSOR_PARALLEL) -> KVPages:
     """A pool's, as a tree like `KVPages`; the scales are split as the values that they scale."""
 
     def of(array: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -56,3 +73,25 @@ def page_shardings(kv_format: KVFormat, num_pages: int, mesh: Mesh, rules: Rules
 
     placed: KVPages = jax.tree.map(of, kv_format.abstract(num_pages))
     return placed
+
+
+def fresh_sharding(config: ModelConfig, mesh: AnyMesh, rules: Rules = TENSOR_PARALLEL) -> NamedSharding:
+    """Of K and of V of fresh tokens, however many: as the pages that they are written into."""
+    return sharding(mesh, rules, FRESH_AXES, (config.num_layers, 1, 1, config.num_kv_heads, config.head_dim))
+
+
+def whole_pool(kv_format: KVFormat, pools: Sequence[KVPages], mesh: Mesh) -> KVPages:
+    """The slices' pools, in order, as one of arrays [L, slices * P, C, K, H] over the mesh of all; nothing is copied.
+
+    It is gone with the next write to any of the pools, which takes its buffers: use it while no slice writes.
+    """
+    num_pages = sum(pool.num_pages for pool in pools)
+    placed = page_shardings(kv_format, num_pages, mesh, WHOLE_MESH)
+
+    def joined(placed: NamedSharding, *arrays: jax.Array) -> jax.Array:
+        shape = (arrays[0].shape[0], num_pages, *arrays[0].shape[2:])
+        shards = [shard.data for array in arrays for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, placed, shards)
+
+    whole: KVPages = jax.tree.map(joined, placed, *pools)
+    return whole

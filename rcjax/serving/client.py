@@ -1,6 +1,7 @@
 """A synchronous client that speaks the engine's types and raises the engine's errors."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import UnavailableError
-from rcjax.request import EngineInfo, EngineStats, RecommendRequest, RecommendResult
+from rcjax.request import EngineInfo, EngineStats, Rebalanced, RecommendRequest, RecommendResult
 from rcjax.serving import codec
 from rcjax.serving.sendable import check_size, named_texts
 from rcjax.serving.status import from_rpc_error
@@ -17,7 +18,7 @@ from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 
 
 class RecommenderClient:
-    """Calls a server at `target`, and for `info` and `stats` its admin port at `admin_target` (`host:port`).
+    """Calls a server at `target`, and for what operators do its admin port at `admin_target` (`host:port`).
 
     Each call has `timeout_s` to finish, and is tried once. Failures are the types of `rcjax.errors`, with the
     server's message and field; one that rcjax has no type for is a plain `RcjaxError`. What no message can carry is
@@ -95,6 +96,28 @@ class RecommenderClient:
     def stats(self) -> EngineStats:
         return codec.stats_from_message(self._call(self._admin.Stats, rcjax_pb2.StatsRequest()))
 
+    def drain(self, slice_index: int) -> None:
+        """Has a slice get no more requests."""
+        self._call(self._admin.Drain, rcjax_pb2.DrainRequest(slice_index=slice_index))
+
+    def undrain(self, slice_index: int) -> None:
+        """Has a drained slice get requests again."""
+        self._call(self._admin.Undrain, rcjax_pb2.UndrainRequest(slice_index=slice_index))
+
+    def rebalance_from(self, placement_file: Path) -> Rebalanced:
+        """Has the server take over the placement in a file of its own; takes minutes, for which `timeout_s` must do."""
+        with named_texts(placement_file=str(placement_file)):
+            message = rcjax_pb2.RebalanceRequest(placement_file=str(placement_file))
+        response = self._call(self._admin.Rebalance, message)
+        return Rebalanced(response.num_arriving, response.num_built, response.num_leaving)
+
+    def save_request_log(self, file: Path) -> int:
+        """Has the server write which items its last requests asked for; returns how many requests."""
+        with named_texts(file=str(file)):
+            message = rcjax_pb2.SaveRequestLogRequest(file=str(file))
+        num_requests: int = self._call(self._admin.SaveRequestLog, message).num_requests
+        return num_requests
+
     def wait_ready(self, timeout_s: float) -> None:
         """Returns once the server says SERVING; `UnavailableError` if it does not within `timeout_s`."""
         request = health_pb2.HealthCheckRequest()
@@ -113,7 +136,9 @@ class RecommenderClient:
     @property
     def _admin(self) -> rcjax_pb2_grpc.AdminStub:
         if self._admin_channel is None:
-            raise ValueError("info and stats are on the admin port: give the client an admin_target")
+            raise ValueError(
+                "info, stats and what changes slices are on the admin port: give the client an admin_target"
+            )
         return rcjax_pb2_grpc.AdminStub(self._admin_channel)
 
     def _call(self, method: Callable[..., Any], message: Any) -> Any:

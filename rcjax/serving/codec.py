@@ -18,6 +18,7 @@ from rcjax.request import (
     RankedItem,
     RecommendRequest,
     RecommendResult,
+    SliceStats,
     StageTimes,
     TokenCounts,
 )
@@ -126,6 +127,7 @@ def result_to_message(result: RecommendResult) -> rcjax_pb2.RecommendResponse:
             ttft_ms=times.ttft_ms,
         ),
         arm=result.arm,
+        slice_index=result.slice_index,
     )
 
 
@@ -144,6 +146,7 @@ def result_from_message(message: rcjax_pb2.RecommendResponse) -> RecommendResult
             ttft_ms=times.ttft_ms,
         ),
         arm=message.arm,
+        slice_index=message.slice_index,
     )
 
 
@@ -155,6 +158,9 @@ def _tokens_to_message(tokens: TokenCounts) -> rcjax_pb2.TokenCounts:
         built=tokens.built,
         probed=tokens.probed,
         semantic=tokens.semantic,
+        fetched=tokens.fetched,
+        host=tokens.host,
+        disk=tokens.disk,
     )
 
 
@@ -166,6 +172,9 @@ def _tokens_from_message(message: rcjax_pb2.TokenCounts) -> TokenCounts:
         built=message.built,
         probed=message.probed,
         semantic=message.semantic,
+        fetched=message.fetched,
+        host=message.host,
+        disk=message.disk,
     )
 
 
@@ -182,7 +191,9 @@ def stats_to_message(stats: EngineStats) -> rcjax_pb2.StatsResponse:
 
 
 def stats_from_message(message: rcjax_pb2.StatsResponse) -> EngineStats:
-    return EngineStats(**_by_name(EngineStats, message) | {"tokens": _tokens_from_message(message.tokens)})
+    slices = tuple(SliceStats(**_by_name(SliceStats, one)) for one in message.slices)
+    parts = {"tokens": _tokens_from_message(message.tokens), "slices": slices}
+    return EngineStats(**_by_name(EngineStats, message) | parts)
 
 
 def _by_name(to: Any, message: Message) -> dict[str, Any]:

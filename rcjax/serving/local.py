@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.engine.validation import ServiceLimits, check_characters
-from rcjax.errors import RcjaxError
+from rcjax.errors import RcjaxError, UnavailableError
 from rcjax.prompt import Block, Prompt
 from rcjax.request import (
     AppendEvents,
@@ -24,6 +24,7 @@ from rcjax.request import (
     Write,
     WriteResult,
 )
+from rcjax.serving.parts import Worker
 from rcjax.serving.router import Router
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class LocalEngine:
         `sampling` is a `rcjax.engine.generation.Sampling`. Raises `InvalidRequestError` where no `generate` shapes are
         configured or none holds the prompt, and for half a surrogate pair in a text.
         """
-        worker = self.router.workers[0]
+        worker = self.workers[0]  # any slice can
         if isinstance(prompt, str):
             check_characters(prompt, "prompt")
             return worker.generate(self._text_block(prompt), sampling).result()
@@ -116,24 +117,32 @@ class LocalEngine:
             return worker.generate(plan, sampling).result()
 
     def choose_orders(self, seed: int = 0) -> int:
-        """Works out which tokens of each item the `offline` policy shall select; returns for how many items.
+        """Works out which tokens of each item the `offline` policy shall select; returns for how many of their blocks.
 
         Nothing happens where no arm has that policy. Call it once items and users are there, as it samples prompts
         of these; from then on `put_items` does the same for what it puts. Items that have an order keep it.
         """
-        return _sum([worker.choose_orders(seed) for worker in self.router.workers])
+        return sum(_results([worker.choose_orders(seed) for worker in self.workers]))
 
     def build_semantic_pool(self, seed: int = 0) -> int:
-        """Builds the pool that arms with `history: semantic` borrow from; returns the number of its prototypes.
+        """Builds the pool of each slice that arms with `history: semantic` borrow from; returns how many prototypes.
 
         Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after
         deletions: a deleted user's traces stay in it until then. Until the first call such arms compute histories.
         """
-        return _sum([worker.build_semantic_pool(seed) for worker in self.router.workers])
+        return sum(_results([worker.build_semantic_pool(seed) for worker in self.workers]))
 
     def call_workers(self, task: Callable[[Any], T]) -> list[T]:
         """What `task` returns for the worker of each slice, on its thread, between two passes."""
-        return [future.result() for future in [worker.call(task) for worker in self.router.workers]]
+        return _results([worker.call(task) for worker in self.workers])
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those of the slices that are not lost; `UnavailableError` where all are."""
+        workers = [worker for worker in self.router.workers if not worker.lost.done()]
+        if not workers:
+            raise UnavailableError("every slice of this engine is lost; start another")
+        return workers
 
     def info(self) -> EngineInfo:
         return self.router.info
@@ -176,5 +185,5 @@ def _outcome(future: Future[Any]) -> Any:
         return error
 
 
-def _sum(futures: Sequence[Future[int]]) -> int:
-    return sum(future.result() for future in futures)
+def _results(futures: Sequence[Future[T]]) -> list[T]:
+    return [future.result() for future in futures]

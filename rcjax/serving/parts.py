@@ -1,10 +1,10 @@
 """What a router is made of: a planner, a library and a worker for each slice, as far as it knows them."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
-from rcjax.prompt import BlockKind, Prompt
+from rcjax.prompt import Block, BlockKind, Prompt
 from rcjax.request import RecommendRequest, RecommendResult, Write
 
 
@@ -14,6 +14,12 @@ class Planned(Protocol):
 
     @property
     def prompt(self) -> Prompt: ...
+
+    @property
+    def item_ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def wanted(self) -> Any: ...
 
     @property
     def cost_s(self) -> float: ...
@@ -27,7 +33,10 @@ class BlockToBuild(Protocol):
     """A block and its key (`rcjax.engine.plan.PlannedBlock`)."""
 
     @property
-    def block(self) -> Sized: ...
+    def block(self) -> Block: ...
+
+    @property
+    def key(self) -> bytes: ...
 
 
 @runtime_checkable
@@ -58,6 +67,10 @@ class Planner(Protocol):
 
     def plan_write(self, write: Write) -> Any: ...
 
+    def item_block(self, item_id: str) -> Any:
+        """The block of an item as the library has it, None where it has none."""
+        ...
+
 
 @runtime_checkable
 class Versions(Protocol):
@@ -65,6 +78,10 @@ class Versions(Protocol):
 
     @property
     def oldest(self) -> int: ...
+
+    def begin_read(self) -> int: ...
+
+    def begin_write(self) -> int: ...
 
     def end_read(self, version: int) -> None: ...
 
@@ -80,6 +97,9 @@ class Library(Protocol):
 
     @property
     def num_users(self) -> int: ...
+
+    @property
+    def item_ids(self) -> list[str]: ...
 
     @property
     def versions(self) -> Any: ...
@@ -111,16 +131,41 @@ class WorkerStats(Protocol):
     @property
     def pool_bytes(self) -> int: ...
 
+    @property
+    def num_replica_hits(self) -> int: ...
+
+    @property
+    def num_fetched(self) -> int: ...
+
+    @property
+    def num_from_host(self) -> int: ...
+
+    @property
+    def num_from_disk(self) -> int: ...
+
+    @property
+    def fetched_bytes(self) -> int: ...
+
+    @property
+    def from_host_bytes(self) -> int: ...
+
+    @property
+    def from_disk_bytes(self) -> int: ...
+
+    @property
+    def lent_bytes(self) -> int: ...
+
+    @property
+    def spilled_bytes(self) -> int: ...
+
 
 @runtime_checkable
 class Worker(Protocol):
     """One slice's worker (`rcjax.engine.worker.SliceWorker`): any thread calls it, and its own does the work.
 
-    Its futures may be cancelled at any time. `lost` gets the exception that ended it, if one did.
+    Its futures may be cancelled at any time. They fail with `UnavailableError` where the worker has ended or is
+    stopped, and for nothing else. `lost` gets the exception that ended it, if one did.
     """
-
-    @property
-    def load_s(self) -> float: ...
 
     @property
     def stats(self) -> Any: ...

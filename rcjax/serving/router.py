@@ -8,36 +8,36 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
-from weakref import ref
 
-from rcjax.errors import UnavailableError
-from rcjax.request import (
-    EngineInfo,
-    EngineStats,
-    RecommendRequest,
-    RecommendResult,
-    TokenCounts,
-    Write,
-    WriteResult,
-)
+from rcjax.cache.placement import Placement, RequestLog
+from rcjax.errors import InvalidRequestError, UnavailableError
+from rcjax.request import EngineInfo, EngineStats, Rebalanced, RecommendRequest, RecommendResult, Write, WriteResult
+from rcjax.serving.attempts import LOST, STOPPED, Attempts
 from rcjax.serving.calls import Call, Calls, check_room
+from rcjax.serving.dispatch import Dispatcher
+from rcjax.serving.engine_stats import Totals, engine_stats
+from rcjax.serving.fan_out import FanOut
+from rcjax.serving.owners import Everywhere, ItemOwners
 from rcjax.serving.parts import Library, Planned, Planner, Worker
-from rcjax.serving.scheduler import LeastCompletionTime, Scheduler
+from rcjax.serving.residency import Residency
+from rcjax.serving.scheduler import FreeMisses, MissCosts, Policy, Time
 from rcjax.serving.versions import VersionKeeper
 from rcjax.serving.writer import Writer
 
 logger = logging.getLogger(__name__)
-STOPPED = "the server stopped before this call was done"
 
 
 class Router:
-    """Implements `rcjax.request.Engine` over the workers of a machine's slices.
+    """Implements `rcjax.request.Engine` over the workers of a mesh's slices.
 
     A planner thread plans a request, chooses its slice and hands it over; the slice's thread answers. `max_queue`
     requests may be under way, and as many writes; one more raises `ResourceExhaustedError`. An exception that is no
-    `RcjaxError` is logged, and its caller gets a bare `RcjaxError`. `lost` gets the exception of the first worker that
-    ends by one: from then on every call raises `UnavailableError`. `clock` gives seconds, and is the workers' clock.
+    `RcjaxError` is logged, and its caller gets a bare `RcjaxError`. `clock` gives seconds, and is the workers' clock.
+
+    A worker that ends by an exception takes its slice along: what it had is tried on others, writes go on without it.
+    Once no slice is left, `lost` gets the first of these exceptions, and every call raises `UnavailableError`.
     """
 
     def __init__(
@@ -49,26 +49,49 @@ class Router:
         *,
         max_queue: int,
         planner_threads: int = 1,
-        scheduler: Scheduler | None = None,
+        residency: Residency | None = None,
+        policy: Policy | None = None,
+        max_imbalance: float | None = None,
+        owners: ItemOwners | None = None,
+        costs: MissCosts | None = None,
+        request_log: RequestLog | None = None,
         count_compilations: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ):
+        """`residency` is what the workers tell of their blocks. By default nothing is told of them, misses cost nothing
+        that is known, the policy is `time`, every slice owns every item, and no log is kept."""
         if max_queue < 1 or planner_threads < 1 or not workers:
             raise ValueError(f"{max_queue=}, {planner_threads=} and the number of {workers=} must be at least 1")
+        residency = Residency(len(workers)) if residency is None else residency  # one that is empty is false
+        owners = owners or ItemOwners(Everywhere(len(workers)))
+        if not residency.num_slices == owners.num_slices == len(workers):
+            raise ValueError(
+                f"{len(workers)} workers, residency of {residency.num_slices} and owners of {owners.num_slices} slices"
+            )
         self.info = info
         self.max_queue = max_queue
         self.planner = planner
         self.workers = tuple(workers)
+        self.owners = owners
+        self.request_log = request_log
         self.lost: Future[None] = Future()
         self.lost.set_running_or_notify_cancel()  # so that a waiter who is cancelled does not cancel it for others
         self._library = library
         self._count_compilations = count_compilations
-        self._scheduler = scheduler or LeastCompletionTime()
-        self._totals = _Totals()
+        self._dispatcher = Dispatcher(residency, policy or Time(), clock, max_imbalance=max_imbalance)
+        self._totals = Totals()
         self._calls: Calls[RecommendRequest] = Calls(clock, self._totals.add)
         self._versions = VersionKeeper(library.versions, self.workers)
-        self._writer = Writer(planner, self.workers, library, self._versions, max_queue, clock)
+        costs = costs or FreeMisses()
+        self._attempts = Attempts(self.workers, self._dispatcher, self._calls, self._versions, costs)
+        alive = self._dispatcher.alive
+        fan_out = FanOut(self.workers, costs, alive, self._attempts.lose)
+        self._writer = Writer(
+            planner, library, self._versions, owners, fan_out, alive=alive, max_queue=max_queue, clock=clock
+        )
         self._clock = clock
+        self._loss_lock = threading.Lock()
+        self._losses: list[BaseException] = []
         self._to_plan: SimpleQueue[Call[RecommendRequest] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._plan_calls, name=f"rcjax-planner-{number}", daemon=True)
@@ -77,8 +100,8 @@ class Router:
 
     def start(self) -> None:
         """Starts the workers and the planner's threads."""
-        for worker in self.workers:
-            worker.lost.add_done_callback(self._on_lost)
+        for index, worker in enumerate(self.workers):
+            worker.lost.add_done_callback(partial(self._on_lost, index))
             worker.start()
         self._writer.start()
         for thread in self._threads:
@@ -133,6 +156,40 @@ class Router:
     def submit_write(self, write: Write, *, deadline_s: float | None = None) -> Future[WriteResult]:
         return self._writer.submit(write, deadline_s)
 
+    def rebalance(self, placement: Placement) -> Future[Rebalanced]:
+        """Makes `placement` say which slices hold an item, while requests and writes go on.
+
+        Its slices are numbered anew, so that the fewest blocks have to be built. What an item's slices lack is built,
+        then the owners are swapped, then slices drop what is not theirs any more. ValueError for a placement on another
+        number of slices, `ResourceExhaustedError` while another rebalance is under way.
+        """
+        return self._writer.rebalance(placement)
+
+    async def rebalance_from(self, placement_file: Path) -> Rebalanced:
+        """As `rebalance`, by the file that `rcjax place` wrote; `InvalidRequestError` where that is no such file."""
+        with _refused("placement_file"):
+            future = self.rebalance(await asyncio.to_thread(Placement.load, placement_file))
+        return await asyncio.wrap_future(future)
+
+    async def save_request_log(self, file: Path) -> int:
+        """Writes the log for `rcjax place`, and returns its number of requests; `DiskError`.
+
+        `InvalidRequestError` where no log is kept.
+        """
+        if self.request_log is None:
+            raise InvalidRequestError("this engine keeps no log of requests; configure mesh.request_log")
+        return await asyncio.to_thread(self.request_log.save, file)
+
+    def drain(self, slice_index: int) -> None:
+        """Sends no more requests to a slice; it finishes what it has, and keeps its blocks up to date."""
+        with _refused("slice_index"):
+            self._dispatcher.drain(slice_index)
+
+    def undrain(self, slice_index: int) -> None:
+        """Sends requests to a drained slice again; `InvalidRequestError` for a dead one."""
+        with _refused("slice_index"):
+            self._dispatcher.undrain(slice_index)
+
     @contextmanager
     def planned(self, request: RecommendRequest) -> Iterator[Planned]:
         """A request's plan, for the length of a `with`, in which what it names can be read as it was."""
@@ -143,22 +200,7 @@ class Router:
             self._versions.end_read(plan.version)
 
     def current_stats(self) -> EngineStats:
-        slices = [worker.stats for worker in self.workers]
-        num_requests, num_failed, tokens = self._totals.read()
-        return EngineStats(
-            num_items=self._library.num_items,
-            num_users=self._library.num_users,
-            num_requests=num_requests,
-            num_failed=num_failed,
-            num_compilations=self._count_compilations(),
-            num_hits=sum(one.num_hits for one in slices),
-            num_misses=sum(one.num_misses for one in slices),
-            num_evictions=sum(one.num_evictions for one in slices),
-            pages_total=sum(one.pages_total for one in slices),
-            pages_used=sum(one.pages_used for one in slices),
-            pool_bytes=sum(one.pool_bytes for one in slices),
-            tokens=tokens,
-        )
+        return engine_stats(self._library, self.workers, self._dispatcher, self._totals, self._count_compilations())
 
     def _plan_calls(self) -> None:
         while (call := self._to_plan.get()) is not None:
@@ -178,63 +220,31 @@ class Router:
         return plan
 
     def _hand_over(self, call: Call[RecommendRequest], plan: Planned) -> None:
-        try:
-            index = self._scheduler.choose(plan, [worker.load_s for worker in self.workers])
-            future = self.workers[index].submit(plan, arrival_s=call.arrival_s, deadline_s=call.deadline_s)
-        except Exception as error:
-            self._versions.end_read(plan.version)
-            self._calls.close(call, error)
-            return
-        future.add_done_callback(partial(self._on_answer, call, plan.version))
-        call.future.add_done_callback(partial(_cancel, ref(future)))
+        if self.request_log is not None:
+            self.request_log.append(plan.item_ids)
+        self._attempts.hand_over(call, plan)
 
-    def _on_answer(self, call: Call[RecommendRequest], version: int, future: Future[RecommendResult]) -> None:
-        self._versions.end_read(version)
-        if future.cancelled():
-            self._calls.close(call, UnavailableError(STOPPED))
-        else:
-            self._calls.close(call, future.exception() or future.result())
-
-    def _on_lost(self, lost: "Future[None]") -> None:
+    def _on_lost(self, index: int, lost: "Future[None]") -> None:
         error = None if lost.cancelled() else lost.exception()
         if error is None:
             return
-        logger.error("a slice is lost", exc_info=error)
-        refusal = "the server has lost its engine and is going down"
-        for calls in (self._calls, self._writer.calls):
-            calls.refuse(refusal)
-            calls.close_all(UnavailableError(refusal))
-        if not self.lost.done():
-            self.lost.set_exception(error)
+        logger.error("slice %d is lost", index, exc_info=error)
+        with self._loss_lock:
+            self._losses.append(error)
+            is_last = len(self._losses) == len(self.workers)
+        if is_last:
+            for calls in (self._calls, self._writer.calls):
+                calls.refuse(LOST)
+                calls.close_all(UnavailableError(LOST))
+        self._attempts.lose(index)
+        if is_last:
+            self.lost.set_exception(self._losses[0])
 
 
-def _cancel(slice_future: "ref[Future[RecommendResult]]", _: object) -> None:
-    """Cancels the slice's part of a call that is over, if it is not over too.
-
-    The reference is weak, as the two futures would else keep each other until the garbage collector comes.
-    """
-    future = slice_future()
-    if future is not None:
-        future.cancel()
-
-
-class _Totals:
-    """What was answered so far; any thread adds to it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._num_requests = 0
-        self._num_failed = 0
-        self._tokens = TokenCounts()
-
-    def add(self, outcome: RecommendResult | BaseException) -> None:
-        with self._lock:
-            self._num_requests += 1
-            if isinstance(outcome, RecommendResult):
-                self._tokens += outcome.tokens
-            else:
-                self._num_failed += 1
-
-    def read(self) -> tuple[int, int, TokenCounts]:
-        with self._lock:
-            return self._num_requests, self._num_failed, self._tokens
+@contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """What a caller gets for a value that makes no sense."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(str(error), field=field) from error

@@ -1,43 +1,18 @@
-"""The scheduler: from a plan and the slices' loads to a slice. No threads, no JAX, and its clock is an argument.
-
-A router of one slice uses `LeastCompletionTime`; `MeshScheduler` and its policies are for a mesh of several.
-"""
+"""The scheduler: from what a request wants, residency and loads to a slice. No threads, no JAX; the time is given."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, UInt8
 
 from rcjax.prompt import Block, BlockKind
 from rcjax.serving.residency import Residency
 from rcjax.serving.slice_loads import SliceLoads
 
 Weights: TypeAlias = Float64[np.ndarray, "blocks"] | Bool[np.ndarray, "blocks"]
-
-
-@runtime_checkable
-class Costed(Protocol):
-    """What a scheduler looks at in a plan."""
-
-    @property
-    def cost_s(self) -> float: ...
-
-
-@runtime_checkable
-class Scheduler(Protocol):
-    def choose(self, plan: Costed, loads_s: Sequence[float]) -> int:
-        """The index of the slice to serve `plan`; `loads_s` has the seconds of work that wait for each slice."""
-        ...
-
-
-class LeastCompletionTime:
-    """The slice where the plan is expected to be done first; the lowest index among equals."""
-
-    def choose(self, plan: Costed, loads_s: Sequence[float]) -> int:
-        return min(range(len(loads_s)), key=lambda index: loads_s[index] + plan.cost_s)
 
 
 @runtime_checkable
@@ -62,6 +37,16 @@ class MissCosts(Protocol):
     def fetch_s(self, num_tokens: int) -> float:
         """Seconds to copy the KV of so many tokens from another slice; infinite where slices have no link."""
         ...
+
+
+class FreeMisses:
+    """The `MissCosts` of which nothing is known: what a slice holds makes no difference."""
+
+    def build_s(self, num_tokens: int) -> float:
+        return 0.0
+
+    def fetch_s(self, num_tokens: int) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,14 +81,13 @@ class Sight:
     wants: Wants
     waiting_s: Float64[np.ndarray, "slices"]
     may_take: Bool[np.ndarray, "slices"]  # at least one
-    residency: Residency
+    holders: UInt8[np.ndarray, "blocks slices"]  # 1 where the slice holds the block
 
     def held(self, weights: Weights) -> Float64[np.ndarray, "slices"]:
         """For each slice the sum of the weights of the blocks that it holds."""
-        bits = self.residency.holders(self.wants.keys)
         # Not `@`: BLAS would wake its threads for a product of this size, and need not add all columns in one order,
         # so that equals were no longer equal. `einsum` casts slower than `astype`.
-        return np.einsum("b,bs->s", weights.astype(np.float64, copy=False), bits.astype(np.float64))
+        return np.einsum("b,bs->s", weights.astype(np.float64, copy=False), self.holders.astype(np.float64))
 
     def least(self, score: Float64[np.ndarray, "slices"]) -> int:
         """The slice of the smallest score among those that may take the request; the lowest index among equals."""
@@ -112,6 +96,11 @@ class Sight:
 
 @runtime_checkable
 class Policy(Protocol):
+    """A way to choose; `name` is what the settings and the statistics call it."""
+
+    @property
+    def name(self) -> str: ...
+
     def choose(self, sight: Sight) -> int:
         """The index of one of the slices that may take the request."""
         ...
@@ -124,6 +113,8 @@ class Time:
     The chosen queue is longer than the shortest by no more than that, so a hot shard is left before it piles up.
     """
 
+    name: ClassVar[str] = "time"
+
     def choose(self, sight: Sight) -> int:
         return sight.least(sight.waiting_s - sight.held(sight.wants.miss_s))
 
@@ -134,6 +125,8 @@ class Affinity:
 
     The paper does not say by what it divides the load; here by the longest queue of those that may take the request.
     """
+
+    name: ClassVar[str] = "affinity"
 
     alpha: float
     beta: float
@@ -152,6 +145,8 @@ class Affinity:
 class HitOnly:
     """`hit_only`: the most of the request's items; among equals the shortest queue."""
 
+    name: ClassVar[str] = "hit_only"
+
     def choose(self, sight: Sight) -> int:
         num_hits = sight.held(sight.wants.is_item)
         most = num_hits.max(initial=0.0, where=sight.may_take)
@@ -161,12 +156,16 @@ class HitOnly:
 class LeastLoaded:
     """`least_loaded`: the shortest queue."""
 
+    name: ClassVar[str] = "least_loaded"
+
     def choose(self, sight: Sight) -> int:
         return sight.least(sight.waiting_s)
 
 
 class RoundRobin:
     """`round_robin`: one slice after the other, without those that may not take the request."""
+
+    name: ClassVar[str] = "round_robin"
 
     def __init__(self) -> None:
         self._last = -1
@@ -176,6 +175,14 @@ class RoundRobin:
         turns = (np.arange(num_slices) - self._last - 1) % num_slices
         self._last = sight.least(turns.astype(np.float64))
         return self._last
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """A slice, and what the blocks that it lacks are expected to cost it."""
+
+    index: int
+    miss_s: float
 
 
 class MeshScheduler:
@@ -197,11 +204,13 @@ class MeshScheduler:
         self._loads = loads
         self._max_imbalance = max_imbalance
 
-    def choose(self, wants: Wants, now_s: float) -> int:
-        """The index of the slice to serve the request; UnavailableError where all drain or are dead."""
+    def choose(self, wants: Wants, now_s: float) -> Choice:
+        """The slice to serve the request; UnavailableError where all drain or are dead."""
         may_take = self._loads.open_slices()
         waiting_s = self._loads.waiting_s(now_s)
         if self._max_imbalance is not None:
             open_s = waiting_s[may_take]
             may_take &= waiting_s <= max(self._max_imbalance * open_s.sum() / len(open_s), open_s.min())
-        return self._policy.choose(Sight(wants, waiting_s, may_take, self._residency))
+        holders = self._residency.holders(wants.keys)
+        index = self._policy.choose(Sight(wants, waiting_s, may_take, holders))
+        return Choice(index, float(wants.miss_s[holders[:, index] == 0].sum()))

@@ -6,6 +6,8 @@ They know the engine by its protocol only, and get it for each call, as it may n
 # ruff: noqa: N802 - the methods are named by rcjax.proto
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, Engine, PutItems, PutUser, Write, WriteResult
@@ -79,6 +81,24 @@ class AdminService(rcjax_pb2_grpc.AdminServicer):
 
     async def Stats(self, request: rcjax_pb2.StatsRequest, context: RpcContext) -> rcjax_pb2.StatsResponse:
         return codec.stats_to_message(await self._engine().stats())
+
+    async def Drain(self, request: rcjax_pb2.DrainRequest, context: RpcContext) -> rcjax_pb2.DrainResponse:
+        self._engine().drain(request.slice_index)
+        return rcjax_pb2.DrainResponse()
+
+    async def Undrain(self, request: rcjax_pb2.UndrainRequest, context: RpcContext) -> rcjax_pb2.UndrainResponse:
+        self._engine().undrain(request.slice_index)
+        return rcjax_pb2.UndrainResponse()
+
+    async def Rebalance(self, request: rcjax_pb2.RebalanceRequest, context: RpcContext) -> rcjax_pb2.RebalanceResponse:
+        result = await self._engine().rebalance_from(Path(request.placement_file))
+        return rcjax_pb2.RebalanceResponse(**asdict(result))
+
+    async def SaveRequestLog(
+        self, request: rcjax_pb2.SaveRequestLogRequest, context: RpcContext
+    ) -> rcjax_pb2.SaveRequestLogResponse:
+        num_requests = await self._engine().save_request_log(Path(request.file))
+        return rcjax_pb2.SaveRequestLogResponse(num_requests=num_requests)
 
 
 def deadline(context: RpcContext, now_s: float) -> float | None:

@@ -3,16 +3,18 @@
 import importlib.metadata
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 
+from rcjax.cache.placement import RequestLog
 from rcjax.config import Settings
 from rcjax.engine.compilation import CompilationCounter, use_compilation_cache
 from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
 from rcjax.engine.validation import ServiceLimits
+from rcjax.engine.worker import SliceWorker
 from rcjax.model.context import check_context
 from rcjax.model.dtype import AutoDtype
 from rcjax.model.spec import Model, load_model
@@ -20,8 +22,13 @@ from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.request import EngineInfo
 from rcjax.serving.local import LocalEngine
+from rcjax.serving.mesh import engine_mesh, first_slice
+from rcjax.serving.peers import connect_slices
+from rcjax.serving.residency import Residency
 from rcjax.serving.router import Router
-from rcjax.serving.slices import SliceParts, arm_of, compile_slice, new_worker, slice_parts
+from rcjax.serving.routing import owners_of, policy_of
+from rcjax.serving.slices import SliceParts, arm_of, new_worker, slice_parts
+from rcjax.serving.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,7 @@ def start_engine(
 
     `progress` is told what is about to happen. Items and users are yet to be put.
     """
+    mesh = engine_mesh(settings.mesh)
     use_compilation_cache(settings.compilation_cache_dir())
     counter = compilation_counter()
     if model is None:
@@ -58,34 +66,62 @@ def start_engine(
             "limits.max_history_tokens, after the instruction,": own_len + limits.max_history_tokens,
         },
     )
-    parts = slice_parts(settings, model, builder, progress)
+    owners = owners_of(settings.mesh)
+    parts = slice_parts(settings, model, builder, progress, mesh)
     planner = new_planner(settings, parts, builder)
-    try:
-        worker = new_worker(settings, parts, planner, builder)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        num_bytes = int(settings.cache.pool_bytes)
-        raise ValueError(f"cache.pool_bytes={num_bytes:,} cannot be allocated beside the weights; lower it") from error
-    compile_slice(settings, parts, worker, progress)
+    residency = Residency(parts.num_slices)
+    workers = _new_workers(settings, parts, planner, builder, residency)
+    warm_up(settings, parts, workers, progress)
+    connect_slices(settings, workers, residency)
     counter.start()
     router = Router(
         planner,
-        [worker],
+        workers,
         planner.library,
         engine_info(settings, model, builder),
         max_queue=settings.server.max_queue,
         planner_threads=settings.server.planner_threads,
+        residency=residency,
+        policy=policy_of(settings.mesh.scheduler),
+        max_imbalance=settings.mesh.scheduler.max_imbalance,
+        owners=owners,
+        costs=parts.cost,
+        request_log=RequestLog(settings.mesh.request_log) if settings.mesh.request_log else None,
         count_compilations=counter,
     )
     router.start()
     return LocalEngine(router, builder.text_block)
 
 
+def _new_workers(
+    settings: Settings, parts: SliceParts, planner: Planner, builder: PromptBuilder, residency: Residency
+) -> list[SliceWorker]:
+    """A worker for each slice, which tells `residency` what it holds; ValueError where its pool is too large."""
+    try:
+        return [
+            new_worker(
+                settings,
+                parts,
+                planner,
+                builder,
+                index=index,
+                on_commit=partial(residency.commit, index),
+                on_evict=partial(residency.evict, index),
+            )
+            for index in range(parts.num_slices)
+        ]
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        num_bytes = int(settings.cache.pool_bytes)
+        raise ValueError(f"cache.pool_bytes={num_bytes:,} cannot be allocated beside the weights; lower it") from error
+
+
 def model_of(settings: Settings) -> Model:
-    """Loads the settings' model, and logs the dtype of its weights."""
+    """Loads the settings' model onto the first slice's devices, and logs the dtype of its weights."""
+    shardings = first_slice(settings.mesh)
     dtype = AutoDtype() if settings.dtype == "auto" else jnp.dtype(settings.dtype)
-    model = load_model(settings.model, dtype=dtype)
+    model = load_model(settings.model, dtype=dtype, shardings=shardings)
     logger.info("%s: weights in %s (%s)", model.name, model.dtype, model.dtype_reason)
     return model
 
@@ -138,4 +174,6 @@ def engine_info(settings: Settings, model: Model, builder: PromptBuilder) -> Eng
         arms=tuple(settings.arms),
         default_arm=settings.default_arm,
         dtype_reason=model.dtype_reason,
+        num_slices=settings.mesh.slices,
+        tensor=settings.mesh.tensor,
     )

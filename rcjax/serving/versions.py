@@ -1,4 +1,4 @@
-"""Ends the library's versions, and tells the slices which of them nobody can come back to."""
+"""Begins and ends the library's versions, and tells the slices which of them nobody can come back to."""
 
 import threading
 from collections.abc import Sequence
@@ -7,13 +7,19 @@ from rcjax.serving.parts import Versions, Worker
 
 
 class VersionKeeper:
-    """Ends reads and writes once their calls are over; any thread may use it."""
+    """Begins reads and writes, and ends them once their calls are over; any thread may use it."""
 
     def __init__(self, versions: Versions, workers: Sequence[Worker]):
         self._versions = versions
         self._workers = workers
         self._lock = threading.Lock()
         self._forgotten = versions.oldest
+
+    def begin_read(self) -> int:
+        return self._versions.begin_read()
+
+    def begin_write(self) -> int:
+        return self._versions.begin_write()
 
     def end_read(self, version: int) -> None:
         self._versions.end_read(version)

@@ -1,50 +1,66 @@
-"""Writes: planned on a thread of their own, built on every slice, then swapped in; no thread waits for a slice."""
+"""Writes: planned on a thread of their own, built on slices, then swapped in; no thread waits for a slice."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import Any
 
-from rcjax.request import DeleteItems, PutItems, PutUser, Write, WriteResult
+from rcjax.cache.placement import Placement
+from rcjax.errors import ResourceExhaustedError
+from rcjax.prompt import BlockKind
+from rcjax.request import AppendEvents, DeleteUser, PutUser, Rebalanced, Write, WriteResult
 from rcjax.serving.calls import Call, Calls, check_room
-from rcjax.serving.parts import Library, Planner, Worker, WritePlanned
+from rcjax.serving.fan_out import FanOut
+from rcjax.serving.owners import ItemOwners
+from rcjax.serving.parts import BlockToBuild, Library, Planner, WritePlanned
+from rcjax.serving.rebalance import Rebalance
 from rcjax.serving.versions import VersionKeeper
 
 
 class Writer:
     """Applies writes, many at once, so that the blocks of several share passes; those of one user in their order.
 
-    What is put is built on every slice before the library's swap, so that the requests that see it find it. What is
-    deleted is swapped out first, so that no new plan names it, and answered once every slice has dropped it. A write
-    that nobody waits for any more is dropped if it has not started; else it runs to its end.
+    What is put is built before the library's swap, so that the requests that see it find it: an item on the slices that
+    own it, a history on all. What is deleted is swapped out first, so that no new plan names it, and answered once
+    every slice has dropped it. A write that nobody waits for any more is dropped if it has not started; else it runs to
+    its end. Rebalances take their steps between writes.
     """
 
     def __init__(
         self,
         planner: Planner,
-        workers: Sequence[Worker],
         library: Library,
         versions: VersionKeeper,
+        owners: ItemOwners,
+        fan_out: FanOut,
+        *,
+        alive: Callable[[], tuple[int, ...]],
         max_queue: int,
         clock: Callable[[], float],
     ):
-        self.calls: Calls[Write] = Calls(clock)
+        self.calls: Calls[Any] = Calls(clock)
         self._planner = planner
-        self._workers = workers
         self._library = library
         self._versions = versions
+        self._owners = owners
+        self._fan_out = fan_out
+        self._alive = alive
         self._max_queue = max_queue
-        self._to_start: SimpleQueue[Call[Write] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._to_do: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()  # of the three below
         self._behind: dict[str, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
-        self._thread = threading.Thread(target=self._start_calls, name="rcjax-writer", daemon=True)
+        self._under_way: set[Call[Write]] = set()  # begun
+        self._barriers: list[tuple[set[Call[Write]], Callable[[], None]]] = []  # what waits for those to end
+        self._is_rebalancing = False  # the writer's thread and the slices' take turns at it
+        self._thread = threading.Thread(target=self._run, name="rcjax-writer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._to_start.put(None)
+        self._to_do.put(None)
 
     def submit(self, write: Write, deadline_s: float | None) -> Future[WriteResult]:
         check_room(len(self.calls), self._max_queue)
@@ -57,15 +73,58 @@ class Writer:
                     behind.append(call)
                     return call.future
                 self._behind[user_id] = deque()
-        self._to_start.put(call)
+        self.soon(lambda: self._start(call))
         return call.future
 
-    def _start_calls(self) -> None:
-        while (call := self._to_start.get()) is not None:
-            if self.calls.is_wanted(call):
-                self._begin(call)
-            else:
-                self._let_next(call)
+    def rebalance(self, placement: Placement) -> Future[Rebalanced]:
+        """See `Router.rebalance`."""
+        if placement.num_slices != self._owners.num_slices:
+            raise ValueError(f"a placement on {placement.num_slices} slices; the mesh has {self._owners.num_slices}")
+        call = self.calls.open(placement, None, None)
+        self.soon(lambda: self._begin_rebalance(call))
+        return call.future
+
+    def soon(self, step: Callable[[], None]) -> None:
+        """Has the writer's thread call `step`, after what waits there already."""
+        self._to_do.put(step)
+
+    def after_begun(self, step: Callable[[], None]) -> None:
+        """Has the writer's thread call `step` once all writes have ended that are begun now."""
+        with self._lock:
+            if self._under_way:
+                self._barriers.append((set(self._under_way), step))
+                return
+        self.soon(step)
+
+    def _run(self) -> None:
+        while (step := self._to_do.get()) is not None:
+            step()
+
+    def _begin_rebalance(self, call: Call[Placement]) -> None:
+        if self._is_rebalancing:
+            self.calls.close(call, ResourceExhaustedError("a rebalance is under way; retry once it has ended"))
+            return
+
+        def ended(outcome: Rebalanced | Exception) -> None:
+            self._is_rebalancing = False
+            self.calls.close(call, outcome)
+
+        self._is_rebalancing = True
+        parts = (self._planner, self._library, self._versions, self._owners, self._fan_out)
+        try:
+            rebalance = Rebalance(call.body, *parts, self, ended)
+        except Exception as error:
+            ended(error)
+            return
+        rebalance.begin()
+
+    def _start(self, call: Call[Write]) -> None:
+        if not self.calls.is_wanted(call):
+            self._let_next(call)
+            return
+        with self._lock:
+            self._under_way.add(call)
+        self._begin(call)
 
     def _begin(self, call: Call[Write]) -> None:
         try:
@@ -73,42 +132,56 @@ class Writer:
         except Exception as error:
             self._end(call, error)
             return
-        try:
-            if plan.drop:  # a deletion, or a history that has become empty
-                self._drop(call, plan)
-            else:
-                self._build(call, plan)
-        except Exception as error:
+
+        def fail(error: Exception) -> None:
             self._end(call, error, plan)
 
-    def _build(self, call: Call[Write], plan: WritePlanned) -> None:
-        if plan.grow_from is not None:
-            former, block = plan.grow_from, plan.build[0]
-            built = [worker.grow(former, block, plan.version) for worker in self._workers]
-        else:
-            built = [worker.fill(plan.build, plan.version) for worker in self._workers] if plan.build else []
+        try:
+            if plan.drop:  # a deletion, or a history that has become empty
+                self._drop(call, plan, fail)
+            else:
+                self._build(call, plan, fail)
+        except Exception as error:
+            fail(error)
 
-        def swap(num_built: list[int]) -> None:
+    def _build(self, call: Call[Write], plan: WritePlanned, fail: Callable[[Exception], None]) -> None:
+        def swap(num_built: int) -> None:
             self._library.swap(plan)
             num_tokens = sum(len(planned.block) for planned in plan.build)
-            self._end(call, WriteResult(sum(num_built), num_tokens=num_tokens), plan)
+            self._end(call, WriteResult(num_built, num_tokens=num_tokens), plan)
 
-        when_all(built, swap, lambda error: self._end(call, error, plan))
+        if plan.grow_from is not None:
+            self._fan_out.grow(plan.grow_from, plan.build[0], plan.version, swap, fail)
+        else:
+            self._fan_out.fill(self._parts(plan.build), plan.version, swap, fail)
 
-    def _drop(self, call: Call[Write], plan: WritePlanned) -> None:
+    def _drop(self, call: Call[Write], plan: WritePlanned, fail: Callable[[Exception], None]) -> None:
         num_deleted = self._library.swap(plan)
-        dropped = [worker.drop(plan.drop, plan.version) for worker in self._workers]
-        when_all(
-            dropped,
-            lambda _: self._end(call, WriteResult(num_deleted=num_deleted), plan),
-            lambda error: self._end(call, error, plan),
-        )
+        result = WriteResult(num_deleted=num_deleted)
+        self._fan_out.drop_everywhere(plan.drop, plan.version, lambda _: self._end(call, result, plan), fail)
+
+    def _parts(self, blocks: Sequence[BlockToBuild]) -> dict[int, list[BlockToBuild]]:
+        """The blocks of each slice."""
+        parts: dict[int, list[BlockToBuild]] = {}
+        for planned in blocks:
+            is_item = planned.block.kind is BlockKind.ITEM
+            for index in self._owners.slices_of(planned.block.owner) if is_item else self._alive():
+                parts.setdefault(index, []).append(planned)
+        return parts
 
     def _end(self, call: Call[Write], outcome: WriteResult | Exception, plan: WritePlanned | None = None) -> None:
         if plan is not None:
             self._versions.end_write(plan.version)
         self.calls.close(call, outcome)
         self._let_next(call)
+        with self._lock:
+            self._under_way.discard(call)
+            for begun, _ in self._barriers:
+                begun.discard(call)
+            open_now = [step for begun, step in self._barriers if not begun]
+            self._barriers = [barrier for barrier in self._barriers if barrier[0]]
+        for step in open_now:
+            self.soon(step)
 
     def _let_next(self, call: Call[Write]) -> None:
         user_id = _user_of(call.body)
@@ -120,41 +193,11 @@ class Writer:
                 del self._behind[user_id]
                 return
             following = behind.popleft()
-        self._to_start.put(following)
+        self.soon(lambda: self._start(following))
 
 
 def _user_of(write: Write) -> str | None:
     """The user that a write changes, if it changes one."""
-    if isinstance(write, PutItems | DeleteItems):
-        return None
-    return write.user.user_id if isinstance(write, PutUser) else write.user_id
-
-
-def when_all(
-    futures: Sequence[Future[int]], then: Callable[[list[int]], None], failed: Callable[[Exception], None]
-) -> None:
-    """Calls `then` with all results once all are there, or `failed` with the first error; in the last one's thread.
-
-    An exception of `then` goes to `failed`.
-    """
-    left = len(futures)
-    lock = threading.Lock()
-
-    def finish() -> None:
-        try:
-            then([future.result() for future in futures])
-        except Exception as error:
-            failed(error)
-
-    def on_done(_: Future[int]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            is_last = left == 0
-        if is_last:
-            finish()
-
-    for future in futures:
-        future.add_done_callback(on_done)
-    if not futures:
-        finish()
+    if isinstance(write, PutUser):
+        return write.user.user_id
+    return write.user_id if isinstance(write, AppendEvents | DeleteUser) else None

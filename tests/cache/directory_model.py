@@ -17,6 +17,7 @@ class Expected:
     doomed: bool = False
     pins: int = 1
     written: int = 0  # tokens whose KV must be intact
+    is_replica: bool = False
 
     @property
     def is_findable(self):
@@ -34,8 +35,10 @@ class Counts:
 @dataclass
 class Model:
     capacity: int
+    max_replica_pages: int = 0
     blocks: list[Expected] = field(default_factory=list)  # all that have pages, in order of reservation
     by_use: list[Expected] = field(default_factory=list)  # the evictable ones, least recently used first
+    evicted: list[Expected] = field(default_factory=list)  # by the last `make_room`, in order
     counts: Counts = field(default_factory=Counts)
 
     def find(self, name, ids):
@@ -53,8 +56,14 @@ class Model:
 
     def make_room(self, num_pages):
         while self.num_free < num_pages:
-            self.blocks.remove(self.by_use.pop(0))
-            self.counts.evictions += 1
+            block = next((b for b in self.by_use if b.is_replica), self.by_use[0])
+            self.evicted.append(block)
+            self.evict(block)
+
+    def evict(self, block):
+        self.by_use.remove(block)
+        self.blocks.remove(block)
+        self.counts.evictions += 1
 
     def retire(self, block):
         block.state = "retired"
@@ -67,5 +76,7 @@ class Model:
         block.pins -= 1
         if not block.pins and block.state == "ready":
             self.by_use.append(block)
+            while sum(b.num_pages for b in self.by_use if b.is_replica) > self.max_replica_pages:
+                self.evict(next(b for b in self.by_use if b.is_replica))
         elif not block.pins:
             self.blocks.remove(block)

@@ -24,10 +24,12 @@ texts = st.tuples(st.sampled_from([0, 100]), st.integers(1, 7)).map(lambda t: tu
 
 
 class DirectoryMachine(RuleBasedStateMachine):
-    @initialize(capacity=st.integers(4, 9))
-    def start(self, capacity):
+    @initialize(capacity=st.integers(4, 9), max_replica_pages=st.integers(0, 4))
+    def start(self, capacity, max_replica_pages):
         self.directory = BlockDirectory(PagePool(capacity + 1, PAGE_TOKENS), GreedyDual())
-        self.model = Model(capacity)
+        self.directory.replicas.max_pages = max_replica_pages
+        self.directory.on_last_look(self.look)
+        self.model = Model(capacity, max_replica_pages)
         self.device = {}  # (page, slot) -> what was written there
 
     # ---- the fake device
@@ -36,6 +38,12 @@ class DirectoryMachine(RuleBasedStateMachine):
         for at in range(start, end):
             page, slot = block.handle.pages[at // PAGE_TOKENS], at % PAGE_TOKENS
             self.device[page, slot] = (block.name, block.ids[at], at) if content is None else content
+
+    def look(self, handle):
+        """Called for what is about to be evicted, which must be whole for the last time."""
+        expected = self.model.evicted.pop(0)
+        assert handle is expected.handle
+        self.check_content(expected)
 
     def check_content(self, block):
         pages = block.handle.pages
@@ -82,11 +90,14 @@ class DirectoryMachine(RuleBasedStateMachine):
         if block is not None:
             self.finish(block)
 
-    @rule(name=names, ids=texts)
-    def build(self, name, ids):
+    @rule(name=names, ids=texts, is_replica=st.booleans())
+    def build(self, name, ids, is_replica):
         """The usual course in one step: without it the pool fills up with what is pending and nothing is evicted."""
         block = self.reserve(name, ids)
         if block is not None:
+            if is_replica:
+                self.directory.mark_replica(block.handle)
+                block.is_replica = True
             self.finish(block)
             self.directory.unpin(block.handle)
             self.model.unpin(block)
@@ -169,6 +180,13 @@ class DirectoryMachine(RuleBasedStateMachine):
             self.directory.unpin(block.handle)
             self.model.unpin(block)
 
+    @rule(data=st.data())
+    def adopt(self, data):
+        block = self.pick(data, lambda b: b.state == "ready" and b.is_replica)
+        if block is not None:
+            self.directory.adopt(block.handle)
+            block.is_replica = False
+
     @rule()
     def readers_leave(self):
         for block in list(self.model.blocks):
@@ -242,6 +260,7 @@ class DirectoryMachine(RuleBasedStateMachine):
     @invariant()
     def books_add_up(self):
         self.directory.check_integrity()
+        assert not self.model.evicted, "each was looked at"
 
     @invariant()
     def nobody_reads_what_another_wrote(self):
@@ -253,6 +272,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         for block in self.model.blocks:
             handle = block.handle
             assert (handle.state, handle.pins, tuple(handle.token_ids)) == (block.state, block.pins, block.ids)
+            assert handle.is_replica == block.is_replica
         for kind in ("item", "history"):
             for owner in "abc":
                 ready = self.model.ready((kind, owner))
@@ -279,6 +299,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         """When every holder lets go, what is left is evictable, and the whole pool can be had."""
         if not hasattr(self, "model"):
             return
+        self.directory.on_last_look(lambda handle: None)
         for block in list(self.model.blocks):
             for _ in range(block.pins - (block.state == "pending")):
                 self.directory.unpin(block.handle)

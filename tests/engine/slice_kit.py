@@ -143,11 +143,17 @@ def shape_set(purpose: str, seconds: dict[Shape, float]) -> ShapeSet:
 class Slice:
     """The parts of one slice, and the calls that a worker would make of them."""
 
-    def __init__(self, num_pages: int = 200, kind: type[ScriptedPass] = ScriptedPass):
+    def __init__(
+        self,
+        num_pages: int = 200,
+        kind: type[ScriptedPass] = ScriptedPass,
+        executor_type: type[ScriptedExecutor] = ScriptedExecutor,
+        **hooks: Callable[[bytes], None],
+    ):
         self.clock = Clock()
         self.planner = new_planner(arms=KIT_ARMS, default_arm=DEFAULT_ARM, shapes=tuple(RANK), cost_of=RANK.__getitem__)
-        self.executor = ScriptedExecutor(self.clock, kind)
-        self.directory = BlockDirectory(PagePool(num_pages, PAGE_TOKENS), GreedyDual())
+        self.executor = executor_type(self.clock, kind)
+        self.directory = BlockDirectory(PagePool(num_pages, PAGE_TOKENS), GreedyDual(), **hooks)
         instruction = self.planner.builder.instruction_block()
         build_shapes = shape_set("build", BUILD)
         self.cache = BlockCache(self.executor, self.directory, self.planner.keys, build_shapes, instruction)

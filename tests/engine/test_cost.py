@@ -4,9 +4,11 @@ import pytest
 from tiny_engine import tiny_model
 
 from rcjax.engine.cost import CostModel, layer_flops
+from rcjax.engine.origin import Origin
 from rcjax.engine.shape import Shape
 from rcjax.model.selection import Measure, Quantity
 
+PAGE_TOKENS = 8
 SMALL, LARGE = Shape(64, 8), Shape(128, 8, 2)
 TILED = Shape(20, 8, tiles=20, tile_pages=6, at_home=True)
 
@@ -18,7 +20,7 @@ def config():
 
 @pytest.fixture
 def cost(config):
-    return CostModel(config, page_tokens=8, page_bytes=1000)
+    return CostModel(config, PAGE_TOKENS, page_bytes=1000)
 
 
 def test_flops_of_a_layer_by_hand(config):
@@ -103,3 +105,43 @@ def test_transfers_take_what_transfers_took(cost):
     assert cost.transfer_s(1) == pytest.approx(0.5, rel=1e-4)
     cost.observe_transfer(0, 0.5)
     assert cost.transfer_s(1) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("origin", [Origin.SLICE, Origin.HOST, Origin.DISK])
+def test_fetches_have_a_beginning_and_a_length(cost, origin):
+    assert 0 < cost.origin_s(origin, 1) < cost.origin_s(origin, 100)
+    for _ in range(20):
+        for num_pages in (1, 7, 30):
+            cost.observe_fetch(origin, num_pages, 0.5 + 0.01 * num_pages)
+    assert cost.origin_s(origin, 100) == pytest.approx(1.5, rel=1e-3)
+    cost.observe_fetch(origin, 0, 99.0)
+    assert cost.origin_s(origin, 0) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_fetches_of_one_size_are_so_much_a_page(cost):
+    for _ in range(300):
+        cost.observe_fetch(Origin.SLICE, 10, 0.5)
+    assert cost.fetch_s(10 * PAGE_TOKENS) == pytest.approx(0.5)
+    assert cost.fetch_s(20 * PAGE_TOKENS) == pytest.approx(1.0)
+
+
+def test_an_estimate_follows_and_is_never_negative(cost):
+    for num_pages, seconds in ((1, 5.0), (30, 0.1), (1, 5.0), (30, 0.1)):
+        cost.observe_fetch(Origin.DISK, num_pages, seconds)
+    assert cost.disk_s(1000 * PAGE_TOKENS) > 0
+    for num_pages, seconds in ((10, 0.1), (30, 0.9)) * 40:
+        cost.observe_fetch(Origin.DISK, num_pages, seconds)
+    assert 0 <= cost.disk_s(0) < cost.disk_s(PAGE_TOKENS)
+
+
+def test_what_was_too_dear_is_tried_again_in_time(cost):
+    cost.observe_fetch(Origin.HOST, 1, 100.0)
+    before = cost.host_s(PAGE_TOKENS)
+    for _ in range(300):
+        cost.pass_over(Origin.HOST)
+    assert cost.host_s(PAGE_TOKENS) < 0.01 * before
+
+
+def test_what_is_built_comes_from_nowhere(cost):
+    with pytest.raises(ValueError, match="ask build_s"):
+        cost.origin_s(Origin.BUILT, 1)

@@ -21,8 +21,9 @@ from rcjax.prompt.template import load_template
 from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
-from rcjax.serving.slices import SliceParts, compile_slice, new_worker, slice_parts
+from rcjax.serving.slices import SliceParts, new_worker, slice_parts
 from rcjax.serving.startup import engine_info, new_planner
+from rcjax.serving.warm_up import warm_up
 
 PAGE_TOKENS = 8
 LIMITS = Limits(max_candidates=100, max_item_tokens=40, max_history_tokens=96)
@@ -117,7 +118,7 @@ def compiled_parts(settings: Settings) -> tuple[SliceParts, PromptBuilder]:
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     parts = slice_parts(settings, model, builder, lambda step: None)
     worker = new_worker(settings, parts, new_planner(settings, parts, builder), builder)
-    compile_slice(settings, parts, worker, lambda step: None)
+    warm_up(settings, parts, [worker], lambda step: None)
     return parts, builder
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from rcjax.catalog.types import Event, Item
@@ -16,6 +17,7 @@ from rcjax.request import (
     PutItems,
     PutUser,
     RankedItem,
+    Rebalanced,
     RecommendRequest,
     RecommendResult,
     StageTimes,
@@ -70,7 +72,7 @@ class FakeRouter:
         self.info = INFO
         self.items = {item_id: Item(item_id, f"No. {item_id[-1]}") for item_id in item_ids}
         self.users: dict[str, tuple[Event, ...]] = {"ann": ()}
-        self.calls: list[RecommendRequest | Write] = []
+        self.calls: list[Any] = []
         self.arrivals_s: list[float | None] = []
         self.deadlines_s: list[float | None] = []
         self.before: Callable[[Any], object] = lambda argument: None
@@ -112,6 +114,20 @@ class FakeRouter:
         return EngineStats(
             num_items=len(self.items), num_users=len(self.users), tokens=TokenCounts(1, 2, 3, 4), pool_bytes=2**40
         )
+
+    def drain(self, slice_index: int) -> None:
+        self.calls.append(("drain", slice_index))
+
+    def undrain(self, slice_index: int) -> None:
+        self.calls.append(("undrain", slice_index))
+
+    async def rebalance_from(self, placement_file: Path) -> Rebalanced:
+        self.calls.append(("rebalance", placement_file))
+        return Rebalanced(1, 2, 3)
+
+    async def save_request_log(self, file: Path) -> int:
+        self.calls.append(("save_request_log", file))
+        return 4
 
     def stop(self, grace_s: float) -> None:
         self.grace_s.append(grace_s)

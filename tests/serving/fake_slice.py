@@ -1,6 +1,7 @@
 """A planner, a library and workers whose answers can be computed by hand, for tests of what routes between them."""
 
 import contextlib
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,24 +31,38 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class FakePlannedBlock:
+    """A block named `owner` whose tokens are the letters of `text`."""
+
+    owner: str
+    text: str
+    kind: BlockKind = BlockKind.ITEM
+
+    @property
+    def block(self) -> Block:
+        return Block(self.kind, np.zeros(len(self.text), np.int32), 0, owner=self.owner)
+
+    @property
+    def key(self) -> bytes:
+        return hashlib.sha256(f"{self.owner}\0{self.text}".encode()).digest()
+
+
+@dataclass(frozen=True)
 class FakePlan:
-    """Costs as many seconds as it has candidates."""
+    """Costs as many seconds as it has candidates; `wanted` are their texts as the library had them."""
 
     request: RecommendRequest
     version: int
+    wanted: tuple[FakePlannedBlock, ...] = ()
     prompt: Prompt = PROMPT
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        return self.request.candidates
 
     @property
     def cost_s(self) -> float:
         return float(len(self.request.candidates))
-
-
-@dataclass(frozen=True)
-class FakePlannedBlock:
-    """A block named `owner` whose tokens are the letters of `block`."""
-
-    owner: str
-    block: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,15 @@ class FakeWorkerStats:
     pages_total: int = 4
     pages_used: int = 5
     pool_bytes: int = 6
+    num_replica_hits: int = 7
+    num_fetched: int = 8
+    num_from_host: int = 9
+    num_from_disk: int = 10
+    fetched_bytes: int = 11
+    from_host_bytes: int = 12
+    from_disk_bytes: int = 13
+    lent_bytes: int = 14
+    spilled_bytes: int = 15
 
 
 class FakeVersions:
@@ -79,6 +103,8 @@ class FakeVersions:
     def begin(self) -> int:
         self.alive[self.current] += 1
         return self.current
+
+    begin_read = begin_write = begin
 
     def end_read(self, version: int) -> None:
         self.alive -= Counter([version])
@@ -108,9 +134,13 @@ class FakeLibrary:
     def num_users(self) -> int:
         return len(self.texts) - self.num_items
 
+    @property
+    def item_ids(self) -> list[str]:
+        return [owner for owner in self.texts if owner.startswith("item")]
+
     def swap(self, plan: FakeWritePlan) -> int:
         self._log.append("swap")
-        self.texts |= {planned.owner: planned.block for planned in plan.build}
+        self.texts |= {planned.owner: planned.text for planned in plan.build}
         existed = [self.texts.pop(owner, None) is not None for _, owner in plan.drop]
         return sum(existed)
 
@@ -129,7 +159,12 @@ class FakePlanner:
         for index, candidate in enumerate(request.candidates):
             if candidate not in self._library.texts:
                 raise NotFoundError(f"unknown item {candidate!r}", field=f"candidates[{index}].item_id")
-        return FakePlan(request, self._library.versions.begin())
+        wanted = tuple(FakePlannedBlock(item_id, self._library.texts[item_id]) for item_id in request.candidates)
+        return FakePlan(request, self._library.versions.begin(), wanted)
+
+    def item_block(self, item_id: str) -> FakePlannedBlock | None:
+        text = self._library.texts.get(item_id)
+        return None if text is None else FakePlannedBlock(item_id, text)
 
     def plan_write(self, write: Write) -> FakeWritePlan:
         self.before(write)
@@ -142,13 +177,14 @@ class FakePlanner:
             build = tuple(FakePlannedBlock(item.item_id, item.title) for item in write.items)
         elif isinstance(write, PutUser):
             events = write.user.events
-            build = (FakePlannedBlock(write.user.user_id, "".join(event.title for event in events)),)
+            text = "".join(event.title for event in events)
+            build = (FakePlannedBlock(write.user.user_id, text, BlockKind.HISTORY),)
         elif isinstance(write, AppendEvents):
             if write.user_id not in texts:
                 raise NotFoundError(f"unknown user {write.user_id!r}", field="user_id")
-            grow_from = FakePlannedBlock(write.user_id, texts[write.user_id])
+            grow_from = FakePlannedBlock(write.user_id, texts[write.user_id], BlockKind.HISTORY)
             added = "".join(event.title for event in write.events)
-            build = (FakePlannedBlock(write.user_id, grow_from.block + added),)
+            build = (FakePlannedBlock(write.user_id, grow_from.text + added, BlockKind.HISTORY),)
         elif isinstance(write, DeleteItems):
             drop = tuple((BlockKind.ITEM, item_id) for item_id in write.item_ids)
         else:
@@ -159,12 +195,11 @@ class FakePlanner:
 class FakeWorker:
     """Answers on a thread of its own, one thing after the other, after `before(name)`, which may block or raise.
 
-    `seen` has what its thread came to: candidates of requests, owners of blocks. `load_s` is for tests to set.
+    `seen` has what its thread came to: candidates of requests, owners of blocks.
     """
 
     def __init__(self, log: list[Any]):
         self.seen: list[Any] = []
-        self.load_s = 0.0
         self.before: Callable[[str], object] = lambda name: None
         self.stats = FakeWorkerStats()
         self.lost: Future[None] = Future()
@@ -192,7 +227,7 @@ class FakeWorker:
         return self._put("fill", [planned.owner for planned in blocks], lambda: len(blocks))
 
     def grow(self, former: FakePlannedBlock, block: FakePlannedBlock, version: int) -> Future[int]:
-        return self._put("grow", (former.block, block.block), lambda: 1)
+        return self._put("grow", (former.text, block.text), lambda: 1)
 
     def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
         return self._put("drop", [owner for _, owner in names], lambda: len(names))
@@ -234,7 +269,7 @@ class FakeWorker:
 class Slices:
     """A router over fake slices, started; `log` has what swaps and workers did, in order."""
 
-    def __init__(self, num_workers: int = 1, *, max_queue: int = 10, planner_threads: int = 1):
+    def __init__(self, num_workers: int = 1, *, max_queue: int = 10, planner_threads: int = 1, **routing: Any):
         self.log: list[Any] = []
         self.clock = Clock()
         self.library = FakeLibrary(self.log)
@@ -249,6 +284,7 @@ class Slices:
             planner_threads=planner_threads,
             count_compilations=lambda: 7,
             clock=self.clock,
+            **routing,
         )
 
     @property

@@ -16,6 +16,7 @@ from rcjax.request import (
     RankedItem,
     RecommendRequest,
     RecommendResult,
+    SliceStats,
     StageTimes,
     TokenCounts,
 )
@@ -53,10 +54,10 @@ def test_request(candidates: list, user_id: str, history: list | None, top_k: in
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(texts, floats, counts), max_size=3), token_counts, stage_times, texts)
-def test_result(ranking: list, tokens: tuple, times: tuple, arm: str) -> None:
+@given(st.lists(st.tuples(texts, floats, counts), max_size=3), token_counts, stage_times, texts, counts)
+def test_result(ranking: list, tokens: tuple, times: tuple, arm: str, slice_index: int) -> None:
     ranked = tuple(RankedItem(*fields) for fields in ranking)
-    result = RecommendResult(ranked, TokenCounts(*tokens), StageTimes(*times), arm)
+    result = RecommendResult(ranked, TokenCounts(*tokens), StageTimes(*times), arm, slice_index)
     data = codec.result_to_message(result).SerializeToString()
     assert codec.result_from_message(rcjax_pb2.RecommendResponse.FromString(data)) == result
 
@@ -82,14 +83,24 @@ def test_user(user_id: str, history: list) -> None:
 @settings(deadline=None)
 @given(several_texts, counts)
 def test_info(arms: tuple[str, ...], count: int) -> None:
-    info = EngineInfo("model", "f", "t", "bfloat16", "cpu", "0.1", 16, count, count, count, arms, "full", "auto")
+    fields = ("model", "f", "t", "bfloat16", "cpu", "0.1", 16, count, count, count, arms, "full", "auto", count, count)
+    info = EngineInfo(*fields)
     data = codec.info_to_message(info).SerializeToString()
     assert codec.info_from_message(rcjax_pb2.InfoResponse.FromString(data)) == info
 
 
+slice_stats = st.tuples(texts, floats, *[big_counts] * (len(fields(SliceStats)) - 2))
+
+
 @settings(deadline=None)
-@given(st.lists(big_counts, min_size=11, max_size=11), token_counts)
-def test_stats(numbers: list[int], tokens: tuple) -> None:
-    stats = EngineStats(*numbers, tokens=TokenCounts(*tokens))
+@given(
+    st.lists(big_counts, min_size=11, max_size=11),
+    token_counts,
+    st.lists(slice_stats, max_size=3),
+    st.tuples(texts, big_counts, big_counts, floats, *[big_counts] * 8),
+)
+def test_stats(numbers: list[int], tokens: tuple, slices: list[tuple], routing: tuple) -> None:
+    of_slices = tuple(SliceStats(*one) for one in slices)
+    stats = EngineStats(*numbers, TokenCounts(*tokens), of_slices, *routing)
     data = codec.stats_to_message(stats).SerializeToString()
     assert codec.stats_from_message(rcjax_pb2.StatsResponse.FromString(data)) == stats

@@ -19,7 +19,7 @@ from rcjax.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from rcjax.request import EngineStats, TokenCounts
+from rcjax.request import EngineStats, SliceStats, TokenCounts
 from rcjax.serving.router import Router
 
 
@@ -64,17 +64,41 @@ def test_stats_sum_over_slices() -> None:
             pages_total=8,
             pages_used=10,
             pool_bytes=12,
+            slices=(SliceStats("open", 0.0, 0, 0, 1, 2, 3, 4, 5, *range(7, 16)),) * 2,
+            policy="time",
+            num_replica_hits=14,
+            num_fetched=16,
+            num_from_host=18,
+            num_from_disk=20,
+            fetched_bytes=22,
+            from_host_bytes=24,
+            from_disk_bytes=26,
+            spilled_bytes=30,
         )
 
 
 def test_the_slice_that_will_be_done_first_gets_the_request() -> None:
+    gates = [Gate(), Gate(), Gate()]
     with Slices(3) as slices:
-        for worker, load_s in zip(slices.workers, (0.2, 0.1, 0.3), strict=True):
-            worker.load_s = load_s
-        slices.router.submit(ask(1)).result(60)
-        slices.workers[1].load_s = 0.4
-        slices.router.submit(ask(2)).result(60)
-        assert [worker.seen for worker in slices.workers] == [[("item-2",)], [("item-1",)], []]
+        for worker, gate in zip(slices.workers, gates, strict=True):
+            worker.before = held(gate)
+        # A candidate costs a second: three, two and one wait, then two at slice 2 as at slice 1, then at slice 1 three.
+        futures = slices.router.submit_planned([ask(1, 2, 3), ask(4, 5), ask(6), ask(7), ask(8)])
+        assert all(gate.entered.wait(60) for gate in gates)
+        assert [one.queue_s for one in slices.router.current_stats().slices] == [3.0, 3.0, 2.0]
+        slices.clock.now_s += 1.5  # by which slice 0 has that much less to do, and slice 2 as little as its queue
+        futures += slices.router.submit_planned([ask(9)])
+        assert [one.queue_s for one in slices.router.current_stats().slices] == [1.5, 1.5, 2.0]
+        for gate in gates:
+            gate.open.set()
+        assert [future.result(60).slice_index for future in futures] == [0, 1, 2, 2, 1, 2]
+        stats = slices.router.current_stats()
+        assert [(one.queue_s, one.num_under_way, one.num_requests) for one in stats.slices] == [
+            (0.0, 0, 1),
+            (0.0, 0, 2),
+            (0.0, 0, 3),
+        ]
+        assert (stats.num_decisions, stats.num_retries, stats.imbalance) == (6, 0, 1.0)
 
 
 def test_many_requests_are_planned_before_any_is_handed_over() -> None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import pymetis
 import scipy.sparse as sp
 from jaxtyping import Float64, Int64
 
@@ -45,6 +44,8 @@ def cut(
     graph: sp.csr_array, item_bytes: Float64[np.ndarray, "N"], num_slices: int, seed: int
 ) -> Int64[np.ndarray, "N"]:
     """The part of each item: parts of equal bytes up to 3%, with little edge weight between them."""
+    import pymetis  # here, as servers import this module and cut nothing
+
     if num_slices == 1 or len(item_bytes) == 0:
         return np.zeros(len(item_bytes), np.int64)
     options = pymetis.Options(seed=seed, ufactor=round((MAX_MEMORY_IMBALANCE - 1) * 1000))

@@ -45,9 +45,11 @@ class RequestLog:
     def num_dropped(self) -> int:
         return self._num_appended - len(self._requests)
 
-    def save(self, path: Path) -> None:
-        """Writes a line of JSON a request, `{"candidates": [ids]}`; `DiskError`."""
-        write_whole(path, "".join(json.dumps({"candidates": ids}) + "\n" for ids in list(self._requests)))
+    def save(self, path: Path) -> int:
+        """Writes a line of JSON a request, `{"candidates": [ids]}`, and returns how many; `DiskError`."""
+        requests = list(self._requests)
+        write_whole(path, "".join(json.dumps({"candidates": ids}) + "\n" for ids in requests))
+        return len(requests)
 
     @classmethod
     def load(cls, path: Path, max_requests: int = DEFAULT_MAX_REQUESTS, *, progress: bool = False) -> "RequestLog":

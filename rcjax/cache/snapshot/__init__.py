@@ -12,6 +12,7 @@ can write the folder can also write a digest.
 """
 
 from rcjax.cache.snapshot.restoring import restore_cache as restore_cache
+from rcjax.cache.snapshot.saving import Saver as Saver
 from rcjax.cache.snapshot.saving import save_cache as save_cache
 from rcjax.cache.snapshot.store import PageStore as PageStore
 from rcjax.cache.snapshot.store import SnapshotReport as SnapshotReport

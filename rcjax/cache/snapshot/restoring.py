@@ -12,19 +12,26 @@ import orbax.checkpoint.experimental.v1 as ocp
 from rcjax.cache.blocks import BlockState, CachedBlock
 from rcjax.cache.directory import BlockDirectory
 from rcjax.cache.keys import BlockKeys, as_token_ids
+from rcjax.cache.saved import digest_of_block, take_pages
 from rcjax.cache.snapshot.index import SavedBlock, SavedOrder, check_same, read_index
-from rcjax.cache.snapshot.store import PageStore, SnapshotReport, digest_of_block, digest_of_order, take_pages
+from rcjax.cache.snapshot.store import PageStore, SnapshotReport, digest_of_order
 from rcjax.kernels.kv import KVPages
 
 _log = logging.getLogger(__name__)
 
 
 def restore_cache(
-    directory: BlockDirectory, pages: PageStore, keys: BlockKeys, folder: Path, build_s: Callable[[int], float]
+    directory: BlockDirectory,
+    pages: PageStore,
+    keys: BlockKeys,
+    folder: Path,
+    build_s: Callable[[int], float],
+    is_wanted: Callable[[str, str], bool] = lambda kind, owner: True,
 ) -> SnapshotReport:
     """Puts the blocks of the snapshot in `folder` into free pages of `directory`, evicting and replacing nothing.
 
-    `build_s` says how many seconds it takes here to compute a block of so many tokens. Where the blocks do not all
+    `build_s` says how many seconds it takes here to compute a block of so many tokens, and `is_wanted` whether the
+    block of a kind and owner belongs here; the others count nowhere. Where those that are wanted do not all
     fit, those saved last are taken (the ones used last), and the others are not read. A corrupt block is refused and
     the others go in. Call it from the thread that uses the directory. Raises `NotFoundError` where there is no
     snapshot, `InvalidRequestError` where it is not readable or its KV is not what this cache would compute.
@@ -35,6 +42,8 @@ def restore_cache(
     corrupt: list[SavedBlock | SavedOrder] = []
     absent, num_present = [], 0
     for block in index.blocks:
+        if not is_wanted(block.kind, block.owner):
+            continue
         if keys.key(block.kind, block.owner, as_token_ids(block.token_ids)).hex() != block.key:
             corrupt.append(block)
         elif directory.current(block.kind, block.owner) is not None:
@@ -48,7 +57,7 @@ def restore_cache(
         intact = restorer.restore_chunk(blocks, folder / index.data / str(chunk))
         found = {block.key for block in intact}
         corrupt += [block for block in blocks if block.key not in found]
-    corrupt += _restore_orders(directory, index.orders)
+    corrupt += _restore_orders(directory, [order for order in index.orders if is_wanted(order.kind, order.owner)])
     num_skipped = len(absent) - len(chosen) + restorer.num_outdated
     num_bytes = restorer.num_pages * pages.format.page_bytes
     return SnapshotReport(restorer.num_blocks, num_bytes, num_skipped, num_present, tuple(map(str, corrupt)))

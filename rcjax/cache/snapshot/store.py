@@ -1,11 +1,10 @@
-"""What saving and restoring share: where pages come from, what they report, and digests."""
+"""What saving and restoring share: where pages come from, what they report, and the digest of an order."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jaxtyping import Int32
 
@@ -42,24 +41,7 @@ class SnapshotReport:
     corrupt: tuple[str, ...] = ()
 
 
-def is_inline(owner: str) -> bool:
-    """Whether this is the owner of content that came with a request: no item or user has such an id."""
-    return "\0" in owner
-
-
-def digest_of_block(key: bytes, pages: KVPages) -> str:
-    """The SHA-256 over a block's key and its KV, as hex."""
-    digest = hashlib.sha256(key)
-    for array in jax.tree.leaves(pages):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def digest_of_order(key: bytes, kind: str, owner: str, order: Int32[np.ndarray, "S"]) -> str:
     """The SHA-256 over an order and whose it is, as hex."""
     name = f"{kind}\0{owner}\0".encode()
     return hashlib.sha256(key + name + order.astype("<i4").tobytes()).hexdigest()
-
-
-def take_pages(pages: KVPages, index: slice | np.ndarray) -> KVPages:
-    return jax.tree.map(lambda array: array[:, index], pages)

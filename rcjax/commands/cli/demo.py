@@ -13,7 +13,13 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=60, help="How many requests to rank.")] = 5,
     config: Config = None,
 ) -> None:
-    """See it work: build the caches of a small shop, serve them, and rank requests in every arm. About two minutes."""
-    from rcjax.commands.demo import demo_settings, run_demo
+    """See it work: build the caches of a small shop, serve them, and rank requests in every arm. About two minutes.
 
-    run_demo(Console(), read_settings(config) if config else demo_settings(), requests)
+    With settings of a mesh of several slices it shows which of them answers, and what each has.
+    """
+    from rcjax.commands.demo import demo_settings, run_demo
+    from rcjax.commands.mesh_demo import run_mesh_demo
+
+    settings = read_settings(config) if config else demo_settings()
+    run = run_demo if settings.mesh.slices == 1 else run_mesh_demo
+    run(Console(), settings, requests)

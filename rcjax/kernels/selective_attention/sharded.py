@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
@@ -20,8 +20,8 @@ from rcjax.kernels.selective_attention.api import Attend, Attention, Measure
 from rcjax.kernels.selective_attention.layout import PageLayout, Rope, TokenLayout
 
 
-def sharded_heads(attention: Attention, mesh: Mesh, axis: str = "tensor") -> Attention:
-    """The same implementation, on the devices of `mesh`, with the heads split over `axis`.
+def sharded_heads(attention: Attention, mesh: Mesh | AbstractMesh, axis: str = "tensor") -> Attention:
+    """The same implementation, on the devices of `mesh` (or of one like it), with the heads split over `axis`.
 
     Kv heads are split evenly, and with each go its query heads: device i of n has `k_new[:, :, i * K // n : ...]` and
     so on. Layouts are the same on every device, as are all arrays along the mesh's other axes. ValueError where the
@@ -42,7 +42,7 @@ class ShardedAttend:
     """`Attention.__call__`."""
 
     attend: Attend
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     axis: str
 
     def __call__(
@@ -65,7 +65,7 @@ class ShardedMeasure:
     """`Attention.mass`."""
 
     measure: Measure
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     axis: str
 
     def __call__(
@@ -91,7 +91,7 @@ class ShardedMeasure:
         return run(q, k_new, tokens, counts, kv, pages)
 
 
-def _specs(k_new: Array, mesh: Mesh, axis: str) -> tuple[PartitionSpec, PartitionSpec]:
+def _specs(k_new: Array, mesh: Mesh | AbstractMesh, axis: str) -> tuple[PartitionSpec, PartitionSpec]:
     """Of what has heads, always as its third axis (pages and their scales too), and of what is whole on each device.
 
     Which of these vary among devices is not checked (`check_vma`): loops within the implementations start from

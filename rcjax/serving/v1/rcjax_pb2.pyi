@@ -83,20 +83,26 @@ class RankedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class TokenCounts(_message.Message):
-    __slots__ = ("cached", "selected", "fresh", "built", "probed", "semantic")
+    __slots__ = ("cached", "selected", "fresh", "built", "probed", "semantic", "fetched", "host", "disk")
     CACHED_FIELD_NUMBER: _ClassVar[int]
     SELECTED_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     BUILT_FIELD_NUMBER: _ClassVar[int]
     PROBED_FIELD_NUMBER: _ClassVar[int]
     SEMANTIC_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
     cached: int
     selected: int
     fresh: int
     built: int
     probed: int
     semantic: int
-    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ..., probed: _Optional[int] = ..., semantic: _Optional[int] = ...) -> None: ...
+    fetched: int
+    host: int
+    disk: int
+    def __init__(self, cached: _Optional[int] = ..., selected: _Optional[int] = ..., fresh: _Optional[int] = ..., built: _Optional[int] = ..., probed: _Optional[int] = ..., semantic: _Optional[int] = ..., fetched: _Optional[int] = ..., host: _Optional[int] = ..., disk: _Optional[int] = ...) -> None: ...
 
 class StageTimes(_message.Message):
     __slots__ = ("queue_ms", "plan_ms", "build_ms", "extend_ms", "readout_ms", "ttft_ms", "probe_ms")
@@ -117,16 +123,18 @@ class StageTimes(_message.Message):
     def __init__(self, queue_ms: _Optional[float] = ..., plan_ms: _Optional[float] = ..., build_ms: _Optional[float] = ..., extend_ms: _Optional[float] = ..., readout_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., probe_ms: _Optional[float] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("ranking", "tokens", "times", "arm")
+    __slots__ = ("ranking", "tokens", "times", "arm", "slice_index")
     RANKING_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
+    SLICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     ranking: _containers.RepeatedCompositeFieldContainer[RankedItem]
     tokens: TokenCounts
     times: StageTimes
     arm: str
-    def __init__(self, ranking: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., arm: _Optional[str] = ...) -> None: ...
+    slice_index: int
+    def __init__(self, ranking: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., arm: _Optional[str] = ..., slice_index: _Optional[int] = ...) -> None: ...
 
 class PutItemsRequest(_message.Message):
     __slots__ = ("items",)
@@ -191,7 +199,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm", "dtype_reason")
+    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm", "dtype_reason", "num_slices", "tensor")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +213,8 @@ class InfoResponse(_message.Message):
     ARMS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_ARM_FIELD_NUMBER: _ClassVar[int]
     DTYPE_REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLICES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     template: str
@@ -218,14 +228,16 @@ class InfoResponse(_message.Message):
     arms: _containers.RepeatedScalarFieldContainer[str]
     default_arm: str
     dtype_reason: str
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ..., dtype_reason: _Optional[str] = ...) -> None: ...
+    num_slices: int
+    tensor: int
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ..., dtype_reason: _Optional[str] = ..., num_slices: _Optional[int] = ..., tensor: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("num_items", "num_users", "num_requests", "num_failed", "num_compilations", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "pool_bytes", "tokens")
+    __slots__ = ("num_items", "num_users", "num_requests", "num_failed", "num_compilations", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "pool_bytes", "tokens", "slices", "policy", "num_decisions", "num_retries", "imbalance", "num_replica_hits", "num_fetched", "num_from_host", "num_from_disk", "fetched_bytes", "from_host_bytes", "from_disk_bytes", "spilled_bytes")
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     NUM_USERS_FIELD_NUMBER: _ClassVar[int]
     NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +250,19 @@ class StatsResponse(_message.Message):
     PAGES_USED_FIELD_NUMBER: _ClassVar[int]
     POOL_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    NUM_DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETRIES_FIELD_NUMBER: _ClassVar[int]
+    IMBALANCE_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLICA_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FETCHED_FIELD_NUMBER: _ClassVar[int]
+    NUM_FROM_HOST_FIELD_NUMBER: _ClassVar[int]
+    NUM_FROM_DISK_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROM_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROM_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
     num_items: int
     num_users: int
     num_requests: int
@@ -250,4 +275,105 @@ class StatsResponse(_message.Message):
     pages_used: int
     pool_bytes: int
     tokens: TokenCounts
-    def __init__(self, num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., num_requests: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_compilations: _Optional[int] = ..., num_hits: _Optional[int] = ..., num_misses: _Optional[int] = ..., num_evictions: _Optional[int] = ..., pages_total: _Optional[int] = ..., pages_used: _Optional[int] = ..., pool_bytes: _Optional[int] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ...) -> None: ...
+    slices: _containers.RepeatedCompositeFieldContainer[SliceStats]
+    policy: str
+    num_decisions: int
+    num_retries: int
+    imbalance: float
+    num_replica_hits: int
+    num_fetched: int
+    num_from_host: int
+    num_from_disk: int
+    fetched_bytes: int
+    from_host_bytes: int
+    from_disk_bytes: int
+    spilled_bytes: int
+    def __init__(self, num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., num_requests: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_compilations: _Optional[int] = ..., num_hits: _Optional[int] = ..., num_misses: _Optional[int] = ..., num_evictions: _Optional[int] = ..., pages_total: _Optional[int] = ..., pages_used: _Optional[int] = ..., pool_bytes: _Optional[int] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[SliceStats, _Mapping]]] = ..., policy: _Optional[str] = ..., num_decisions: _Optional[int] = ..., num_retries: _Optional[int] = ..., imbalance: _Optional[float] = ..., num_replica_hits: _Optional[int] = ..., num_fetched: _Optional[int] = ..., num_from_host: _Optional[int] = ..., num_from_disk: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., from_host_bytes: _Optional[int] = ..., from_disk_bytes: _Optional[int] = ..., spilled_bytes: _Optional[int] = ...) -> None: ...
+
+class SliceStats(_message.Message):
+    __slots__ = ("state", "queue_s", "num_under_way", "num_requests", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "num_replica_hits", "num_fetched", "num_from_host", "num_from_disk", "fetched_bytes", "from_host_bytes", "from_disk_bytes", "lent_bytes", "spilled_bytes")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_MISSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_EVICTIONS_FIELD_NUMBER: _ClassVar[int]
+    PAGES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PAGES_USED_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLICA_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FETCHED_FIELD_NUMBER: _ClassVar[int]
+    NUM_FROM_HOST_FIELD_NUMBER: _ClassVar[int]
+    NUM_FROM_DISK_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROM_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FROM_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    queue_s: float
+    num_under_way: int
+    num_requests: int
+    num_hits: int
+    num_misses: int
+    num_evictions: int
+    pages_total: int
+    pages_used: int
+    num_replica_hits: int
+    num_fetched: int
+    num_from_host: int
+    num_from_disk: int
+    fetched_bytes: int
+    from_host_bytes: int
+    from_disk_bytes: int
+    lent_bytes: int
+    spilled_bytes: int
+    def __init__(self, state: _Optional[str] = ..., queue_s: _Optional[float] = ..., num_under_way: _Optional[int] = ..., num_requests: _Optional[int] = ..., num_hits: _Optional[int] = ..., num_misses: _Optional[int] = ..., num_evictions: _Optional[int] = ..., pages_total: _Optional[int] = ..., pages_used: _Optional[int] = ..., num_replica_hits: _Optional[int] = ..., num_fetched: _Optional[int] = ..., num_from_host: _Optional[int] = ..., num_from_disk: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., from_host_bytes: _Optional[int] = ..., from_disk_bytes: _Optional[int] = ..., lent_bytes: _Optional[int] = ..., spilled_bytes: _Optional[int] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("slice_index",)
+    SLICE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    slice_index: int
+    def __init__(self, slice_index: _Optional[int] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ("slice_index",)
+    SLICE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    slice_index: int
+    def __init__(self, slice_index: _Optional[int] = ...) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RebalanceRequest(_message.Message):
+    __slots__ = ("placement_file",)
+    PLACEMENT_FILE_FIELD_NUMBER: _ClassVar[int]
+    placement_file: str
+    def __init__(self, placement_file: _Optional[str] = ...) -> None: ...
+
+class RebalanceResponse(_message.Message):
+    __slots__ = ("num_arriving", "num_built", "num_leaving")
+    NUM_ARRIVING_FIELD_NUMBER: _ClassVar[int]
+    NUM_BUILT_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEAVING_FIELD_NUMBER: _ClassVar[int]
+    num_arriving: int
+    num_built: int
+    num_leaving: int
+    def __init__(self, num_arriving: _Optional[int] = ..., num_built: _Optional[int] = ..., num_leaving: _Optional[int] = ...) -> None: ...
+
+class SaveRequestLogRequest(_message.Message):
+    __slots__ = ("file",)
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    def __init__(self, file: _Optional[str] = ...) -> None: ...
+
+class SaveRequestLogResponse(_message.Message):
+    __slots__ = ("num_requests",)
+    NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    num_requests: int
+    def __init__(self, num_requests: _Optional[int] = ...) -> None: ...

@@ -376,6 +376,26 @@ class AdminStub(object):
                 request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsRequest.SerializeToString,
                 response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/rcjax.v1.Admin/Drain',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Undrain = channel.unary_unary(
+                '/rcjax.v1.Admin/Undrain',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainResponse.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/rcjax.v1.Admin/Rebalance',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceResponse.FromString,
+                _registered_method=True)
+        self.SaveRequestLog = channel.unary_unary(
+                '/rcjax.v1.Admin/SaveRequestLog',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -396,6 +416,35 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Sends a slice no more requests. It finishes what it has, lends its blocks and keeps them up to date.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Undrain(self, request, context):
+        """Sends requests to a drained slice again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
+        """Makes a placement say which slices hold an item, while everything goes on. Answered once it is done, in minutes;
+        a caller who gives up does not stop it. RESOURCE_EXHAUSTED while another one is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveRequestLog(self, request, context):
+        """Writes which items the last requests asked for, for `rcjax place` to learn a placement from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -408,6 +457,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsRequest.FromString,
                     response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainResponse.SerializeToString,
+            ),
+            'Undrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Undrain,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainResponse.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceResponse.SerializeToString,
+            ),
+            'SaveRequestLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveRequestLog,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -465,6 +534,114 @@ class Admin(object):
             '/rcjax.v1.Admin/Stats',
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsRequest.SerializeToString,
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.StatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/Drain',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Undrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/Undrain',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.UndrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/Rebalance',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveRequestLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/SaveRequestLog',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

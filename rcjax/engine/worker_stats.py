@@ -1,0 +1,62 @@
+"""What a slice counts."""
+
+from dataclasses import dataclass, replace
+
+from rcjax.engine.block_cache import BlockCache
+from rcjax.engine.origin import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """Counters since start-up and gauges of now, of one slice.
+
+    Of `num_hits` blocks, `num_replica_hits` had been copied from another slice before. Of `num_misses`, `num_fetched`
+    came from another slice, `num_from_host` and `num_from_disk` from tiers, and the others were computed.
+    `num_not_spilled` were evicted and not kept, as too many others were just being copied to the host.
+    """
+
+    num_hits: int
+    num_misses: int
+    num_evictions: int
+    pages_total: int
+    pages_used: int
+    pool_bytes: int
+    num_replica_hits: int = 0
+    num_fetched: int = 0
+    num_from_host: int = 0
+    num_from_disk: int = 0
+    num_not_spilled: int = 0
+    fetched_bytes: int = 0
+    from_host_bytes: int = 0
+    from_disk_bytes: int = 0
+    lent_bytes: int = 0
+    spilled_bytes: int = 0
+
+    @classmethod
+    def of(cls, cache: BlockCache) -> "WorkerStats":
+        directory = cache.directory
+        stats = cls(
+            num_hits=cache.num_hits,
+            num_misses=cache.num_misses,
+            num_evictions=directory.num_evictions,
+            pages_total=directory.pool.capacity_pages,
+            pages_used=directory.pool.num_used,
+            pool_bytes=cache.executor.pool_bytes,
+        )
+        fetches, spilling = cache.fetches, cache.spilling
+        if fetches is None:
+            return stats
+        page_bytes = cache.executor.format.page_bytes
+        return replace(
+            stats,
+            num_replica_hits=cache.num_replica_hits,
+            num_fetched=fetches.num_blocks[Origin.SLICE],
+            num_from_host=fetches.num_blocks[Origin.HOST],
+            num_from_disk=fetches.num_blocks[Origin.DISK],
+            num_not_spilled=0 if spilling is None else spilling.num_skipped,
+            fetched_bytes=page_bytes * fetches.num_pages[Origin.SLICE],
+            from_host_bytes=page_bytes * fetches.num_pages[Origin.HOST],
+            from_disk_bytes=page_bytes * fetches.num_pages[Origin.DISK],
+            lent_bytes=page_bytes * cache.num_lent_pages,
+            spilled_bytes=0 if spilling is None else page_bytes * spilling.num_pages,
+        )
