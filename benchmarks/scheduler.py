@@ -76,7 +76,7 @@ def measure_decisions(
         wants = [wants_of(one, Costs()) for one in plans]
         parts = {"wants": timed(lambda one: wants_of(one, Costs()), plans)}
         for name, scheduler in schedulers.items():
-            parts[name] = timed(lambda one, scheduler=scheduler: scheduler.choose(one, 0.01), wants)
+            parts[name] = timed(lambda one, scheduler=scheduler: scheduler.choose(one, 0.01, 0.01), wants)
         parts["dispatch"] = timed(lambda one: under_way.append(dispatcher.dispatch(one, 0.01)), wants)
         oldest = [under_way.popleft() for _ in range(BATCH)]
         parts["end"] = timed(lambda one: dispatcher.end(one, one.index), oldest)

@@ -8,7 +8,7 @@ import numpy as np
 
 COLOURS = {
     "time": "#173f6b",
-    "weighed": "#c2571a",
+    "greedy": "#c2571a",
     "affinity": "#5f9e6e",
     "least_loaded": "#9db8d9",
     "round_robin": "#b8b8b8",

@@ -60,20 +60,16 @@ class Run:
     alpha: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class WeighedTime:
-    """`time` with misses weighed: by half and as many requests as wait for a slice on average, and at least by 1.
+class GreedyTime:
+    """`time` with misses that count once under any load: each request where it alone is answered first.
 
-    What a slice computes for one request, those that wait there pay for too. It does not serve: here it shows why
-    `time`, which lets a request think of itself alone, falls behind under load.
+    It does not serve: it shows why misses have to count for those behind, too.
     """
 
-    pass_s: float
-    name: str = "weighed"
+    name = "greedy"
 
     def choose(self, sight: Sight) -> int:
-        waiting = float(sight.waiting_s[sight.may_take].mean()) / self.pass_s
-        return sight.least(sight.waiting_s - max(1.0, 0.5 + waiting) * sight.held(sight.wants.miss_s))
+        return sight.least(sight.waiting_s - sight.held(sight.wants.miss_s))
 
 
 @lru_cache(maxsize=4)
@@ -114,11 +110,9 @@ def capacity_of(setting: Setting) -> float:
 
 
 def new_policy(run: Run) -> Policy:
-    if run.policy != "weighed":
-        return policy_of(SchedulerSettings(policy=run.policy, alpha=run.alpha))
-    cluster = cluster_of(run.setting)
-    sizes = cluster.arm.sizes(workload_of(run.setting, run.seed)).as_list()
-    return WeighedTime(float(np.mean([cluster.costs.pass_s(size) for size in sizes])))
+    if run.policy == GreedyTime.name:
+        return GreedyTime()
+    return policy_of(SchedulerSettings(policy=run.policy, alpha=run.alpha))
 
 
 def figures_of(run: Run) -> dict[str, Any]:

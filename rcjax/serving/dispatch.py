@@ -159,7 +159,7 @@ class Dispatcher:
 
     def _give(self, dispatch: Dispatch) -> None:
         now_s = self._clock()
-        choice = self._scheduler.choose(dispatch.wants, now_s)
+        choice = self._scheduler.choose(dispatch.wants, dispatch.pass_s, now_s)
         self._num_decisions += 1
         dispatch.index, dispatch.work_s = choice.index, dispatch.pass_s + choice.miss_s
         book = self._books[choice.index]
