@@ -56,6 +56,11 @@ class CostModel:
         rate = self._flops / self._flops_s if self._flops_s else _ASSUMED_FLOPS_PER_S
         return self._program_flops(program) / rate
 
+    @property
+    def longest_pass_s(self) -> float:
+        """Seconds of the longest program that has been timed; 0 before the first."""
+        return max(self._seconds.values(), default=0.0)
+
     def build_s(self, num_tokens: int) -> float:
         """Seconds to compute the KV of blocks of so many tokens, in passes that others fill too."""
         if self._build is None:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 MAX_UNDER_WAY = 4
 FETCH_PAGES = 4 * TRANSFER_PAGES  # of a fetch, or one block if that is larger: what is staged on devices is bounded
 PATIENCE = 20.0  # times the estimate, after which a fetch is given up
+PATIENCE_PASSES = 10  # of the longest kind; a lender's device copies pages after what it runs
 MIN_PATIENCE_S = 1.0
 MAX_DISTRUSTED = 4096
 
@@ -135,8 +136,9 @@ class Fetches:
 
     def _start(self, fetch: Fetch) -> None:
         fetch.start_s = self._clock()
-        patience_s = PATIENCE * self._cost.origin_s(fetch.source.origin, fetch.num_pages)
-        fetch.give_up_s = fetch.start_s + max(MIN_PATIENCE_S, patience_s)
+        expected_s = self._cost.origin_s(fetch.source.origin, fetch.num_pages)
+        passes_s = PATIENCE_PASSES * self._cost.longest_pass_s
+        fetch.give_up_s = fetch.start_s + max(MIN_PATIENCE_S, PATIENCE * expected_s, passes_s)
         self._under_way[fetch] = None
         lender = fetch.source.lender
         if lender is None:

@@ -105,6 +105,7 @@ class TestLenders:
     def test_one_that_does_not_answer_is_given_up(self, slices, monkeypatch):
         monkeypatch.setattr(fetching, "MIN_PATIENCE_S", 0.0)
         monkeypatch.setattr(fetching, "PATIENCE", 0.0)
+        monkeypatch.setattr(fetching, "PATIENCE_PASSES", 0)
         built = slices.rank(0, ITEMS)
         release = hold(slices.workers[0])
         computed = slices.rank(1, ITEMS)
