@@ -138,7 +138,9 @@ class MeshEngine:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     mesh = MeshEngine()
     with mesh.engine:
-        for number, policy in enumerate((*POLICIES, "time")):  # all compute and fetch what they miss, and learn its cost
+        for number, policy in enumerate(
+            (*POLICIES, "time")
+        ):  # all compute and fetch what they miss, and learn its cost
             mesh.policy.take(policy)
             per_s = mesh.capacity(args.requests, 1_000 + number)
         print(f"capacity: {per_s:.1f} requests/s", flush=True)
