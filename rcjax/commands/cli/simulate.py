@@ -9,33 +9,33 @@ from rich.console import Console
 
 from rcjax.commands.cli.options import friendly_errors
 
+Items = Annotated[int, typer.Option(min=50, max=10_000_000, help="Of the catalogue, unless a log names them.")]
+Requests = Annotated[int, typer.Option("--requests", "-n", min=100, help="How many come, unless a log has them.")]
+PolicyName = Annotated[
+    Literal["time", "affinity", "round_robin", "least_loaded", "hit_only", "all"],
+    typer.Option(help="How slices are chosen; all: each of them, with the same requests."),
+]
+PlacementName = Annotated[
+    str,
+    typer.Option(metavar="hash|all|FILE", help="Where items stand: by hash, everywhere, or as rcjax place wrote."),
+]
+TraceName = Annotated[
+    str,
+    typer.Option(metavar="poisson|bursty|FILE", help="How requests come; a log has `candidates`, and may have `at_s`."),
+]
+
 
 @friendly_errors()
 def simulate(
     slices: Annotated[int, typer.Option(min=1, max=1000, help="How many slices there are.")] = 40,
-    items: Annotated[
-        int, typer.Option(min=50, max=10_000_000, help="Of the catalogue, unless a log names them.")
-    ] = 20_000,
-    requests: Annotated[
-        int, typer.Option("--requests", "-n", min=100, help="How many come, unless a log has them.")
-    ] = 10_000,
+    items: Items = 20_000,
+    requests: Requests = 10_000,
     load: Annotated[float, typer.Option(min=0.01, max=2.0, help="Requests over what the slices can answer.")] = 0.7,
-    policy: Annotated[
-        Literal["time", "affinity", "round_robin", "least_loaded", "hit_only", "all"],
-        typer.Option(help="How slices are chosen; all: each of them, with the same requests."),
-    ] = "time",
+    policy: PolicyName = "time",
     alpha: Annotated[float, typer.Option(min=0.0, help="Of affinity: the weight of hits.")] = 1.0,
     beta: Annotated[float, typer.Option(min=0.0, help="Of affinity: the weight of short queues.")] = 1.0,
-    placement: Annotated[
-        str,
-        typer.Option(metavar="hash|all|FILE", help="Where items stand: by hash, everywhere, or as rcjax place wrote."),
-    ] = "hash",
-    trace: Annotated[
-        str,
-        typer.Option(
-            metavar="poisson|bursty|FILE", help="How requests come; a log has `candidates`, and may have `at_s`."
-        ),
-    ] = "poisson",
+    placement: PlacementName = "hash",
+    trace: TraceName = "poisson",
     arm: Annotated[
         Literal["parallel", "rcjax", "prefix", "full"], typer.Option(help="How requests are ranked.")
     ] = "rcjax",

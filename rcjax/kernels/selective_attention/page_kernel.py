@@ -20,7 +20,7 @@ from rcjax.kernels.arrays import AnyArray
 from rcjax.kernels.kv import PagedKV
 from rcjax.kernels.selective_attention.softmax import Partial
 from rcjax.kernels.selective_attention.visibility import MASKED
-from rcjax.kernels.selective_attention.visits import NO_KEY, Visits
+from rcjax.kernels.selective_attention.visits import NO_KEY, Visits, query_columns
 
 MIN_ROWS = MIN_HALF = 16  # what a tensor core multiplies at once
 
@@ -87,8 +87,7 @@ def attend_pages(
         return pl.BlockSpec((None, None, None, None, rows, *tail), lambda i, k, s, u: (u, s, i, k, 0, *[0] * len(tail)))
 
     first = jnp.asarray(first_page, jnp.int32).reshape(1)
-    queries = visits.queries
-    of_queries = (queries.pos, queries.segment, queries.horizon, *(() if visits.oldest is None else (visits.oldest,)))
+    of_queries = query_columns(visits.queries, visits.oldest)
     turn = () if visits.turn is None else (visits.turn.cos, visits.turn.sin)
     scales = () if kv.k_scale is None or kv.v_scale is None else (kv.k_scale, kv.v_scale)
     lead = units, launch.splits, blocks, kv_heads, rows

@@ -31,7 +31,7 @@ from rcjax.kernels.selective_attention.page_kernel import (
     read_keys,
 )
 from rcjax.kernels.selective_attention.part_mass import check_operands, measure_parts
-from rcjax.kernels.selective_attention.visits import NO_KEY, Visits
+from rcjax.kernels.selective_attention.visits import NO_KEY, Visits, query_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,5 @@ def _asked(visits: Visits, step_pages: int) -> tuple[Int[Array, "U M"], Int[Arra
 
 def _columns(visits: Visits, group: int, rows: int) -> tuple[Int[Array, "U I R"], ...]:
     """What each row's query is like; rows of padding stand at -1 and see nothing."""
-    queries = visits.queries
-    of_queries = (queries.pos, queries.segment, queries.horizon, *(() if visits.oldest is None else (visits.oldest,)))
-    repeated = (jnp.repeat(x, group, axis=2) for x in of_queries)
+    repeated = (jnp.repeat(x, group, axis=2) for x in query_columns(visits.queries, visits.oldest))
     return tuple(jnp.pad(x, ((0, 0), (0, 0), (0, rows - x.shape[2])), constant_values=-1) for x in repeated)

@@ -120,7 +120,6 @@ def attend_pages(
     def per_unit(x: Array) -> pl.BlockSpec:
         return pl.BlockSpec((None, *x.shape[1:]), lambda u, i, *_: (u, 0, 0))
 
-    pool = pl.BlockSpec(memory_space=pltpu.HBM)
     pools: tuple[Array, ...] = (jnp.asarray(kv.k), jnp.asarray(kv.v))
     if not interpret:
         # Otherwise the compiler may copy a pool that fits into VMEM as a whole, before the kernel reads a few pages.
@@ -128,8 +127,7 @@ def attend_pages(
     turn = () if reads.turn is None else (reads.turn.cos, reads.turn.sin)
     scratch = scratch_of(kv, keys, rows)
     out_shape = [jax.ShapeDtypeStruct((*q.shape[:4], width), jnp.float32) for width in (head_dim, LANES)]
-    blocks_of = (*columns, reads.key_pos, reads.key_segment, *scales, q, *out_shape)
-    check_vmem(scratch, per_block=blocks_of, per_unit=turn)
+    check_vmem(scratch, per_block=(*columns, reads.key_pos, reads.key_segment, *scales, q, *out_shape), per_unit=turn)
     found, stats = pl.pallas_call(
         partial(_kernel, entries=len(reads.page) // len(reads.count)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -141,8 +139,7 @@ def attend_pages(
                 tuple(per_block(*x.shape[2:]) for x in scales),
                 tuple(per_unit(x) for x in turn),
                 of_rows(head_dim),
-                pool,
-                pool,
+                *[pl.BlockSpec(memory_space=pltpu.HBM)] * 2,
             ],
             out_specs=[of_rows(head_dim), of_rows(LANES)],
             scratch_shapes=[scratch],
@@ -180,8 +177,7 @@ def _kernel(
     *,
     entries: int,
 ) -> None:
-    prefetched = _Prefetched(first_ref, count_ref, page_ref, entry_ref)
-    pages = _Pages(prefetched, k_ref, v_ref, scratch, entries)
+    pages = _Pages(_Prefetched(first_ref, count_ref, page_ref, entry_ref), k_ref, v_ref, scratch, entries)
     num_blocks = pl.num_programs(0) * pl.num_programs(1)
     block = pl.program_id(0) * pl.num_programs(1) + pl.program_id(1)
     num_steps = pl.cdiv(count_ref[block], pages.a_step)

@@ -24,7 +24,7 @@ from rcjax.kernels.selective_attention.part_mass import check_operands, measure_
 from rcjax.kernels.selective_attention.query_blocks import join_rows, split_queries
 from rcjax.kernels.selective_attention.tpu_kernel import Reads, attend_pages, product, seen_keys, swapped
 from rcjax.kernels.selective_attention.tpu_memory import SLOTS, check_vmem, scratch_of
-from rcjax.kernels.selective_attention.visits import NO_KEY
+from rcjax.kernels.selective_attention.visits import NO_KEY, query_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,6 @@ def mass_of_pages(
     """What the keys of each prompt's pages receive, over all heads; `q` as `attend_pages` wants it."""
     blocks, units, kv_heads, rows, head_dim = q.shape
     keys = reads.key_pos.shape[3]
-    entries, page_tokens = len(reads.page) // len(reads.count), kv.k.shape[1]
 
     def per_block(x: Array) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, *x.shape[2:]), lambda u, i, *_: (u, i, *[0] * (x.ndim - 2)))
@@ -116,7 +115,7 @@ def mass_of_pages(
 
     columns, scale = _columns(reads, num_heads // kv_heads, rows), _scales(reads, kv)
     turn = () if reads.turn is None else (reads.turn.cos, reads.turn.sin)
-    out = jax.ShapeDtypeStruct((units, entries, page_tokens), jnp.float32)
+    out = jax.ShapeDtypeStruct((units, len(reads.page) // len(reads.count), kv.k.shape[1]), jnp.float32)
     of_blocks = (*columns, reads.key_pos, reads.key_segment, *scale)
     # Attention's scratch, of which this kernel needs less.
     check_vmem(scratch_of(kv, keys, rows), per_block=(*of_blocks, q, log_total), per_unit=(*turn, out))
@@ -241,9 +240,8 @@ def _rows(q: Float[Array, "U T N H"], reads: Reads, kv: PagedKV) -> Float[Array,
 
 def _columns(reads: Reads, group: int, rows: int) -> tuple[Int[Array, "U I R 1"], ...]:
     """What each row's query is like; rows of padding stand at -1 and see nothing."""
-    queries = reads.queries
-    of_queries = (queries.pos, queries.segment, queries.horizon, *(() if reads.oldest is None else (reads.oldest,)))
-    tiled = (jnp.tile(x, (1, 1, group)) for x in of_queries)  # head by head, as the rows are
+    columns = query_columns(reads.queries, reads.oldest)
+    tiled = (jnp.tile(x, (1, 1, group)) for x in columns)  # head by head, as the rows are
     return tuple(jnp.pad(x, ((0, 0), (0, 0), (0, rows - x.shape[2])), constant_values=-1)[..., None] for x in tiled)
 
 

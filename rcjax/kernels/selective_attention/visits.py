@@ -40,6 +40,11 @@ class Visits:
         return self.key_pos.shape[1] // self.entry.shape[2]
 
 
+def query_columns(queries: TokenLayout, oldest: Int[Array, "U I Q"] | None) -> tuple[Int[AnyArray, "U I Q"], ...]:
+    """Position, segment, horizon and, where there is a window, the oldest position of each query."""
+    return queries.pos, queries.segment, queries.horizon, *(() if oldest is None else (oldest,))
+
+
 def visits(
     tokens: TokenLayout,
     keys: KeyLayout,
