@@ -120,15 +120,24 @@ def _copies(rule: OwnerRule) -> float:
 
 
 def figures_table(figures: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
+    """A column for each policy."""
     table = Table(title=title, title_justify="left")
     table.add_column("policy")
-    for column in ("mean ms", "P50", "P90", "P99", "busy", "imbalance", "local", "replica", "slice", "built", "a pass"):
-        table.add_column(column, justify="right")
-    for name, one in figures.items():
-        times = [f"{1e3 * one['ttft_s'][which]:,.0f}" for which in ("mean", "p50", "p90", "p99")]
-        hits = [f"{one['hits'][where]:.1%}" for where in ("local", "replica", "slice", "built")]
-        balance = [f"{one['utilisation']:.2f}", f"{one['imbalance']:.2f}"]
-        table.add_row(name, *times, *balance, *hits, f"{one['requests_per_pass']:.2f}")
+    for name in figures:
+        table.add_column(name, justify="right")
+    runs = figures.values()
+    for which, label in (("mean", "mean TTFT, ms"), ("p50", "P50"), ("p90", "P90"), ("p99", "P99")):
+        table.add_row(label, *(f"{1e3 * one['ttft_s'][which]:,.0f}" for one in runs))
+    table.add_row("slices busy", *(f"{one['utilisation']:.2f}" for one in runs))
+    table.add_row("busiest over mean", *(f"{one['imbalance']:.2f}" for one in runs))
+    for where, label in (
+        ("local", "items there"),
+        ("replica", "replicas"),
+        ("slice", "fetched"),
+        ("built", "computed"),
+    ):
+        table.add_row(label, *(f"{one['hits'][where]:.1%}" for one in runs))
+    table.add_row("requests a pass", *(f"{one['requests_per_pass']:.2f}" for one in runs))
     return table
 
 
