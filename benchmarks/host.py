@@ -29,7 +29,7 @@ from idle_executor import idle_engine
 from pydantic import ByteSize
 
 from rcjax.catalog import EmbeddedWorld, Item
-from rcjax.config import CacheSettings, ServerSettings, Settings, ShapeSettings, ShapeSize
+from rcjax.config import CacheSettings, Settings, ShapeSettings, ShapeSize
 from rcjax.model.spec import load_model
 from rcjax.request import RecommendRequest
 from rcjax.serving import codec
@@ -51,7 +51,6 @@ def settings() -> Settings:
     return Settings(
         shapes=ShapeSettings(rank=rank, build=((512, 16),)),
         cache=CacheSettings(pool_bytes=ByteSize(2**31)),
-        server=ServerSettings(max_queue=4 * UNDER_WAY),
     )
 
 

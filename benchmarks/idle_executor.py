@@ -31,6 +31,7 @@ class IdlePending:
 
     def __init__(self, program: Program, value: Any):
         self.program = program
+        self.num_rows, self.num_tokens = program.shape.batch, 0
         self.start_s = time.monotonic()
         self._value = value
 
@@ -109,7 +110,6 @@ def idle_engine(settings: Settings, model: Model, num_pages: int) -> LocalEngine
         [SliceWorker(cache, ranker)],
         planner.library,
         engine_info(settings, model, builder),
-        max_queue=settings.server.max_queue,
         planner_threads=settings.server.planner_threads,
     )
     router.start()

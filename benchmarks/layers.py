@@ -16,7 +16,7 @@ LAYERS = (
     ("kernels", "prompt"),
     ("request",),
     ("catalog",),
-    ("disk", "errors", "yaml_file"),
+    ("disk", "errors", "loopback", "yaml_file"),
 )
 APART = (("cache", "model"), ("engine", "config"))  # the first does not import the second, nor the other way round
 

@@ -25,14 +25,20 @@ if TYPE_CHECKING:
         ResourceExhaustedError,
         UnavailableError,
     )
-    from rcjax.request import RecommendRequest, RecommendResult
+    from rcjax.request import GeneratedPiece, GenerateRequest, GenerateResult, RecommendRequest, RecommendResult
+    from rcjax.serving.async_client import AsyncRecommenderClient
     from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.retries import RetryPolicy
     from rcjax.serving.startup import start_engine
 
 __all__ = [
+    "AsyncRecommenderClient",
     "Catalogue",
     "DeadlineExceededError",
     "Event",
+    "GenerateRequest",
+    "GenerateResult",
+    "GeneratedPiece",
     "InvalidRequestError",
     "Item",
     "NotFoundError",
@@ -41,6 +47,7 @@ __all__ = [
     "RecommendResult",
     "RecommenderClient",
     "ResourceExhaustedError",
+    "RetryPolicy",
     "Settings",
     "UnavailableError",
     "User",
@@ -53,8 +60,10 @@ __all__ = [
 _MODULES = {
     "rcjax.catalog": ("Catalogue", "Event", "Item", "User", "embedded_catalogue", "load_catalogue"),
     "rcjax.config": ("Settings", "load_settings"),
+    "rcjax.serving.async_client": ("AsyncRecommenderClient",),
     "rcjax.serving.client": ("RecommenderClient",),
-    "rcjax.request": ("RecommendRequest", "RecommendResult"),
+    "rcjax.serving.retries": ("RetryPolicy",),
+    "rcjax.request": ("GenerateRequest", "GenerateResult", "GeneratedPiece", "RecommendRequest", "RecommendResult"),
     "rcjax.serving.startup": ("start_engine",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

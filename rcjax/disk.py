@@ -18,7 +18,7 @@ class DiskError(RcjaxError):
 
 
 @contextmanager
-def writing(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+def writing(path: Path | str, *kinds: type[Exception]) -> Iterator[None]:
     """For all that writes `path`: an OSError, or another of `kinds` that a library raises, becomes a `DiskError`."""
     try:
         yield

@@ -29,7 +29,14 @@ class NotFoundError(RcjaxError, LookupError):
 
 
 class ResourceExhaustedError(RcjaxError):
-    """The server has no room for it now; the same request may succeed later (RESOURCE_EXHAUSTED)."""
+    """The server has no room for it now; the same request may succeed later (RESOURCE_EXHAUSTED).
+
+    `retry_after_s` is when there is expected to be room, None where that is not known.
+    """
+
+    def __init__(self, message: str, *, field: str = "", retry_after_s: float | None = None):
+        super().__init__(message, field=field)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceededError(RcjaxError):
@@ -38,3 +45,11 @@ class DeadlineExceededError(RcjaxError):
 
 class UnavailableError(RcjaxError):
     """The server is starting, draining or stopped (UNAVAILABLE)."""
+
+
+class UnauthenticatedError(RcjaxError):
+    """The caller did not say who they are, or is not known (UNAUTHENTICATED)."""
+
+
+class PermissionDeniedError(RcjaxError):
+    """The caller is known, and may not do this (PERMISSION_DENIED)."""

@@ -1,8 +1,7 @@
 """What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from rcjax.catalog.types import Event, Item, User
 
@@ -21,6 +20,43 @@ class RecommendRequest:
     history: tuple[Event, ...] | None = None
     top_k: int = 0
     arm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue a text, or the prompt of a request from the blocks that its arm takes from the cache.
+
+    The likeliest token is taken at `temperature` 0, else one is drawn from softmax(logits / temperature), by `seed`.
+    """
+
+    prompt: str | RecommendRequest
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPiece:
+    """What a generation gave since the last piece; `text` has whole characters only, and may be empty."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """The end of a generation that went well.
+
+    `tokens` are those of the prompt. `is_complete` says that the model ended the text itself. Times run from arrival;
+    `ttft_ms` is 0 where there is no token.
+    """
+
+    num_new_tokens: int
+    is_complete: bool
+    tokens: "TokenCounts"
+    ttft_ms: float
+    total_ms: float
+    slice_index: int = 0
 
 
 class RankedItem(NamedTuple):
@@ -92,6 +128,26 @@ class RecommendResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What one call may carry whatever the model, and what a server takes of one connection.
+
+    `max_text_bytes` are of all texts of an item or an event together, as UTF-8; other lengths are in characters.
+    `max_top_k` bounds how many items a ranking names, also where it names all.
+    """
+
+    max_id_len: int = 256
+    max_text_len: int = 20_000  # of each text field
+    max_text_bytes: int = 65_536
+    max_categories: int = 32  # of one item
+    max_items: int = 1_000  # in one PutItems or DeleteItems
+    max_events: int = 1_000  # in one call
+    max_top_k: int = 1_000
+    max_message_bytes: int = 32 * 2**20  # of a request; gRPC itself answers a larger one
+    max_streams: int = 1_000  # calls under way on one connection; gRPC has a client wait with more
+    min_ping_s: float = 10.0  # a client that pings more often than this is disconnected
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What this engine serves; constant after start-up."""
 
@@ -110,6 +166,7 @@ class EngineInfo:
     dtype_reason: str = ""
     num_slices: int = 1
     tensor: int = 1  # devices of a slice, over which its heads are split
+    limits: ServiceLimits = ServiceLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +227,9 @@ class EngineStats:
     from_host_bytes: int = 0
     from_disk_bytes: int = 0
     spilled_bytes: int = 0
+    host_bytes_used: int = 0  # by the tiers, which all slices share
+    disk_bytes_used: int = 0
+    num_corrupt: int = 0  # blocks of the tiers whose KV turned out to be damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,45 +292,3 @@ class Rebalanced:
     num_arriving: int
     num_built: int
     num_leaving: int
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """Ranks, changes what it ranks from, and tells about itself; called on an event loop, which it never blocks.
-
-    Times are seconds on the engine's clock. A call that is cancelled, or whose deadline passes, is dropped before its
-    next step; a write that has started runs to its end. Failures are `RcjaxError`s; a write that fails changes nothing.
-    """
-
-    async def recommend(
-        self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
-    ) -> RecommendResult:
-        """Ranks the candidates; `arrival_s` is when the request came, from which its times count."""
-        ...
-
-    async def apply(self, write: Write, *, deadline_s: float | None = None) -> WriteResult:
-        """Applies a write; requests that are sent after the answer see it."""
-        ...
-
-    @property
-    def info(self) -> EngineInfo:
-        """What is served; `UnavailableError` while the engine is starting."""
-        ...
-
-    async def stats(self) -> EngineStats: ...
-
-    def drain(self, slice_index: int) -> None:
-        """Sends no more requests to a slice; it finishes what it has, and keeps its blocks up to date."""
-        ...
-
-    def undrain(self, slice_index: int) -> None:
-        """Sends requests to a drained slice again."""
-        ...
-
-    async def rebalance_from(self, placement_file: Path) -> Rebalanced:
-        """Makes the placement in a file say which slices hold an item, while requests and writes go on."""
-        ...
-
-    async def save_request_log(self, file: Path) -> int:
-        """Writes the ids of the items of the last requests, to learn a placement from; returns how many requests."""
-        ...

@@ -157,6 +157,17 @@ def checked_ids(key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int3
 
 
 @dataclass(frozen=True, slots=True)
+class ListedBlock:
+    """A ready block, as a list of many has it: `last_use` rises with each use of any, and is infinite while pinned."""
+
+    key: bytes
+    kind: str
+    owner: str
+    num_pages: int
+    last_use: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStats:
     """Gauges of now and counters since the start.
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from rcjax.cache.accounts import PageAccounts
-from rcjax.cache.blocks import PoolStats
+from rcjax.cache.blocks import CachedBlock, ListedBlock, PoolStats
+from rcjax.cache.held import HeldBlocks
 from rcjax.cache.integrity import IntegrityCheck
 from rcjax.cache.pages import PagePool
 from rcjax.cache.ready import ReadyBlocks
@@ -17,6 +18,7 @@ class DirectoryReport:
     num_misses: int
     num_collisions: int
     _ready: ReadyBlocks
+    _held: HeldBlocks
     _accounts: PageAccounts
     _check: IntegrityCheck
 
@@ -38,6 +40,22 @@ class DirectoryReport:
             num_evictions=self._accounts.num_evictions,
             num_collisions=self.num_collisions,
         )
+
+    def list_slots(self, start: int, stop: int) -> list[ListedBlock] | None:
+        """The ready blocks in these slots; None where `start` is beyond the last one.
+
+        For lists that are made a part at a time: a block that moves in between may be left out, or be named twice.
+        """
+        return self._ready.listed(start, stop) if start < self._ready.columns.num_slots else None
+
+    def by_key(self, key: bytes) -> CachedBlock | None:
+        """The ready block of that key, whatever its tokens; counts neither as a use nor as a miss."""
+        slot = self._ready.columns.find(key)
+        return None if slot < 0 else self._ready.handle(slot)
+
+    def is_known(self, key: bytes) -> bool:
+        """Whether the block of that key is ready or pending, so that it cannot be reserved."""
+        return self._held.find(key) is not None or self._ready.columns.find(key) >= 0
 
     def pages_used_by_kind(self) -> dict[str, int]:
         """Pages held by kind, whatever the blocks' state; they add up to the pool's used pages."""

@@ -9,6 +9,7 @@ from rcjax.cache.errors import IntegrityError
 from rcjax.errors import ResourceExhaustedError
 
 NULL_PAGE = 0
+NOWHERE = -1  # in place of the number of a page: what would go there is not wanted
 NOBODY = -1
 
 

@@ -1,10 +1,11 @@
 """The blocks that can be found: as columns while idle, with a handle as long as somebody holds one."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from weakref import ref
 
-from rcjax.cache.blocks import NO_SLOT, READY, RETIRED, CachedBlock
+from rcjax.cache.blocks import NO_SLOT, READY, RETIRED, CachedBlock, ListedBlock
 from rcjax.cache.columns import BlockColumns
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.eviction import GreedyDual
@@ -57,6 +58,21 @@ class ReadyBlocks:
         """All slots in use, the blocks used longest ago first, those in use now last."""
         used = [slot for slot in range(self.columns.num_slots) if self.columns.is_used(slot)]
         return sorted(used, key=lambda slot: (slot in self._pinned, self._policy.last_use(slot)))
+
+    def listed(self, start: int, stop: int) -> list[ListedBlock]:
+        """The blocks in the slots `start..stop-1`, without a handle for each."""
+        columns = self.columns
+        return [
+            ListedBlock(
+                columns.key(slot),
+                columns.kind(slot),
+                columns.owners[slot],
+                self._pool.pages_for(columns.num_tokens[slot]),
+                math.inf if slot in self._pinned else self._policy.last_use(slot),
+            )
+            for slot in range(start, min(stop, columns.num_slots))
+            if columns.is_used(slot)
+        ]
 
     def handles(self) -> Iterator[CachedBlock]:
         return map(self.handle, self.slots())

@@ -11,9 +11,11 @@ from rcjax.commands.cli.build import build
 from rcjax.commands.cli.demo import demo
 from rcjax.commands.cli.evaluate import evaluate
 from rcjax.commands.cli.place import place
+from rcjax.commands.cli.plan import plan
 from rcjax.commands.cli.rank import rank
 from rcjax.commands.cli.serve import serve
 from rcjax.commands.cli.simulate import simulate
+from rcjax.commands.cli.snapshot import restore, snapshot
 from rcjax.commands.cli.train import train
 
 app = typer.Typer(
@@ -27,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command()(demo)
+app.command()(plan)
 app.command()(serve)
 app.command()(build)
 app.command()(rank)
@@ -35,6 +38,8 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(place)
 app.command()(simulate)
+app.command()(snapshot)
+app.command()(restore)
 
 
 @app.callback()

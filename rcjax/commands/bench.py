@@ -1,12 +1,10 @@
-"""Quick measurements: arms side by side in this process, and a load test of a running server."""
+"""A quick measurement: arms side by side in this process. `rcjax.commands.load` tests a running server."""
 
 import itertools
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rcjax.catalog import Catalogue, Request
-from rcjax.commands.report import Answer, arm_table, asked, stage_table
+from rcjax.commands.report import Answer, arm_table, stage_table
 from rcjax.config import Settings, read_catalogue
 from rcjax.disk import write_whole
 from rcjax.errors import RcjaxError
@@ -22,7 +20,6 @@ from rcjax.evaluation.arms import arm_order, baselines
 from rcjax.evaluation.percentiles import percentiles
 from rcjax.model.spec import Model
 from rcjax.request import RecommendRequest
-from rcjax.serving.client import RecommenderClient
 from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import announced, noted
@@ -32,20 +29,6 @@ Clock = Callable[[], float]
 
 # arm: how many times below prefix caching its P50 TTFT is to be
 TARGETS = {"rcjax": 5.0, "parallel": 10.0}
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """What callers saw: answers, failures by type, and the seconds from the first call to the last answer."""
-
-    answers: tuple[Answer, ...]
-    failures: Mapping[str, int]
-    wall_s: float
-    concurrency: int
-
-    @property
-    def requests_per_s(self) -> float:
-        return len(self.answers) / self.wall_s
 
 
 def bench_requests(catalogue: Catalogue, num_requests: int) -> list[Request]:
@@ -90,50 +73,6 @@ def _rank_in_turns(
     return answers
 
 
-def load_test(
-    client: RecommenderClient,
-    requests: Sequence[Request],
-    arm: str,
-    concurrency: int,
-    *,
-    clock: Clock = time.perf_counter,
-) -> LoadReport:
-    """Sends the requests with `concurrency` of them under way at any time; RcjaxError if none succeeds."""
-
-    def ask(request: Request) -> Answer | RcjaxError:
-        try:
-            return asked(client, RecommendRequest(request.candidates, request.user_id, arm=arm), clock)
-        except RcjaxError as error:
-            return error
-
-    start_s = clock()
-    with ThreadPoolExecutor(concurrency) as callers:
-        outcomes = list(callers.map(ask, requests))
-    wall_s = clock() - start_s
-    errors = [outcome for outcome in outcomes if isinstance(outcome, RcjaxError)]
-    if len(errors) == len(outcomes):
-        raise errors[0]
-    failures = Counter(type(error).__name__ for error in errors)
-    return LoadReport(tuple(o for o in outcomes if isinstance(o, Answer)), dict(failures), wall_s, concurrency)
-
-
-def show_load(console: Console, report: LoadReport) -> None:
-    by_arm: dict[str, list[Answer]] = {}
-    for answer in report.answers:
-        by_arm.setdefault(answer.result.arm, []).append(answer)
-    console.print(arm_table(by_arm, [], title="at the server: from arrival to the first ranked item", tails=True))
-    console.print(stage_table(by_arm, title="where the time went"))
-    seen = percentiles([answer.caller_ms for answer in report.answers])
-    console.print(
-        f"{len(report.answers)} answers in {report.wall_s:.1f} s, {report.concurrency} at a time: "
-        f"{report.requests_per_s:.2f} requests/s; callers waited "
-        + ", ".join(f"{name.upper()} {ms:,.0f} ms" for name, ms in seen.items()),
-        highlight=False,
-    )
-    for name, count in report.failures.items():
-        console.print(f"{count} failed: {name}", style="red")
-
-
 def claims(answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
     """The speed-ups that the project promises, where the arms are there to measure them."""
     if "prefix" not in answers:
@@ -148,10 +87,10 @@ def claims(answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, Any]]:
     return found
 
 
-def write_json(path: Path, answers: Mapping[str, Sequence[Answer]], **more: Any) -> None:
-    """Raw samples by arm, `claims`, and whatever else a caller adds."""
+def write_json(path: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
+    """Raw samples by arm, and the claims."""
     samples = {arm: [_sample(answer) for answer in of_arm] for arm, of_arm in answers.items()}
-    report = {"benchmark": "rcjax bench", "samples": samples, **more}
+    report = {"benchmark": "rcjax bench", "samples": samples, "claims": claims(answers)}
     write_whole(path, json.dumps(report, indent=1) + "\n")
 
 

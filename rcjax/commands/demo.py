@@ -88,7 +88,8 @@ def _serve_and_ask(
     console: Console, engine: LocalEngine, shop: Catalogue, settings: Settings, clock: Callable[[], float]
 ) -> tuple[dict[str, list[Answer]], int]:
     """What each arm answered to each request over gRPC, and how many programs were compiled meanwhile."""
-    server = new_server(settings, lambda: engine.router, host="127.0.0.1", ports=(0, 0))
+    local = settings.model_copy(update={"server": settings.server.for_this_process()})
+    server = new_server(local, lambda: engine.router)
     with running_server(server) as addresses, RecommenderClient(addresses.main, addresses.admin) as client:
         console.print(f"serving gRPC on {addresses.main} (admin {addresses.admin})\n", highlight=False)
         answers: dict[str, list[Answer]] = {arm: [] for arm in arm_order(settings)}

@@ -57,7 +57,8 @@ def run_mesh_demo(
         f"{cached}: {report.num_built} blocks computed, the others copied from slice to slice\n", highlight=False
     )
     asks = [RecommendRequest(request.candidates, request.user_id) for request in shop.requests]
-    server = new_server(settings, lambda: engine.router, host="127.0.0.1", ports=(0, 0))
+    local = settings.model_copy(update={"server": settings.server.for_this_process()})
+    server = new_server(local, lambda: engine.router)
     with running_server(server) as addresses, RecommenderClient(addresses.main, addresses.admin) as client:
         with ThreadPoolExecutor(mesh.slices) as callers:
             answers = list(callers.map(lambda ask: asked(client, ask, clock), asks))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from rcjax.config.admission import AdmissionSettings
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
 from rcjax.config.cache import CacheSettings, SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings
@@ -14,7 +15,9 @@ from rcjax.config.mesh import MeshSettings
 from rcjax.config.paths import in_folder
 from rcjax.config.server import ServerSettings
 from rcjax.config.shapes import EMBEDDED_SHAPES, ShapeSettings
+from rcjax.config.snapshot import SnapshotSettings
 from rcjax.config.strict import StrictModel
+from rcjax.config.telemetry import TelemetrySettings
 from rcjax.config.train import TrainSettings
 from rcjax.model.location import located
 from rcjax.prompt import History
@@ -38,6 +41,9 @@ class Settings(StrictModel):
     semantic: SemanticSettings = SemanticSettings()
     shapes: ShapeSettings = EMBEDDED_SHAPES
     server: ServerSettings = ServerSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     train: TrainSettings = TrainSettings()
     compilation_cache: Path | None = None  # None: a folder in the user's cache directory
 
@@ -45,6 +51,9 @@ class Settings(StrictModel):
     def _consistent(self) -> "Settings":
         if self.default_arm not in self.arms:
             raise ValueError(f"default_arm={self.default_arm!r} is not one of the arms {sorted(self.arms)}")
+        for arm, place in self.admission.named_arms().items():
+            if arm not in self.arms:
+                raise ValueError(f"{place} has {arm!r}, which is not one of the arms {sorted(self.arms)}")
         largest = max(shape.fresh_tokens for shape in self.shapes.build)
         needed = max(self.limits.max_item_tokens, self.limits.max_history_tokens)
         if largest < needed:
@@ -68,6 +77,8 @@ class Settings(StrictModel):
             "cache": self.cache.in_folder(folder),
             "catalogue": self.catalogue.in_folder(folder),
             "mesh": self.mesh.in_folder(folder),
+            "server": self.server.in_folder(folder),
+            "snapshot": self.snapshot.in_folder(folder),
         }
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))

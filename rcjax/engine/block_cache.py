@@ -33,9 +33,10 @@ class BlockCache:
         self.directory = directory
         self.keys = keys
         self.executor = executor
-        self.num_hits = 0
+        self.num_local_hits = 0
         self.num_misses = 0
-        self.num_replica_hits = 0  # of `num_hits`, blocks that were copied from another slice before
+        self.num_computed = 0  # blocks, for requests and writes
+        self.num_replica_hits = 0  # on blocks that were copied from another slice before
         self.num_lent_pages = 0
         self.fetches: Fetches | None = None
         self.spilling: Spilling | None = None
@@ -71,6 +72,10 @@ class BlockCache:
     @property
     def instruction_pages(self) -> tuple[int, ...]:
         return self.passes.instruction_pages
+
+    @property
+    def num_hits(self) -> int:
+        return self.num_local_hits + self.num_replica_hits
 
     @property
     def num_claims(self) -> int:
@@ -124,10 +129,10 @@ class BlockCache:
         if builds is None:
             self._unpin(found.values())
             return False
-        self.num_hits += len(found)
+        num_replicas = self._note_replicas(claim, found.values()) if self.directory.replicas else 0
+        self.num_local_hits += len(found) - num_replicas
+        self.num_replica_hits += num_replicas
         self.num_misses += len(missing)
-        if self.directory.replicas:
-            self._note_replicas(claim, found.values())
         self._num_claims += 1
         for build in builds:
             self._builds[build.cached.key] = build
@@ -167,12 +172,13 @@ class BlockCache:
         if self.fetches is not None:
             self.fetches.distrust(block.key)
 
-    def _note_replicas(self, claim: Claim, found: Iterable[CachedBlock]) -> None:
-        """Counts hits on replicas; one that a write wants here is none any more."""
-        for cached in [cached for cached in found if cached.is_replica]:
-            self.num_replica_hits += 1
+    def _note_replicas(self, claim: Claim, found: Iterable[CachedBlock]) -> int:
+        """How many are replicas; one that a write wants here is none any more."""
+        replicas = [cached for cached in found if cached.is_replica]
+        for cached in replicas:
             if not claim.is_urgent:
                 self.directory.adopt(cached)
+        return len(replicas)
 
     def _unpin(self, blocks: Iterable[CachedBlock]) -> None:
         for cached in blocks:
@@ -256,6 +262,7 @@ class BlockCache:
                 self._finish(build, error)
                 self.directory.abort(build.cached)
             raise
+        self.num_computed += len(group)
         for build in group:
             self._commit(build)
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
+from rcjax.cache.pages import NOWHERE as NOWHERE
 from rcjax.engine.cost import CostModel, Program
 from rcjax.engine.programs import Programs
 from rcjax.engine.shape import Shape
@@ -17,7 +18,6 @@ from rcjax.model.probe import KnownTokens
 from rcjax.model.selection import Measure
 
 TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
-NOWHERE = -1  # in place of the number of a page
 
 T = TypeVar("T")
 
@@ -27,10 +27,16 @@ class ExecutorLostError(RuntimeError):
 
 
 class Pending(Generic[T]):
-    """A pass that was started; its result is on the device until `result` fetches it."""
+    """A pass that was started; its result is on the device until `result` fetches it.
 
-    def __init__(self, program: Program, arrays: Any, fetch: Callable[[Any], T]):
+    Of its rows and tokens `num_rows` and `num_tokens` are no padding.
+    """
+
+    def __init__(self, program: Program, arrays: Any, fetch: Callable[[Any], T], batch: Batch):
         self.program = program
+        used = np.asarray(batch.tokens.pos) >= 0
+        self.num_tokens = int(np.count_nonzero(used))
+        self.num_rows = int(np.count_nonzero(used.any(axis=1)))
         self._arrays = arrays
         self._fetch = fetch
         self.start_s = time.monotonic()
@@ -74,27 +80,27 @@ class Executor:
     def rank(self, batch: Batch, shape: Shape) -> Pending[np.ndarray]:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
         program = Program("rank", shape)
-        return Pending(program, self._start(program, batch), np.asarray)
+        return Pending(program, self._start(program, batch), np.asarray, batch)
 
     def probe(
         self, batch: Batch, known: KnownTokens, asks: np.ndarray, shape: Shape, measure: Measure
     ) -> Pending[np.ndarray]:
         """What `measure` says of each fresh or cached token, as `rcjax.model.probe.probe` does."""
         program = Program("probe", shape, measure)
-        return Pending(program, self._start(program, batch, known, asks), np.asarray)
+        return Pending(program, self._start(program, batch, known, asks), np.asarray, batch)
 
     def build(self, batch: Batch, source: np.ndarray, destination: np.ndarray, shape: Shape) -> Pending[None]:
         """Computes the fresh tokens' KV and writes it into pages, as `write_pages` says."""
         program = Program("build", shape)
         fresh = self._start(program, batch)
-        return Pending(program, self._write(fresh, source, destination), _wait)
+        return Pending(program, self._write(fresh, source, destination), _wait, batch)
 
     def decode(self, batch: Batch, source: np.ndarray, destination: np.ndarray, shape: Shape) -> Pending[np.ndarray]:
         """Like `build`, and yields the logits [B, R, V] of the whole vocabulary at the tokens to read."""
         program = Program("decode", shape)
         logits, fresh = self._start(program, batch)
         done = self._write(fresh, source, destination)
-        return Pending(program, (logits, done), lambda arrays: np.asarray(arrays[0]))
+        return Pending(program, (logits, done), lambda arrays: np.asarray(arrays[0]), batch)
 
     def read_pages(self, pages: Sequence[int]) -> KVPages:
         """Pages as they are now, on the host; blocks. One program serves any number of them, 0 included."""

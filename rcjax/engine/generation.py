@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -10,13 +11,14 @@ from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import Plan
-from rcjax.engine.ranker import pinned_prompt
+from rcjax.engine.ranker import pinned_prompt, token_counts
 from rcjax.engine.selector import Selector
 from rcjax.engine.semantic_history import SemanticHistories
 from rcjax.engine.shape import RowSize, ShapeSet
 from rcjax.engine.state import RequestState, claim_of
 from rcjax.engine.tasks import Steps
 from rcjax.prompt import Block
+from rcjax.request import TokenCounts
 
 Pages = Sequence[int]
 
@@ -42,6 +44,29 @@ class Sampling:
         return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
+class Listener(Protocol):
+    """Hears of a generation as it goes, on the worker's thread; what it raises ends the generation."""
+
+    def on_prompt(self, tokens: TokenCounts) -> None:
+        """What the prompt is made of, before the first token."""
+        ...
+
+    def on_token(self, token_id: int) -> None:
+        """A new token, as soon as it is chosen; the end-of-text token is none."""
+        ...
+
+
+class Silence:
+    """Listens to nothing: for those who wait for all tokens."""
+
+    def on_prompt(self, tokens: TokenCounts) -> None: ...
+
+    def on_token(self, token_id: int) -> None: ...
+
+
+SILENCE = Silence()
+
+
 class Generator:
     """Continues a prompt of cached and fresh blocks, in scratch pages that are given back at the end."""
 
@@ -60,14 +85,14 @@ class Generator:
         self._eos_ids = eos_ids
         self._page_tokens = cache.page_tokens
 
-    def steps(self, source: Plan | Block, sampling: Sampling) -> Steps[list[int]]:
+    def steps(self, source: Plan | Block, sampling: Sampling, listener: Listener = SILENCE) -> Steps[list[int]]:
         """The token ids that follow a plan's prompt, or a text, without the end-of-text token that may close them.
 
-        Gives way before each token. Raises `InvalidRequestError` where no shape holds the prompt or its continuation,
-        and `ResourceExhaustedError` where the pool has no pages for it.
+        Gives way before each token, and tells `listener` of each. Raises `InvalidRequestError` where no shape holds the
+        prompt or its continuation, and `ResourceExhaustedError` where the pool has no pages for it.
         """
         if isinstance(source, Block):
-            return (yield from self._continue_text(source, sampling))
+            return (yield from self._continue_text(source, sampling, listener))
         state = RequestState(source, 0.0, None, Future(), claim_of(source))
         if self._semantic is not None:
             self._semantic.borrow(state)
@@ -76,21 +101,23 @@ class Generator:
             if self._semantic is not None:
                 self._semantic.complete(state)
             prompt = pinned_prompt(state, self._page_tokens)
-            (row,), _ = yield from self._selector.rows(source.arm.selection, [prompt])
-            return (yield from self._generate(row, prompt.table, sampling))
+            (row,), (num_probed,) = yield from self._selector.rows(source.arm.selection, [prompt])
+            listener.on_prompt(token_counts(state, row, num_probed))
+            return (yield from self._generate(row, prompt.table, sampling, listener))
         finally:
             self._cache.release(state.claim)
 
-    def _continue_text(self, text: Block, sampling: Sampling) -> Steps[list[int]]:
+    def _continue_text(self, text: Block, sampling: Sampling, listener: Listener) -> Steps[list[int]]:
         # It wants no blocks, but holds pages that others may have to wait for: the cache has to know of it.
         claim = Claim((), 0, is_urgent=True)
         yield claim
         try:
-            return (yield from self._generate(Row([text], {}, (), self._page_tokens), [], sampling))
+            listener.on_prompt(TokenCounts(fresh=len(text)))
+            return (yield from self._generate(Row([text], {}, (), self._page_tokens), [], sampling, listener))
         finally:
             self._cache.release(claim)
 
-    def _generate(self, row: Row, table: list[Pages], sampling: Sampling) -> Steps[list[int]]:
+    def _generate(self, row: Row, table: list[Pages], sampling: Sampling, listener: Listener) -> Steps[list[int]]:
         pool = self._cache.directory.pool
         runs = list(_fresh_runs(row))
         num_pages = [pool.pages_for(len(run)) for run in runs]
@@ -101,12 +128,18 @@ class Generator:
             ends = np.cumsum(num_pages)
             own = tuple(scratch.pages)
             pages: list[Pages] = [own[end - num : end] for end, num in zip(ends, num_pages, strict=True)]
-            return (yield from self._continue(row, table, runs, pages, sampling))
+            return (yield from self._continue(row, table, runs, pages, sampling, listener))
         finally:
             self._cache.directory.release(scratch)
 
     def _continue(
-        self, row: Row, table: list[Pages], runs: list[Block], pages: list[Pages], sampling: Sampling
+        self,
+        row: Row,
+        table: list[Pages],
+        runs: list[Block],
+        pages: list[Pages],
+        sampling: Sampling,
+        listener: Listener,
     ) -> Steps[list[int]]:
         rng = np.random.default_rng(sampling.seed)
         logits = yield from self._prefill(row, table, runs, pages)
@@ -120,6 +153,7 @@ class Generator:
             if token in self._eos_ids:
                 break
             new.append(token)
+            listener.on_token(token)
             if len(new) == sampling.max_new_tokens:
                 break
             yield None

@@ -60,6 +60,28 @@ class Library:
     def user(self, user_id: str) -> StoredUser | None:
         return self._users.get(user_id)
 
+    def items(self) -> dict[str, StoredItem]:
+        """All items by id, as they are now."""
+        return self._items.copy()
+
+    def users(self) -> dict[str, StoredUser]:
+        """All users by id, as they are now."""
+        return self._users.copy()
+
+    def add_missing(self, kind: BlockKind, stored: Iterable[tuple[str, Stored[Any]]]) -> int:
+        """Adds items or users by id that are not known; returns how many.
+
+        Their version is that of a read that lives: what was deleted since it began stays so.
+        """
+        num_added = 0
+        table = self._table(kind)
+        for owner, one in stored:
+            with self._lock:
+                if owner not in table and self._deleted.get((kind, owner), 0) <= one.version:
+                    table[owner] = one
+                    num_added += 1
+        return num_added
+
     def note_used(self, stored: Iterable[Stored[Any]]) -> None:
         """Keeps the tokens of these longest."""
         with self._lock:

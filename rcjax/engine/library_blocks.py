@@ -13,8 +13,9 @@ from rcjax.prompt.builder import TokenIds
 class LibraryBlocks:
     """Turns items and histories into blocks as they are cached. Any thread may call it.
 
-    A block's owner is the id. Content that came inline and is not what the library holds gets an owner made of its
-    content, so that it never displaces a block of the library, and nothing of it is kept.
+    A block's owner is the id. Content that came inline and is not what the library holds gets an owner that is nobody's
+    id, so that it never displaces a block of the library, and nothing of it is kept. The histories that come inline for
+    one user have one owner: the last of them stays cached, and goes when the user is deleted.
     """
 
     def __init__(self, builder: PromptBuilder, library: Library, keys: BlockKeys):
@@ -39,9 +40,15 @@ class LibraryBlocks:
         return PlannedBlock(self._builder.block(kind, token_ids, owner), self._keys.key(kind, owner, token_ids))
 
     def make_inline(self, kind: BlockKind, token_ids: TokenIds, name: str) -> PlannedBlock:
-        """The block of content that came inline; ids hold no NUL, so its owner is nobody's id."""
-        digest = hashlib.sha256(token_ids.tobytes()).hexdigest()
-        return self.make(kind, token_ids, f"\0{name}\0{digest}")
+        """The block of content that came inline, `name` being its item's or user's id, if it has one."""
+        if kind is BlockKind.HISTORY and name:
+            return self.make(kind, token_ids, inline_owner(name))
+        return self.make(kind, token_ids, inline_owner(name, hashlib.sha256(token_ids.tobytes()).hexdigest()))
+
+
+def inline_owner(name: str, digest: str = "") -> str:
+    """The owner of what came inline; ids hold no NUL, so it is nobody's id."""
+    return f"\0{name}\0{digest}"
 
 
 def unknown_user(user_id: str) -> NotFoundError:

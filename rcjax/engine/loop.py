@@ -18,6 +18,7 @@ from rcjax.engine.claim import Claim
 from rcjax.engine.completion import Flight
 from rcjax.engine.executor import ExecutorLostError, Pending
 from rcjax.engine.fetch import Fetch
+from rcjax.engine.pass_tally import PassTally
 from rcjax.engine.ranker import Ranker
 from rcjax.engine.requests import Requests
 from rcjax.engine.semantic_history import SemanticHistories
@@ -42,6 +43,8 @@ class SliceLoop:
         clock: Callable[[], float],
     ):
         self.cache = cache
+        self.passes = PassTally()
+        self.tokens = ranker.tokens
         self._ranker = ranker
         self._fly = fly
         self._clock = clock
@@ -115,8 +118,10 @@ class SliceLoop:
         self._drop_dead()
 
     def _observe(self, flight: Flight, seconds: float) -> None:
-        program = flight.pending.program
+        pending = flight.pending
+        program = pending.program
         self.cache.executor.cost.observe(program.purpose, program.shape, seconds, program.measure)
+        self.passes.add(program.purpose, program.shape, pending.num_rows, pending.num_tokens, seconds)
         if not flight.task.is_urgent:
             # Not below the one pass: what writes took while no request waited is not held against them.
             self._background_s = max(self._background_s - seconds, -seconds)
@@ -215,7 +220,10 @@ class SliceLoop:
 
         def on_error(error: BaseException) -> None:
             if self._requests.return_failed(members, error) and not isinstance(error, RcjaxError):
-                logger.error("a pass of %d requests failed; running each alone", len(members), exc_info=error)
+                about = {"request_id": " ".join(state.request_id for state in members).strip()}
+                logger.error(
+                    "a pass of %d requests failed; running each alone", len(members), exc_info=error, extra=about
+                )
 
         steps = self._ranker.rank(members, shape)
         self._resume(Task(steps, lambda answers: self._requests.answer(members, answers), on_error, True), None, None)

@@ -52,6 +52,8 @@ class Plan:
     size: RowSize
     block_pages: int  # pages that the blocks of `cached` hold
     cost_s: float  # of the pass alone, in the cheapest shape
+    share_s: float  # of a pass that others fill too: what the slice spends on it while many wait
+    full_pass_s: float  # of that pass
     version: int  # of the library that it read
     plan_s: float
 

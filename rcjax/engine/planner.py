@@ -9,16 +9,17 @@ from rcjax.cache import BlockKeys
 from rcjax.catalog.types import Item
 from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Row
+from rcjax.engine.generation_planner import GenerationPlan, GenerationPlanner
 from rcjax.engine.library import Library
 from rcjax.engine.library_blocks import LibraryBlocks, unknown_user
 from rcjax.engine.plan import Plan, PlannedBlock, Stored, WritePlan
 from rcjax.engine.shape import RowSize, ShapeSet
 from rcjax.engine.source_plan import SourcePlanner
-from rcjax.engine.validation import ServiceLimits, candidate_field, ids_of, validate_request
+from rcjax.engine.validation import candidate_field, ids_of, validate_request
 from rcjax.engine.write_planner import WritePlanner
 from rcjax.errors import InvalidRequestError, NotFoundError
 from rcjax.prompt import BlockKind, FittingTexts, Prompt, PromptBuilder
-from rcjax.request import EngineInfo, RecommendRequest, Write
+from rcjax.request import EngineInfo, GenerateRequest, RecommendRequest, Write
 
 
 class Planner:
@@ -31,11 +32,11 @@ class Planner:
         keys: BlockKeys,
         arms: Mapping[str, Arm],
         info: EngineInfo,
-        limits: ServiceLimits,
         rank_shapes: ShapeSet,
         *,
         max_len: int,
         max_block_pages: int,
+        generate_shapes: ShapeSet | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         """`max_len` is the model's context; `max_block_pages` what a pool can hold, the instruction included."""
@@ -45,7 +46,7 @@ class Planner:
         self._instruction = PlannedBlock(builder.instruction_block(), keys.instruction)
         self._arms = dict(arms)
         self._info = info
-        self._limits = limits
+        self._limits = limits = info.limits
         self._rank_shapes = rank_shapes
         self._max_len = max_len
         self._max_block_pages = max_block_pages
@@ -61,6 +62,15 @@ class Planner:
             page_tokens=info.page_tokens,
             max_block_pages=max_block_pages,
         )
+        self._generations = GenerationPlanner(
+            self.plan,
+            builder.text_block,
+            library.versions,
+            generate_shapes,
+            limits,
+            page_tokens=info.page_tokens,
+            max_len=max_len,
+        )
         self._sources = {name: SourcePlanner(arm, info.page_tokens) for name, arm in arms.items()}
 
     def plan(self, request: RecommendRequest) -> Plan:
@@ -75,6 +85,14 @@ class Planner:
         except BaseException:
             self.library.versions.end_read(version)
             raise
+
+    def plan_generation(self, request: GenerateRequest) -> GenerationPlan:
+        """As `plan`, for what is to be continued."""
+        return self._generations.plan(request)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text that tokens spell."""
+        return self.builder.decode(token_ids)
 
     def plan_write(self, write: Write) -> WritePlan:
         """The plan of a write; changes nothing. Writes of one user are to be planned and swapped one at a time.
@@ -113,7 +131,7 @@ class Planner:
         else:
             num_fresh = num_tokens - sum(source.num_cached - len(source.selected) for source in sources.values())
             size = RowSize(num_fresh, self._sources[request.arm].num_pages(prompt, sources))
-        shape = self._rank_shapes.fit([size])
+        cost = self._rank_shapes.row_cost(size)
         return Plan(
             request=request,
             arm=arm,
@@ -124,7 +142,9 @@ class Planner:
             row=row,
             size=size,
             block_pages=block_pages,
-            cost_s=self._rank_shapes.seconds(shape),
+            cost_s=cost.alone_s,
+            share_s=cost.share_s,
+            full_pass_s=cost.full_pass_s,
             version=version,
             plan_s=self._clock() - start_s,
         )

@@ -14,6 +14,7 @@ from rcjax.engine.origin import Origin
 from rcjax.engine.selector import PinnedPrompt, Selector
 from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.state import RequestState
+from rcjax.engine.token_tally import TokenTally
 from rcjax.errors import RcjaxError
 from rcjax.model.scoring import Scorer
 from rcjax.request import RankedItem, RecommendResult, StageTimes, TokenCounts
@@ -39,6 +40,7 @@ class Ranker:
     ):
         self.shapes = shapes
         self.selector = selector
+        self.tokens = TokenTally()
         self._executor = executor
         self._scorer = scorer
         self._page_tokens = page_tokens
@@ -83,12 +85,14 @@ class Ranker:
         scores = self._scorer.scores(logits, plan.arm.scoring, len(plan.item_ids))
         values: list[float] = scores.tolist()
         if not all(map(math.isfinite, values)):
-            logger.error("the model gave scores that are not finite for %s: %s", plan.item_ids, scores)
+            about = {"request_id": state.request_id}
+            logger.error("the model gave scores that are not finite for %s: %s", plan.item_ids, scores, extra=about)
             return RcjaxError("the model gave scores that are not finite numbers for this request")
         ids = plan.item_ids
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)  # stable: the earlier wins a tie
         best = order[: plan.request.top_k or None]
         ranking = tuple([RankedItem(ids[i], values[i], rank) for rank, i in enumerate(best, start=1)])
+        self.tokens.add(row, state.claim, state.prompt.unmatched if state.prompt is not None else {})
         times = _stage_times(state, of_pass, self._clock())
         return RecommendResult(ranking, token_counts(state, row, num_probed), times, plan.request.arm)
 

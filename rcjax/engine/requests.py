@@ -97,7 +97,7 @@ class Requests:
             raise
         except Exception as error:
             state.stage = Stage.DONE
-            fail(state.future, public(error))
+            fail(state.future, public(error, state.request_id))
             return True
         state.stage = Stage.BUILDING
         if state.claim.is_done:
@@ -110,7 +110,7 @@ class Requests:
         state.ready_s = self._clock()
         if state.claim.error is not None:
             self._release(state)
-            fail(state.future, public(state.claim.error))
+            fail(state.future, public(state.claim.error, state.request_id))
             return
         try:
             if self._semantic is not None:
@@ -118,7 +118,7 @@ class Requests:
         except Exception as error:
             self._cache.executor.check()
             self._release(state)
-            fail(state.future, public(error))
+            fail(state.future, public(error, state.request_id))
             return
         state.stage = Stage.READY
         self._ready.setdefault(state.plan.request.arm, []).append(state)
@@ -162,7 +162,7 @@ class Requests:
         self._num_running -= len(members)
         if len(members) == 1:
             self._release(members[0])
-            fail(members[0].future, public(error))
+            fail(members[0].future, public(error, members[0].request_id))
             return False
         for state in members:
             state.stage, state.is_alone = Stage.READY, True

@@ -6,6 +6,7 @@ Zhao et al., "RcLLM", arXiv 2605.07443, III-B; `rcjax.cache.semantic` has the po
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,6 @@ from rcjax.cache.semantic import InstanceFields, SemanticPool, TokenEmbedding
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import PlannedBlock
-from rcjax.engine.planner import Planner
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
@@ -24,6 +24,9 @@ from rcjax.kernels.kv import KVPages, quantise_pages
 from rcjax.kernels.selective_attention import Rope
 from rcjax.model.rope import turned, turned_back
 from rcjax.prompt import BlockKind, History
+
+if TYPE_CHECKING:
+    from rcjax.engine.planner import Planner  # which plans generations too, and so imports what generates
 
 BFLOAT16 = jnp.dtype(jnp.bfloat16)
 
@@ -33,14 +36,14 @@ _log = logging.getLogger(__name__)
 class SemanticHistories:
     """A pool of KV that some of the library's users lend, and scratch pages to put it in.
 
-    What is lent is never found by the key of the history that borrows it. The pool holds traces of the users whose
-    histories it was built from, deleted ones too, until it is built anew. The worker's thread uses it.
+    What is lent is never found by the key of the history that borrows it. What a user lends leaves the pool with that
+    user, unless another one who is there has the very same history. The worker's thread uses it.
     """
 
     def __init__(
         self,
         cache: BlockCache,
-        planner: Planner,
+        planner: "Planner",
         decode: Callable[[list[int]], str],
         rope: Rope,
         *,
@@ -58,21 +61,27 @@ class SemanticHistories:
         self._max_prototypes = max_prototypes
         self._min_similarity = min_similarity
         self._pool: SemanticPool | None = None
-        self._sampled: frozenset[str] = frozenset()
+        self._lenders: list[set[str]] = []  # the users of each history that the pool was built from
 
     def build(self, seed: int) -> Steps[int]:
         """Builds the pool from the exact KV of users drawn from the library; returns the number of its prototypes.
 
         It replaces a former pool. Histories that miss are computed, one at a time. Without users there is no pool.
         """
-        self._pool, self._sampled = None, frozenset()
+        self._pool, self._lenders = None, []
         known = self._planner.library.user_ids
         drawn = np.random.default_rng(seed).permutation(len(known))[: self._num_sampled_users]
         users = [known[i] for i in drawn]
-        found = [planned for user_id in users if (planned := self._planner.history_block(user_id)) is not None]
-        blocks = {planned.block.token_ids.tobytes(): planned for planned in found if len(planned.block)}
+        blocks: dict[bytes, PlannedBlock] = {}
+        lenders: dict[bytes, set[str]] = {}
+        for user_id in users:
+            planned = self._planner.history_block(user_id)
+            if planned is not None and len(planned.block):
+                blocks[planned.block.token_ids.tobytes()] = planned
+                lenders.setdefault(planned.block.token_ids.tobytes(), set()).add(user_id)
         if not blocks:
             return 0
+        self._lenders = list(lenders.values())  # from here on, as a user may be deleted before all is computed
         start = next(iter(blocks.values())).block.start
         building = SemanticPool.building(
             [planned.block.token_ids for planned in blocks.values()],
@@ -88,14 +97,28 @@ class SemanticHistories:
             try:
                 wanted = building.send(kv)
             except StopIteration as end:
-                self._pool, self._sampled = end.value, frozenset(users)
-                return self._pool.num_prototypes
+                self._pool = end.value
+                self._forget_deserted()
+                return 0 if self._pool is None else self._pool.num_prototypes
             kv = yield from exact_kv(self._cache, blocks[wanted.tobytes()], self._rope)
 
-    def note_dropped(self, names: Sequence[tuple[BlockKind, str]]) -> None:
-        """Warns where the pool still holds traces of a user who was deleted."""
-        if any(kind is BlockKind.HISTORY and owner in self._sampled for kind, owner in names):
-            _log.warning("the semantic pool holds traces of a deleted user; call build_semantic_pool to be rid of them")
+    def drop(self, names: Sequence[tuple[BlockKind, str]]) -> None:
+        """Takes what users lent who are deleted out of the pool; requests that have it in their pages go on."""
+        gone = {owner for kind, owner in names if kind is BlockKind.HISTORY}
+        if any(lenders & gone for lenders in self._lenders):
+            for lenders in self._lenders:
+                lenders -= gone
+            self._forget_deserted()
+
+    def _forget_deserted(self) -> None:
+        """Takes histories without users out of the pool."""
+        deserted = [index for index, lenders in enumerate(self._lenders) if not lenders]
+        if self._pool is None or not np.isin(self._pool.prototypes.histories, deserted).any():
+            return
+        former = self._pool.num_prototypes
+        pool = self._pool.without(deserted)
+        self._pool = pool if pool.num_prototypes else None
+        _log.info("the semantic pool lost %d prototypes of deleted users", former - pool.num_prototypes)
 
     def borrow(self, state: RequestState) -> None:
         """Looks up what the pool has for a request's history, and has its claim ask for pages to put that in.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rcjax.errors import InvalidRequestError
 
@@ -57,6 +58,14 @@ class Shape:
         return size.num_pages - sum(taken[: self.tiles])
 
 
+class RowCost(NamedTuple):
+    """Seconds of a pass for a row alone, and of the full pass in which a row costs the fewest seconds, its share."""
+
+    alone_s: float
+    share_s: float
+    full_pass_s: float
+
+
 class ShapeSet:
     """The shapes that were compiled for one purpose; `seconds` says what a pass of each takes, which may change."""
 
@@ -80,9 +89,18 @@ class ShapeSet:
 
     def fit(self, sizes: Sequence[RowSize]) -> Shape:
         """The fastest shape that holds rows of these sizes; `InvalidRequestError` if none does."""
+        return min(self._holding(sizes), key=self.seconds)
+
+    def row_cost(self, size: RowSize) -> "RowCost":
+        """What a row of that size costs; `InvalidRequestError` if no shape holds it."""
+        timed = [(self.seconds(shape), shape.batch) for shape in self._holding([size])]
+        full_pass_s, batch = min(timed, key=lambda one: one[0] / one[1])
+        return RowCost(alone_s=min(timed)[0], share_s=full_pass_s / batch, full_pass_s=full_pass_s)
+
+    def _holding(self, sizes: Sequence[RowSize]) -> list[Shape]:
         holding = [shape for shape in self.shapes if len(sizes) <= shape.batch and all(map(shape.holds, sizes))]
         if holding:
-            return min(holding, key=self.seconds)
+            return holding
         fresh_tokens, num_pages = max(size.fresh_tokens for size in sizes), max(size.num_pages for size in sizes)
         raise InvalidRequestError(
             f"the {self.purpose} pass needs {fresh_tokens=} and {num_pages=} for batch={len(sizes)}, more than any "

@@ -3,7 +3,7 @@
 import logging
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -11,6 +11,7 @@ from rcjax.cache.semantic import Match, SemanticPool
 from rcjax.engine.assembly import Row
 from rcjax.engine.claim import Claim
 from rcjax.engine.plan import Plan
+from rcjax.engine.request_id import current_request_id
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.shape import RowSize
 from rcjax.errors import DeadlineExceededError, RcjaxError
@@ -60,6 +61,7 @@ class RequestState:
     is_alone: bool = False  # a batch with it failed, so it runs by itself
     granted_s: float = 0.0
     ready_s: float = 0.0
+    request_id: str = field(default_factory=current_request_id)  # of whoever hands it over
 
     @property
     def size(self) -> RowSize:
@@ -96,9 +98,9 @@ def fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-def public(error: BaseException) -> RcjaxError:
+def public(error: BaseException, request_id: str = "") -> RcjaxError:
     """What a caller may know of `error`; what they may not is logged."""
     if isinstance(error, RcjaxError):
         return error
-    logger.error("a request failed", exc_info=error)
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
     return RcjaxError("internal error; the server's log has the details")

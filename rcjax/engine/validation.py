@@ -6,23 +6,21 @@ tokens are checked where texts are tokenised (`rcjax.prompt.FittingTexts`).
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, half_a_character
-from rcjax.request import AppendEvents, DeleteItems, DeleteUser, EngineInfo, PutItems, PutUser, RecommendRequest, Write
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """What one call may carry whatever the model; lengths are in characters."""
-
-    max_id_len: int = 256
-    max_text_len: int = 20_000  # of each text field
-    max_categories: int = 32  # of one item
-    max_items: int = 1_000  # in one PutItems or DeleteItems
-    max_events: int = 1_000  # in one call
+from rcjax.request import (
+    AppendEvents,
+    DeleteItems,
+    DeleteUser,
+    EngineInfo,
+    PutItems,
+    PutUser,
+    RecommendRequest,
+    ServiceLimits,
+    Write,
+)
 
 
 def validate_request(request: RecommendRequest, info: EngineInfo, limits: ServiceLimits) -> None:
@@ -39,6 +37,9 @@ def validate_request(request: RecommendRequest, info: EngineInfo, limits: Servic
     if not 0 <= request.top_k <= num_candidates:
         message = f"top_k is {request.top_k}, not within 0 (all) and {num_candidates}, the number of candidates"
         raise InvalidRequestError(message, field="top_k")
+    if (num_ranked := request.top_k or num_candidates) > limits.max_top_k:
+        asked = f"top_k is {request.top_k}" + ("" if request.top_k else f", which asks for all {num_ranked}")
+        raise InvalidRequestError(f"{asked}, over the limit of {limits.max_top_k}; ask for fewer", field="top_k")
     if request.history is not None:
         _check_events(request.history, "history.events", limits)
     if not request.user_id and request.history is None:
@@ -95,15 +96,16 @@ def _check_item_ids(item_ids: Sequence[str], limits: ServiceLimits) -> None:
 
 def _check_item(item: Item, path: str, limits: ServiceLimits) -> None:
     _check_id(item.item_id, f"{path}.item_id", limits)
-    _check_text(item.title, f"{path}.title", limits)
-    _check_text(item.description, f"{path}.description", limits)
-    _check_text(item.brand, f"{path}.brand", limits)
+    num_bytes = _check_text(item.title, f"{path}.title", limits)
+    num_bytes += _check_text(item.description, f"{path}.description", limits)
+    num_bytes += _check_text(item.brand, f"{path}.brand", limits)
     if not (item.title.strip() or item.description.strip()):
         message = f"{path} has no text: give a title or a description"
         raise InvalidRequestError(message, field=f"{path}.title")
     _check_at_most(len(item.categories), limits.max_categories, f"{path}.categories")
     for index, category in enumerate(item.categories):
-        _check_text(category, f"{path}.categories[{index}]", limits)
+        num_bytes += _check_text(category, f"{path}.categories[{index}]", limits)
+    _check_bytes(num_bytes, path, limits)
     if item.price is not None and not 0 <= item.price < math.inf:
         field = f"{path}.price"
         raise InvalidRequestError(f"{field} is {item.price}, not a finite number from 0", field=field)
@@ -114,8 +116,8 @@ def _check_events(events: Sequence[Event], path: str, limits: ServiceLimits) -> 
     for index, event in enumerate(events):
         at = f"{path}[{index}]"
         _check_id(event.item_id, f"{at}.item_id", limits)
-        _check_text(event.title, f"{at}.title", limits)
-        _check_text(event.text, f"{at}.text", limits)
+        num_bytes = _check_text(event.title, f"{at}.title", limits) + _check_text(event.text, f"{at}.text", limits)
+        _check_bytes(num_bytes, at, limits)
         if not (event.title.strip() or event.text.strip()):
             raise InvalidRequestError(f"{at} has no text: give a title or a text", field=f"{at}.title")
         if event.rating is not None and not math.isfinite(event.rating):
@@ -148,18 +150,24 @@ def _refuse_id(value: str, field: str, limits: ServiceLimits) -> NoReturn:
     raise InvalidRequestError(f"{field} is {value!r}: an id must not hold NUL", field=field)
 
 
-def _check_text(value: str, field: str, limits: ServiceLimits) -> None:
+def _check_text(value: str, field: str, limits: ServiceLimits) -> int:
+    """How many bytes it has."""
     _check_len(value, limits.max_text_len, field)
-    check_characters(value, field)
+    return check_characters(value, field)
 
 
-def check_characters(value: str, field: str) -> None:
-    """Refuses half a surrogate pair: Python takes it for a character, UTF-8 and tokenizers do not."""
+def check_characters(value: str, field: str) -> int:
+    """Refuses half a surrogate pair: Python takes it for a character, UTF-8 does not. Returns how many bytes it has."""
     try:
-        if not value.isascii():  # which Python knows without looking at the text
-            value.encode()
+        return len(value) if value.isascii() else len(value.encode())  # which Python knows without looking at the text
     except UnicodeEncodeError as error:
         raise half_a_character(error, field) from error
+
+
+def _check_bytes(num_bytes: int, path: str, limits: ServiceLimits) -> None:
+    if num_bytes > limits.max_text_bytes:
+        message = f"{path} has {num_bytes} bytes of text, over the limit of {limits.max_text_bytes}; shorten it"
+        raise InvalidRequestError(message, field=path)
 
 
 def _check_len(value: str, max_len: int, field: str) -> None:

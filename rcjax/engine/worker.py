@@ -15,7 +15,7 @@ from rcjax.engine.completion import Completions, Flight
 from rcjax.engine.exchange import Exchange
 from rcjax.engine.executor import ExecutorLostError
 from rcjax.engine.fetch import Delivery, Fetch, Peers
-from rcjax.engine.generation import Generator, Sampling
+from rcjax.engine.generation import SILENCE, Generator, Listener, Sampling
 from rcjax.engine.inbox import Inbox
 from rcjax.engine.lending import lend
 from rcjax.engine.loop import SliceLoop
@@ -129,7 +129,7 @@ class SliceWorker:
 
         def drop(worker: "SliceWorker") -> int:
             if worker._semantic is not None:
-                worker._semantic.note_dropped(names)
+                worker._semantic.drop(names)
             return sum(worker.cache.directory.drop(kind, owner, version) for kind, owner in names)
 
         dropped = self.call(drop)
@@ -139,12 +139,16 @@ class SliceWorker:
         """Copies of those of the blocks that this slice holds, for another slice; see `rcjax.engine.fetch.Lender`."""
         return self.call(lambda worker: lend(worker.cache, wanted))
 
-    def generate(self, source: Plan | Block, sampling: Sampling, deadline_s: float | None = None) -> Future[list[int]]:
-        """The token ids that continue a prompt, computed a step a turn."""
+    def generate(
+        self, source: Plan | Block, sampling: Sampling, deadline_s: float | None = None, listener: Listener = SILENCE
+    ) -> Future[list[int]]:
+        """The token ids that continue a prompt, computed a step a turn; `listener` hears of each as it comes."""
         generator = self._generator
         if generator is None:
             raise InvalidRequestError("this engine has no generate shapes; configure shapes.generate")
-        return self.run(lambda worker: generator.steps(source, sampling), is_urgent=True, deadline_s=deadline_s)
+        return self.run(
+            lambda worker: generator.steps(source, sampling, listener), is_urgent=True, deadline_s=deadline_s
+        )
 
     def choose_orders(self, seed: int) -> Future[int]:
         """Works out which tokens of each known item the `offline` policy shall select; the result: for how many."""
@@ -210,7 +214,7 @@ class SliceWorker:
 
     @property
     def stats(self) -> WorkerStats:
-        return WorkerStats.of(self.cache)
+        return WorkerStats.of(self.cache, self._loop.passes, self._loop.tokens)
 
     # ---- the thread
 

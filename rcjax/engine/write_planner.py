@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.engine.library import Library
-from rcjax.engine.library_blocks import LibraryBlocks, unknown_user
+from rcjax.engine.library_blocks import LibraryBlocks, inline_owner, unknown_user
 from rcjax.engine.plan import Change, PlannedBlock, Stored, WritePlan
-from rcjax.engine.validation import ServiceLimits, validate_write
+from rcjax.engine.validation import validate_write
 from rcjax.errors import InvalidRequestError
 from rcjax.prompt import Block, BlockKind, FittedHistory, FittingTexts
-from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, Write
+from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, ServiceLimits, Write
 
 
 class WritePlanner:
@@ -46,7 +46,7 @@ class WritePlanner:
             case AppendEvents(user_id, events):
                 return self._plan_appending(write, user_id, events)
             case DeleteUser(user_id):
-                return self._plan_deletion(write, BlockKind.HISTORY, (user_id,))
+                return self._plan_deletion(write, BlockKind.HISTORY, (user_id,), (inline_owner(user_id),))
 
     def _plan_items(self, write: Write, items: Sequence[Item]) -> WritePlan:
         blocks = []
@@ -90,10 +90,13 @@ class WritePlanner:
             return WritePlan(write, version, (), None, (name,), (change,))
         return WritePlan(write, version, (block,), grow_from, (), (change,))
 
-    def _plan_deletion(self, write: Write, kind: BlockKind, owners: Sequence[str]) -> WritePlan:
+    def _plan_deletion(
+        self, write: Write, kind: BlockKind, owners: Sequence[str], inline: Sequence[str] = ()
+    ) -> WritePlan:
+        """`inline` are owners of what came with requests, and is not in the library."""
         version = self._library.versions.begin_write()
-        names = tuple((kind, owner) for owner in owners)
-        return WritePlan(write, version, (), None, names, tuple(Change(*name, None) for name in names))
+        names = tuple((kind, owner) for owner in (*owners, *inline))
+        return WritePlan(write, version, (), None, names, tuple(Change(kind, owner, None) for owner in owners))
 
     def _check_block(self, block: Block, field: str) -> None:
         num_pages = -(-len(block) // self._page_tokens)

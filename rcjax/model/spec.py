@@ -57,14 +57,34 @@ def load_model(spec: str, *, dtype: Dtype = jnp.float32, shardings: Shardings | 
     """
     path = expanded(spec)
     if spec.startswith(PACKAGE):
-        return _load_gguf(_packaged_gguf(spec.removeprefix(PACKAGE)), dtype, shardings)
+        return _load_gguf(packaged_gguf(spec.removeprefix(PACKAGE)), dtype, shardings)
     if path.suffix == ".gguf":
         return _load_gguf(path, dtype, shardings)
     if path.is_dir():
         return _load_folder(path, path.resolve().name, dtype, shardings)
     if is_hub_id(spec):
-        return _load_folder(_hub_folder(spec), spec, dtype, shardings)
-    raise ModelLoadError(
+        return _load_folder(_hub_folder(spec, _HUB_FILES), spec, dtype, shardings)
+    raise _no_model(spec)
+
+
+def load_config(spec: str) -> ModelConfig:
+    """The config of a model that need not be there as a whole: a folder may hold its config.json alone.
+
+    A head that is stored beside tied embeddings is not seen. Raises ModelLoadError.
+    """
+    path = packaged_gguf(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else expanded(spec)
+    if path.suffix == ".gguf":
+        return GgufFile(path).config
+    if not path.is_dir():
+        if not is_hub_id(spec):
+            raise _no_model(spec)
+        path = _hub_folder(spec, ["config.json"])
+    fields = read_config(path)
+    return config_from_hf(fields.values, fields.file)
+
+
+def _no_model(spec: str) -> ModelLoadError:
+    return ModelLoadError(
         f"model {spec!r} is no existing folder; give a folder, a .gguf file, a Hub id ORG/NAME, or {PACKAGE}NAME"
     )
 
@@ -109,7 +129,8 @@ def _check_ids(config: ModelConfig, tokenizer: Tokenizer) -> None:
         )
 
 
-def _packaged_gguf(name: str) -> Path:
+def packaged_gguf(name: str) -> Path:
+    """The GGUF file of an installed distribution; ModelLoadError where there is not exactly one."""
     try:
         files = importlib.metadata.files(name) or []
     except importlib.metadata.PackageNotFoundError as error:
@@ -120,9 +141,9 @@ def _packaged_gguf(name: str) -> Path:
     return Path(str(found[0].locate()))
 
 
-def _hub_folder(repo_id: str) -> Path:
+def _hub_folder(repo_id: str, files: list[str]) -> Path:
     try:
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=files))
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         raise ModelLoadError(
             f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local "

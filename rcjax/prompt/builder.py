@@ -78,6 +78,10 @@ class PromptBuilder:
         """The tokens of a text that an item or an event renders to."""
         return _read_only(self._encoder.encode(text))
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text that tokens spell, control tokens left out."""
+        return self._encoder.decode(token_ids)
+
     def item_ids(self, item: Item) -> TokenIds:
         return self.encode(self.template.render_item(item))
 

@@ -1,6 +1,7 @@
 """What a prompt needs of a tokenizer."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import Protocol, SupportsInt, runtime_checkable
 
 import numpy as np
 
@@ -27,5 +28,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, text: str, *, allow_special: bool = False) -> np.ndarray: ...
+
+    def decode(self, ids: Iterable[SupportsInt]) -> str: ...
 
     def chat_frame(self, system: str) -> ChatFrame: ...

@@ -4,28 +4,33 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import ref
 
+from rcjax.engine.request_id import working_on
 from rcjax.errors import UnavailableError
 from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.calls import Call, Calls
 from rcjax.serving.dispatch import Dispatch, Dispatcher
-from rcjax.serving.parts import Planned, Worker
+from rcjax.serving.generations import Generation
+from rcjax.serving.parts import GenerationPlanned, Planned, Worker
 from rcjax.serving.scheduler import MissCosts, wants_of
 from rcjax.serving.versions import VersionKeeper
 
 STOPPED = "the server stopped before this call was done"
 LOST = "the server has lost its engine and is going down"
 
-Outcome: TypeAlias = RecommendResult | BaseException
+CUT_OFF = "the slice of this generation died in the middle of it; ask again"
+
+Body: TypeAlias = RecommendRequest | Generation
+Outcome: TypeAlias = RecommendResult | list[int] | BaseException
 
 
 class PlannedCall(NamedTuple):
     """A call and its plan, whose version is to be ended once."""
 
-    call: Call[RecommendRequest]
-    plan: Planned
+    call: Call[Body]
+    plan: Planned | GenerationPlanned
 
 
 class Attempts:
@@ -35,7 +40,7 @@ class Attempts:
         self,
         workers: Sequence[Worker],
         dispatcher: Dispatcher,
-        calls: Calls[RecommendRequest],
+        calls: Calls[Body],
         versions: VersionKeeper,
         costs: MissCosts,
     ):
@@ -45,7 +50,7 @@ class Attempts:
         self._versions = versions
         self._costs = costs
 
-    def hand_over(self, call: Call[RecommendRequest], plan: Planned) -> None:
+    def hand_over(self, call: Call[Body], plan: Planned | GenerationPlanned) -> None:
         """Gives a request to the slice that is chosen for it."""
         planned = PlannedCall(call, plan)
         try:
@@ -55,11 +60,18 @@ class Attempts:
             return
         self._send(dispatch)
 
+    def close(self, call: Call[Body], plan: Planned | GenerationPlanned, outcome: Outcome) -> None:
+        """Ends a call that no slice was given, and what its plan reads."""
+        self._close(PlannedCall(call, plan), outcome)
+
     def lose(self, index: int) -> None:
         """Does without the slice `index` from now on; what it had is tried on others."""
         for dispatch in self._dispatcher.lose(index):
             if not self._calls.is_wanted(dispatch.body.call):
                 self._close(dispatch.body, UnavailableError(STOPPED))
+                continue
+            if _cannot_begin_again(dispatch.body.call.body):
+                self._close(dispatch.body, UnavailableError(CUT_OFF))
                 continue
             try:
                 self._dispatcher.retry(dispatch)
@@ -72,18 +84,26 @@ class Attempts:
         index = dispatch.index
         call, plan = dispatch.body
         try:
-            future = self._workers[index].submit(plan, arrival_s=call.arrival_s, deadline_s=call.deadline_s)
+            with working_on(call.request_id):
+                future = self._submit(index, call, plan)
         except Exception as error:
             self._on_outcome(dispatch, index, error)
             return
         future.add_done_callback(partial(self._on_answer, dispatch, index))
         call.future.add_done_callback(partial(_cancel, ref(future)))
 
-    def _on_answer(self, dispatch: Dispatch, index: int, future: Future[RecommendResult]) -> None:
+    def _submit(self, index: int, call: Call[Body], plan: Any) -> Future[Any]:
+        worker = self._workers[index]
+        if isinstance(call.body, Generation):
+            return call.body.submit(worker, index, plan, call.deadline_s)
+        return worker.submit(plan, arrival_s=call.arrival_s, deadline_s=call.deadline_s)
+
+    def _on_answer(self, dispatch: Dispatch, index: int, future: Future[Any]) -> None:
         if future.cancelled():
             self._on_outcome(dispatch, index, UnavailableError(STOPPED))
         else:
-            self._on_outcome(dispatch, index, future.exception() or future.result())
+            error = future.exception()
+            self._on_outcome(dispatch, index, future.result() if error is None else error)
 
     def _on_outcome(self, dispatch: Dispatch, index: int, outcome: Outcome) -> None:
         """Takes what the slice `index` made of a request, unless another slice has it by now."""
@@ -100,7 +120,11 @@ class Attempts:
         self._calls.close(planned.call, outcome)
 
 
-def _cancel(slice_future: "ref[Future[RecommendResult]]", _: object) -> None:
+def _cannot_begin_again(body: Body) -> bool:
+    return isinstance(body, Generation) and body.has_tokens
+
+
+def _cancel(slice_future: "ref[Future[Any]]", _: object) -> None:
     """Cancels the slice's part of a call that is over, if it is not over too.
 
     The reference is weak, as the two futures would else keep each other until the garbage collector comes.

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from rcjax.engine.request_id import current_request_id
 from rcjax.engine.state import public
-from rcjax.errors import DeadlineExceededError, RcjaxError, ResourceExhaustedError, UnavailableError
+from rcjax.errors import DeadlineExceededError, RcjaxError, UnavailableError
 
 logger = logging.getLogger(__name__)
 Body = TypeVar("Body")
@@ -22,15 +23,17 @@ class Call(Generic[Body]):
     arrival_s: float
     deadline_s: float | None
     future: Future[Any] = field(default_factory=Future)
+    request_id: str = field(default_factory=current_request_id)
 
 
 class Calls(Generic[Body]):
     """The calls that are under way; any thread may use it.
 
-    `clock` gives seconds; arrivals and deadlines are on it. `told` is called with each outcome that a caller is told.
+    `clock` gives seconds; arrivals and deadlines are on it. `told` is called with each outcome that a caller is told,
+    and the seconds since the call's arrival.
     """
 
-    def __init__(self, clock: Callable[[], float], told: Callable[[Any], None] = lambda outcome: None):
+    def __init__(self, clock: Callable[[], float], told: Callable[[Any, float], None] = lambda outcome, seconds: None):
         self._clock = clock
         self._told = told
         self._changed = threading.Condition(threading.Lock())  # guards all below
@@ -48,6 +51,13 @@ class Calls(Generic[Body]):
                 raise UnavailableError(self._refusal)
             self._open.add(call)
         return call
+
+    def withdraw(self, call: Call[Body]) -> None:
+        """Forgets a call that is refused: nobody has heard of it."""
+        with self._changed:
+            self._open.discard(call)
+            if not self._open:
+                self._changed.notify_all()
 
     def is_wanted(self, call: Call[Body]) -> bool:
         """Whether its caller still waits; a call that nobody waits for is closed, one past its deadline is told so."""
@@ -69,9 +79,9 @@ class Calls(Generic[Body]):
                 self._changed.notify_all()
         if not call.future.set_running_or_notify_cancel():
             return
-        self._told(outcome)
+        self._told(outcome, self._clock() - call.arrival_s)
         if isinstance(outcome, BaseException):
-            call.future.set_exception(public(outcome))
+            call.future.set_exception(public(outcome, call.request_id))
         else:
             call.future.set_result(outcome)
 
@@ -90,8 +100,3 @@ class Calls(Generic[Body]):
             left = list(self._open)
         for call in left:
             self.close(call, error)
-
-
-def check_room(num_calls: int, max_calls: int) -> None:
-    if num_calls >= max_calls:
-        raise ResourceExhaustedError(f"{max_calls} calls are under way, which is the limit; retry later")

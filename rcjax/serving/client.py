@@ -1,39 +1,67 @@
 """A synchronous client that speaks the engine's types and raises the engine's errors."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import UnavailableError
-from rcjax.request import EngineInfo, EngineStats, Rebalanced, RecommendRequest, RecommendResult
-from rcjax.serving import codec
-from rcjax.serving.sendable import check_size, named_texts
+from rcjax.request import (
+    EngineInfo,
+    EngineStats,
+    GeneratedPiece,
+    GenerateRequest,
+    GenerateResult,
+    Rebalanced,
+    RecommendRequest,
+    RecommendResult,
+)
+from rcjax.serving import client_streams, rpcs
+from rcjax.serving.client_streams import CHUNK_ITEMS, PutProgress, StreamAnswer
+from rcjax.serving.engine import RestoreResult, SnapshotResult
+from rcjax.serving.retries import RetryPolicy
+from rcjax.serving.rpcs import NO_ADMIN_TARGET, Rpc
 from rcjax.serving.status import from_rpc_error
-from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
+from rcjax.serving.trace_context import outgoing_metadata
+from rcjax.serving.v1 import rcjax_pb2
+
+T = TypeVar("T")
 
 
 class RecommenderClient:
     """Calls a server at `target`, and for what operators do its admin port at `admin_target` (`host:port`).
 
-    Each call has `timeout_s` to finish, and is tried once. Failures are the types of `rcjax.errors`, with the
-    server's message and field; one that rcjax has no type for is a plain `RcjaxError`. What no message can carry is
-    refused before anything is sent: half a surrogate pair, or more than 32 MiB, as an `InvalidRequestError`, numbers
-    out of range as a `ValueError`.
-    Safe to share between threads.
+    Each call has `timeout_s` to finish, all its tries together, and is tried again as `retry` says; only
+    `append_events` never is, as a try whose answer was lost may have taken effect. Failures are the types of
+    `rcjax.errors`, with the server's message and field; one that rcjax has no type for is a plain `RcjaxError`. What no
+    message can carry is refused before anything is sent: half a surrogate pair, or more than 32 MiB, as an
+    `InvalidRequestError`, numbers out of range as a `ValueError`.
+
+    `connect` makes a channel to an address, with TLS and a token where these are wanted
+    (`functools.partial(rcjax.serving.security.channel.new_channel, security=...)`). Safe to share between threads.
     """
 
-    def __init__(self, target: str, admin_target: str | None = None, *, timeout_s: float = 60.0):
+    def __init__(
+        self,
+        target: str,
+        admin_target: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retry: RetryPolicy | None = None,
+        connect: Callable[[str], grpc.Channel] = grpc.insecure_channel,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target)
-        self._recommender = rcjax_pb2_grpc.RecommenderStub(self._channel)
-        self._catalog = rcjax_pb2_grpc.CatalogStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._admin_channel = grpc.insecure_channel(admin_target) if admin_target is not None else None
+        self._retry = retry or RetryPolicy()
+        self._sleep = sleep
+        self._channel = connect(target)
+        self._admin_channel = connect(admin_target) if admin_target is not None else None
 
     def __enter__(self) -> "RecommenderClient":
         return self
@@ -48,81 +76,120 @@ class RecommenderClient:
         if self._admin_channel is not None:
             self._admin_channel.close()
 
+    # ---- ranking and generating
+
     def recommend(self, request: RecommendRequest) -> RecommendResult:
-        with named_texts(
-            candidates=request.candidates, user_id=request.user_id, history=request.history, arm=request.arm
-        ):
-            message = codec.request_to_message(request)
-        response = self._call(self._recommender.Recommend, message)
-        return codec.result_from_message(response)
+        return self._call(rpcs.recommend(request))
+
+    def recommend_stream(self, requests: Iterable[RecommendRequest]) -> Generator[StreamAnswer, None, None]:
+        """Ranks many requests over one stream; answers come as they are there, each with its request's number.
+
+        Each request has `timeout_s` of its own. `requests` is read on another thread, as fast as the server takes them:
+        while too many are unanswered it waits. One that fails has its error for an outcome, and is not tried again;
+        an error of the stream itself is raised. The stream begins with the first `next`, and closing the generator ends
+        it.
+        """
+        messages = (client_streams.entry_message(request, self._timeout_s) for request in requests)
+        answer = rcjax_pb2.RecommendStreamResponse
+        for message in self._stream(client_streams.RECOMMEND_STREAM, messages, answer):
+            yield client_streams.answer_from_message(message)
+
+    def generate(self, request: GenerateRequest) -> Generator[GeneratedPiece | GenerateResult, None, None]:
+        """Pieces as they come, and at last the result; closing the generator ends the generation.
+
+        Tried again as long as nothing has come.
+        """
+        rpc = rpcs.generate(request)
+        call = self._channel.unary_stream(rpc.method, rpcs.to_bytes, rpc.answer.FromString)
+        tries = self._retry.begin(self._timeout_s)
+        while True:
+            pieces = call(rpc.message, timeout=tries.remaining_s(), metadata=outgoing_metadata())
+            has_begun = False
+            try:
+                for piece in pieces:
+                    has_begun = True
+                    yield rpc.read(piece)
+                return
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                pause_s = None if has_begun else tries.next_pause_s(failure)
+                if pause_s is None:
+                    raise failure from error
+            finally:
+                pieces.cancel()
+            self._sleep(pause_s)
+
+    # ---- the catalogue
 
     def put_items(self, items: Iterable[Item]) -> int:
-        """Adds or replaces items; returns how many blocks were computed. Send large catalogues in parts."""
-        items = tuple(items)
-        with named_texts(items=items):
-            message = rcjax_pb2.PutItemsRequest(items=map(codec.item_to_message, items))
-        num_built: int = self._call(self._catalog.PutItems, message).num_built
-        return num_built
+        """Adds or replaces items; returns how many blocks were computed. See `put_items_stream` for many."""
+        return self._call(rpcs.put_items(items))
+
+    def put_items_stream(
+        self, items: Iterable[Item], *, chunk_items: int = CHUNK_ITEMS
+    ) -> Generator[PutProgress, None, None]:
+        """Puts a whole catalogue in chunks, each all or nothing; yields what became of each, in order.
+
+        `items` is read on another thread, as fast as the server builds. There is no deadline. A chunk that fails does
+        not end the stream, and is not tried again: to send everything again costs nothing for what is in. An error of
+        the stream itself is raised; what was yielded before is in.
+        """
+        messages = client_streams.chunk_messages(items, chunk_items)
+        answer = rcjax_pb2.PutItemsStreamResponse
+        for message in self._stream(client_streams.PUT_ITEMS_STREAM, messages, answer):
+            yield client_streams.progress_from_message(message)
 
     def delete_items(self, item_ids: Iterable[str]) -> int:
         """Forgets items; returns how many existed."""
-        item_ids = tuple(item_ids)
-        with named_texts(item_ids=item_ids):
-            message = rcjax_pb2.DeleteItemsRequest(item_ids=item_ids)
-        num_deleted: int = self._call(self._catalog.DeleteItems, message).num_deleted
-        return num_deleted
+        return self._call(rpcs.delete_items(item_ids))
 
     def put_user(self, user: User) -> None:
-        with named_texts(user=user):
-            message = rcjax_pb2.PutUserRequest(user=codec.user_to_message(user))
-        self._call(self._catalog.PutUser, message)
+        self._call(rpcs.put_user(user))
 
     def append_events(self, user_id: str, events: Iterable[Event]) -> None:
-        events = tuple(events)
-        with named_texts(user_id=user_id, events=events):
-            message = rcjax_pb2.AppendEventsRequest(user_id=user_id, events=map(codec.event_to_message, events))
-        self._call(self._catalog.AppendEvents, message)
+        self._call(rpcs.append_events(user_id, events))
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets a user; returns whether they existed."""
-        with named_texts(user_id=user_id):
-            message = rcjax_pb2.DeleteUserRequest(user_id=user_id)
-        existed: bool = self._call(self._catalog.DeleteUser, message).existed
-        return existed
+        return self._call(rpcs.delete_user(user_id))
+
+    # ---- the server
 
     def info(self) -> EngineInfo:
-        return codec.info_from_message(self._call(self._admin.Info, rcjax_pb2.InfoRequest()))
+        return self._call(rpcs.info())
 
     def stats(self) -> EngineStats:
-        return codec.stats_from_message(self._call(self._admin.Stats, rcjax_pb2.StatsRequest()))
+        return self._call(rpcs.stats())
 
     def drain(self, slice_index: int) -> None:
         """Has a slice get no more requests."""
-        self._call(self._admin.Drain, rcjax_pb2.DrainRequest(slice_index=slice_index))
+        self._call(rpcs.drain(slice_index))
 
     def undrain(self, slice_index: int) -> None:
         """Has a drained slice get requests again."""
-        self._call(self._admin.Undrain, rcjax_pb2.UndrainRequest(slice_index=slice_index))
+        self._call(rpcs.undrain(slice_index))
 
     def rebalance_from(self, placement_file: Path) -> Rebalanced:
         """Has the server take over the placement in a file of its own; takes minutes, for which `timeout_s` must do."""
-        with named_texts(placement_file=str(placement_file)):
-            message = rcjax_pb2.RebalanceRequest(placement_file=str(placement_file))
-        response = self._call(self._admin.Rebalance, message)
-        return Rebalanced(response.num_arriving, response.num_built, response.num_leaving)
+        return self._call(rpcs.rebalance_from(placement_file))
 
     def save_request_log(self, file: Path) -> int:
         """Has the server write which items its last requests asked for; returns how many requests."""
-        with named_texts(file=str(file)):
-            message = rcjax_pb2.SaveRequestLogRequest(file=str(file))
-        num_requests: int = self._call(self._admin.SaveRequestLog, message).num_requests
-        return num_requests
+        return self._call(rpcs.save_request_log(file))
+
+    def take_snapshot(self) -> SnapshotResult:
+        """Has the server take a snapshot; takes minutes, for which `timeout_s` must do."""
+        return self._call(rpcs.take_snapshot())
+
+    def restore_snapshot(self, number: int = 0) -> RestoreResult:
+        """Has the server restore a snapshot, the newest by default; takes as long."""
+        return self._call(rpcs.restore_snapshot(number))
 
     def wait_ready(self, timeout_s: float) -> None:
         """Returns once the server says SERVING; `UnavailableError` if it does not within `timeout_s`."""
         request = health_pb2.HealthCheckRequest()
         # A server that does not listen yet is waited for, too.
-        watch = self._health.Watch(request, timeout=timeout_s, wait_for_ready=True)
+        watch = health_pb2_grpc.HealthStub(self._channel).Watch(request, timeout=timeout_s, wait_for_ready=True)
         try:
             for response in watch:
                 if response.status == health_pb2.HealthCheckResponse.SERVING:
@@ -133,17 +200,38 @@ class RecommenderClient:
             watch.cancel()
         raise UnavailableError("the server stopped before it was ready")
 
-    @property
-    def _admin(self) -> rcjax_pb2_grpc.AdminStub:
-        if self._admin_channel is None:
-            raise ValueError(
-                "info, stats and what changes slices are on the admin port: give the client an admin_target"
-            )
-        return rcjax_pb2_grpc.AdminStub(self._admin_channel)
+    def _call(self, rpc: Rpc[T]) -> T:
+        channel = self._admin_channel if rpc.is_admin else self._channel
+        if channel is None:
+            raise ValueError(NO_ADMIN_TARGET)
+        call = channel.unary_unary(rpc.method, rpcs.to_bytes, rpc.answer.FromString)
+        tries = self._retry.begin(self._timeout_s)
+        while True:
+            try:
+                return rpc.read(call(rpc.message, timeout=tries.remaining_s(), metadata=outgoing_metadata()))
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                pause_s = tries.next_pause_s(failure) if rpc.is_idempotent else None
+                if pause_s is None:
+                    raise failure from error
+            self._sleep(pause_s)
 
-    def _call(self, method: Callable[..., Any], message: Any) -> Any:
-        check_size(message)
+    def _stream(self, method: str, messages: Iterable[Message], answer: type[Message]) -> Iterator[Any]:
+        """What the server answers to a stream of messages; raises what making these raised."""
+        failures: list[Exception] = []
+
+        def sent() -> Iterator[Message]:
+            try:
+                yield from messages
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        call = self._channel.stream_stream(method, rpcs.to_bytes, answer.FromString)
+        answers = call(sent(), metadata=outgoing_metadata())
         try:
-            return method(message, timeout=self._timeout_s)
+            yield from answers
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise (failures[0] if failures else from_rpc_error(error)) from error
+        finally:
+            answers.cancel()

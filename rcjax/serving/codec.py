@@ -18,6 +18,7 @@ from rcjax.request import (
     RankedItem,
     RecommendRequest,
     RecommendResult,
+    ServiceLimits,
     SliceStats,
     StageTimes,
     TokenCounts,
@@ -116,7 +117,7 @@ def result_to_message(result: RecommendResult) -> rcjax_pb2.RecommendResponse:
             rcjax_pb2.RankedItem(item_id=ranked.item_id, score=ranked.score, rank=ranked.rank)
             for ranked in result.ranking
         ],
-        tokens=_tokens_to_message(result.tokens),
+        tokens=tokens_to_message(result.tokens),
         times=rcjax_pb2.StageTimes(
             queue_ms=times.queue_ms,
             plan_ms=times.plan_ms,
@@ -135,7 +136,7 @@ def result_from_message(message: rcjax_pb2.RecommendResponse) -> RecommendResult
     times = message.times
     return RecommendResult(
         ranking=tuple(RankedItem(ranked.item_id, ranked.score, ranked.rank) for ranked in message.ranking),
-        tokens=_tokens_from_message(message.tokens),
+        tokens=tokens_from_message(message.tokens),
         times=StageTimes(
             queue_ms=times.queue_ms,
             plan_ms=times.plan_ms,
@@ -150,7 +151,7 @@ def result_from_message(message: rcjax_pb2.RecommendResponse) -> RecommendResult
     )
 
 
-def _tokens_to_message(tokens: TokenCounts) -> rcjax_pb2.TokenCounts:
+def tokens_to_message(tokens: TokenCounts) -> rcjax_pb2.TokenCounts:
     return rcjax_pb2.TokenCounts(
         cached=tokens.cached,
         selected=tokens.selected,
@@ -164,7 +165,7 @@ def _tokens_to_message(tokens: TokenCounts) -> rcjax_pb2.TokenCounts:
     )
 
 
-def _tokens_from_message(message: rcjax_pb2.TokenCounts) -> TokenCounts:
+def tokens_from_message(message: rcjax_pb2.TokenCounts) -> TokenCounts:
     return TokenCounts(
         cached=message.cached,
         selected=message.selected,
@@ -183,7 +184,8 @@ def info_to_message(info: EngineInfo) -> rcjax_pb2.InfoResponse:
 
 
 def info_from_message(message: rcjax_pb2.InfoResponse) -> EngineInfo:
-    return EngineInfo(**_by_name(EngineInfo, message) | {"arms": tuple(message.arms)})
+    limits = ServiceLimits(**_by_name(ServiceLimits, message.limits))
+    return EngineInfo(**_by_name(EngineInfo, message) | {"arms": tuple(message.arms), "limits": limits})
 
 
 def stats_to_message(stats: EngineStats) -> rcjax_pb2.StatsResponse:
@@ -192,7 +194,7 @@ def stats_to_message(stats: EngineStats) -> rcjax_pb2.StatsResponse:
 
 def stats_from_message(message: rcjax_pb2.StatsResponse) -> EngineStats:
     slices = tuple(SliceStats(**_by_name(SliceStats, one)) for one in message.slices)
-    parts = {"tokens": _tokens_from_message(message.tokens), "slices": slices}
+    parts = {"tokens": tokens_from_message(message.tokens), "slices": slices}
     return EngineStats(**_by_name(EngineStats, message) | parts)
 
 

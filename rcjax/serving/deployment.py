@@ -1,5 +1,7 @@
 """From settings to an engine that holds a catalogue, to a snapshot of it, or to a server."""
 
+import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,14 +10,20 @@ from rich.console import Console
 from rcjax.catalog import Catalogue
 from rcjax.config import Settings, ShapeSize, read_catalogue
 from rcjax.disk import make_folder
+from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
 from rcjax.model.spec import Model
 from rcjax.serving import snapshots
 from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import announced, noted
+from rcjax.serving.security import CertificateFiles, ServerSecurity
 from rcjax.serving.server import Server
+from rcjax.serving.snapshots import Snapshots, UnderWay
 from rcjax.serving.starting import OwnedEngine
 from rcjax.serving.startup import start_engine
+from rcjax.serving.telemetry import telemetry_of
+
+logger = logging.getLogger(__name__)
 
 _SOME_RANK_SHAPE = ShapeSize(fresh_tokens=1, num_pages=1)
 
@@ -27,24 +35,67 @@ def deploy(
     *,
     snapshot: Path | None = None,
     model: Model | None = None,
+    self_test: bool = False,
 ) -> LocalEngine:
-    """A started engine that holds `catalogue`; blocks found in the `snapshot` folder are not computed again."""
+    """A started engine that holds `catalogue`, and before that what a snapshot has: of items the catalogue's content
+    wins, of users the snapshot's, as they may have got events since.
+
+    The snapshot is the newest of the folder `snapshot`, which must be of use, else that of the settings, if it is. Only
+    its hottest blocks are there when this returns; the others follow.
+    """
     with announced(console) as announce:
-        engine = start_engine(settings, model=model, progress=announce)
-        if snapshot is not None:
-            announce(f"restoring {snapshot}")
-            restored = snapshots.restore(engine, snapshot)
-            console.print(
-                f"restored {restored.num_blocks:,} blocks; {restored.num_skipped:,} did not fit, "
-                f"{len(restored.corrupt):,} are corrupt and will be computed again"
-            )
-    fill(engine, catalogue, console)
+        engine = start_engine(settings, model=model, progress=announce, self_test=self_test)
+        restored = _begin_restore(engine, settings, snapshot, announce, console)
+    try:
+        fill(engine, catalogue, console)
+    finally:
+        if restored is not None:
+            threading.Thread(target=_finish_restore, args=(restored,), name="rcjax-restore", daemon=True).start()
     if settings.semantic_arms:
         with announced(console) as announce:
             announce("filling the semantic pool")
             num_prototypes = engine.build_semantic_pool()
         console.print(f"{num_prototypes:,} tokens of users' histories are in the semantic pool", highlight=False)
     return engine
+
+
+def _begin_restore(
+    engine: LocalEngine, settings: Settings, snapshot: Path | None, announce: Callable[[str], None], console: Console
+) -> UnderWay | None:
+    """Restores the hottest blocks; None where there is nothing to restore."""
+    where = settings.snapshot.where if snapshot is None else snapshot
+    if where is None:
+        return None
+    announce(f"restoring {where}")
+    keeper = engine.router.snapshots if snapshot is None else Snapshots(engine.router, where)
+    assert isinstance(keeper, Snapshots)
+    try:
+        restored = keeper.begin_restore(hot_share=settings.snapshot.hot_share)
+    except (InvalidRequestError, NotFoundError) as error:
+        if snapshot is not None:
+            raise
+        # A roll-out of other weights finds the snapshots of the former ones; the next is taken of these.
+        console.print(f"nothing is restored: {error}", style="yellow", markup=False)
+        return None
+    report = restored.report
+    console.print(
+        f"restored {report.num_items:,} items, {report.num_users:,} users and the {report.num_blocks:,} hottest "
+        f"blocks; {report.num_skipped:,} do not fit, {len(report.corrupt):,} are corrupt and will be computed again",
+        highlight=False,
+    )
+    return restored
+
+
+def _finish_restore(restored: UnderWay) -> None:
+    """Restores what is left, in the background."""
+    try:
+        report = restored.finish()
+    except RcjaxError as error:  # the server stops, or has lost a slice
+        logger.warning("a restore ended early: %s", error)
+    except Exception:
+        logger.exception("a restore ended early; what is missing is computed when it is asked for")
+    else:
+        logger.info("restored %d blocks in all; %d are corrupt", report.num_blocks, len(report.corrupt))
 
 
 def build_snapshot(console: Console, settings: Settings, folder: Path, *, model: Model | None = None) -> None:
@@ -72,6 +123,21 @@ def build_snapshot(console: Console, settings: Settings, folder: Path, *, model:
     )
 
 
-def new_server(settings: Settings, factory: Callable[[], OwnedEngine], *, host: str, ports: tuple[int, int]) -> Server:
-    """A server of the engine that `factory` makes; `ports` are the main and the admin one, 0 for a free one."""
-    return Server(factory, host=host, port=ports[0], admin_port=ports[1], grace_s=settings.server.grace_s)
+def new_server(settings: Settings, factory: Callable[[], OwnedEngine]) -> Server:
+    """A server of the engine that `factory` makes; ValueError where a certificate or the tokens cannot be used."""
+    server = settings.server
+    for place in server.open_places:
+        logger.warning("server.%s is open to all who reach it; set server.tokens, or server.tls.client_ca", place)
+    tls = server.tls
+    files = None if tls is None else CertificateFiles(tls.cert, tls.key, tls.client_ca)
+    return Server(
+        factory,
+        host=server.host,
+        port=server.port,
+        admin_host=server.admin_host,
+        admin_port=server.admin_port,
+        security=ServerSecurity.of(files, server.tokens),
+        limits=settings.limits,
+        telemetry=telemetry_of(settings.telemetry),
+        grace_s=server.grace_s,
+    )

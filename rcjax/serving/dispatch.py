@@ -149,6 +149,11 @@ class Dispatcher:
             )
 
     @property
+    def num_open(self) -> int:
+        """Slices that are given requests."""
+        return self._states.count(SliceState.OPEN)
+
+    @property
     def num_decisions(self) -> int:
         """Choices of a slice so far, those of retries among them."""
         return self._num_decisions

@@ -4,8 +4,9 @@ import threading
 from collections.abc import Sequence
 
 from rcjax.request import EngineStats, RecommendResult, SliceStats, TokenCounts
+from rcjax.serving.answer_times import AnswerTimes, AnswerTimesRead
 from rcjax.serving.dispatch import Dispatcher, SliceWork
-from rcjax.serving.parts import Library, Worker, WorkerStats
+from rcjax.serving.parts import Library, Tiers, Worker, WorkerStats
 from rcjax.serving.slice_loads import SliceState
 
 SUMMED = (
@@ -31,13 +32,16 @@ class Totals:
         self._num_requests = 0
         self._num_failed = 0
         self._tokens = TokenCounts()
+        self._times = AnswerTimes()
 
-    def add(self, outcome: RecommendResult | BaseException) -> None:
+    def add(self, outcome: RecommendResult | list[int] | BaseException, seconds: float) -> None:
+        """An outcome that a caller was told, `seconds` after the request came."""
         with self._lock:
             self._num_requests += 1
+            self._times.add(outcome, seconds)
             if isinstance(outcome, RecommendResult):
                 self._tokens += outcome.tokens
-            else:
+            elif isinstance(outcome, BaseException):
                 self._num_failed += 1
 
     def read(self) -> tuple[int, int, TokenCounts]:
@@ -45,9 +49,18 @@ class Totals:
         with self._lock:
             return self._num_requests, self._num_failed, self._tokens
 
+    def times(self) -> AnswerTimesRead:
+        with self._lock:
+            return self._times.read()
+
 
 def engine_stats(
-    library: Library, workers: Sequence[Worker], dispatcher: Dispatcher, totals: Totals, num_compilations: int
+    library: Library,
+    workers: Sequence[Worker],
+    dispatcher: Dispatcher,
+    totals: Totals,
+    tiers: Tiers | None,
+    num_compilations: int,
 ) -> EngineStats:
     work, stats = dispatcher.work(), [worker.stats for worker in workers]
     living = [one for one, given in zip(stats, work, strict=True) if given.state is not SliceState.DEAD]
@@ -67,6 +80,9 @@ def engine_stats(
         num_decisions=dispatcher.num_decisions,
         num_retries=dispatcher.num_retries,
         imbalance=imbalance(work),
+        host_bytes_used=0 if tiers is None else tiers.host_bytes_used,
+        disk_bytes_used=0 if tiers is None else tiers.disk_bytes_used,
+        num_corrupt=0 if tiers is None else tiers.num_corrupt,
         **{name: sum(getattr(one, name) for one in stats) for name in SUMMED},
     )
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rcjax.catalog import Catalogue, Item, User
 from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.request import PutItems, WriteResult
-from rcjax.serving.local import LocalEngine, put_user
+from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import Meter, meters
 
 ITEMS_PER_WRITE = 32
@@ -25,25 +25,32 @@ class FillReport:
 
 
 def fill(engine: LocalEngine, catalogue: Catalogue, console: Console) -> FillReport:
-    """Puts the items and users; ValueError where there are no items, or none that is within the limits."""
+    """Puts the items and users that the engine lacks, and items whose content differs there.
+
+    ValueError where there are no items, or none that is within the limits.
+    """
     if not catalogue.items:
         raise ValueError("the catalogue has no items")
+    known_items, known_users = engine.known()
+    new_items = [item for item in catalogue.items.values() if known_items.get(item.item_id) != item]
+    new_users = [user for user in catalogue.users.values() if user.user_id not in known_users]
     with meters(console) as bars:
-        items = _Filled(Meter(bars, "items", len(catalogue.items)))
-        _fill_items(engine, list(catalogue.items.values()), items)
-        users = _Filled(Meter(bars, "users", len(catalogue.users)))
-        _fill_users(engine, list(catalogue.users.values()), users)
+        items = _Filled(Meter(bars, "items", len(new_items)))
+        _fill_items(engine, new_items, items)
+        users = _Filled(Meter(bars, "users", len(new_users)))
+        _fill_users(engine, new_users, users)
     refused = items.refused + users.refused
     if refused:
         console.print(f"{len(refused)} items or users left out; first: {refused[0]}", style="yellow", markup=False)
-    if not items.meter.num_put:
+    num_items = len(catalogue.items) - len(new_items) + items.meter.num_put
+    if not num_items:
         raise ValueError(f"no item fits the limits: {refused[0]}")
     num_chosen = engine.choose_orders()  # 0 where no arm has the offline policy
     if num_chosen:
         console.print(f"positions to correct offline chosen for {num_chosen:,} items")
     return FillReport(
-        num_items=items.meter.num_put,
-        num_users=users.meter.num_put,
+        num_items=num_items,
+        num_users=len(catalogue.users) - len(new_users) + users.meter.num_put,
         num_tokens=items.meter.num_tokens + users.meter.num_tokens,
         num_built=items.num_built + users.num_built,
     )
@@ -82,5 +89,5 @@ def _fill_items(engine: LocalEngine, items: Sequence[Item], filled: _Filled) -> 
 
 
 def _fill_users(engine: LocalEngine, users: Sequence[User], filled: _Filled) -> None:
-    for outcome in engine.apply_each(map(put_user, users)):
+    for outcome in engine.apply_each(map(engine.user_write, users)):
         filled.note(outcome, 1)

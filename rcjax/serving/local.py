@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.engine.validation import ServiceLimits, check_characters
+from rcjax.engine.validation import check_characters
 from rcjax.errors import RcjaxError, UnavailableError
 from rcjax.prompt import Block, Prompt
 from rcjax.request import (
@@ -28,7 +28,6 @@ from rcjax.serving.parts import Worker
 from rcjax.serving.router import Router
 
 T = TypeVar("T")
-LIMITS = ServiceLimits()  # of one call; what a caller in this process has beyond them is parted or shortened
 CLOSE_GRACE_S = 1.0
 MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens; more would only hold memory
 
@@ -36,8 +35,9 @@ MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens;
 class LocalEngine:
     """A router with calls that block until they are done; `router` is what a server serves.
 
-    `text_block` makes the block of a plain text to generate from. Any thread may call this. Failures are
-    `RcjaxError`s; a write that fails changes nothing.
+    What is more than one call may carry (`info().limits`) is parted or shortened. `text_block` makes the block of a
+    plain text to generate from. Any thread may call this. Failures are `RcjaxError`s; a write that fails changes
+    nothing.
     """
 
     def __init__(self, router: Router, text_block: Callable[[str], Block]):
@@ -58,7 +58,7 @@ class LocalEngine:
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
         """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
-        return [_outcome(future) for future in self.router.submit_planned([_shortened(one) for one in requests])]
+        return [_outcome(future) for future in self.router.submit_planned([self._shortened(one) for one in requests])]
 
     def put_items(self, items: Iterable[Item]) -> int:
         """Adds or replaces items and builds their KV; returns how many blocks had to be computed.
@@ -73,26 +73,31 @@ class LocalEngine:
 
     def put_user(self, user: User) -> None:
         """Adds or replaces a user and builds the KV of their history."""
-        self._apply(put_user(user))
+        self._apply(self.user_write(user))
 
     def put_users(self, users: Iterable[User]) -> list[WriteResult | RcjaxError]:
         """Puts many users, whose histories share passes; one that is refused yields its error in its place."""
-        return list(self.apply_each(map(put_user, users)))
+        return list(self.apply_each(map(self.user_write, users)))
 
     def append_events(self, user_id: str, events: Iterable[Event]) -> None:
         """Appends to a known user's history, extending its cached KV; `NotFoundError` for another."""
-        self._apply(AppendEvents(user_id, tuple(events)[-LIMITS.max_events :]))
+        self._apply(AppendEvents(user_id, tuple(events)[-self._max_events :]))
 
     def delete_user(self, user_id: str) -> bool:
-        """Forgets a user and frees their KV; whether the user existed. See `build_semantic_pool`."""
+        """Forgets a user, frees their KV and takes out of the semantic pool what they lent; whether they existed."""
         return self._apply(DeleteUser(user_id)).num_deleted > 0
+
+    def user_write(self, user: User) -> PutUser:
+        """What puts a user, with as many of the newest events as it may have: more than a history can hold."""
+        if len(user.events) > self._max_events:
+            user = User(user.user_id, user.events[-self._max_events :])
+        return PutUser(user)
 
     def apply_each(self, writes: Iterable[Write]) -> Iterator[WriteResult | RcjaxError]:
         """Applies many writes, with so many under way that they share passes; yields what became of each, in order."""
-        limit = min(MAX_WRITES_UNDER_WAY, self.router.max_queue)
         under_way: deque[Future[WriteResult]] = deque()
         for write in writes:
-            if len(under_way) == limit:
+            if len(under_way) == MAX_WRITES_UNDER_WAY:
                 yield _outcome(under_way.popleft())
             under_way.append(self.router.submit_write(write))
         while under_way:
@@ -127,8 +132,8 @@ class LocalEngine:
     def build_semantic_pool(self, seed: int = 0) -> int:
         """Builds the pool of each slice that arms with `history: semantic` borrow from; returns how many prototypes.
 
-        Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after
-        deletions: a deleted user's traces stay in it until then. Until the first call such arms compute histories.
+        Nothing happens where no arm has it. Call it once users are there, as it samples these, and again after many
+        deletions, as what deleted users lent leaves it. Until the first call such arms compute histories.
         """
         return sum(_results([worker.build_semantic_pool(seed) for worker in self.workers]))
 
@@ -144,37 +149,38 @@ class LocalEngine:
             raise UnavailableError("every slice of this engine is lost; start another")
         return workers
 
+    def known(self) -> tuple[dict[str, Item], set[str]]:
+        """The items by id, and the ids of the users, that this engine has."""
+        library: Any = self.router.library
+        return {name: stored.content for name, stored in library.items().items()}, set(library.users())
+
     def info(self) -> EngineInfo:
         return self.router.info
 
     def stats(self) -> EngineStats:
         return self.router.current_stats()
 
+    @property
+    def _max_events(self) -> int:
+        return self.info().limits.max_events
+
+    def _shortened(self, request: RecommendRequest) -> RecommendRequest:
+        """The request with as many of the newest events as it may have."""
+        if request.history is None or len(request.history) <= self._max_events:
+            return request
+        return replace(request, history=request.history[-self._max_events :])
+
     def _apply(self, write: Write) -> WriteResult:
         return self.router.submit_write(write).result()
 
     def _apply_parts(self, kind: Callable[[tuple[Any, ...]], Write], values: tuple[Any, ...]) -> list[WriteResult]:
         """Writes the values, as many at a time as one write may have; raises the first error once all are done."""
-        size = LIMITS.max_items
+        size = self.info().limits.max_items
         outcomes = list(self.apply_each(kind(values[at : at + size]) for at in range(0, len(values) or 1, size)))
         for outcome in outcomes:
             if isinstance(outcome, RcjaxError):
                 raise outcome
         return [outcome for outcome in outcomes if isinstance(outcome, WriteResult)]
-
-
-def put_user(user: User) -> PutUser:
-    """The write that puts a user, with as many of the newest events as it may have: more than a history can hold."""
-    if len(user.events) > LIMITS.max_events:
-        user = User(user.user_id, user.events[-LIMITS.max_events :])
-    return PutUser(user)
-
-
-def _shortened(request: RecommendRequest) -> RecommendRequest:
-    """The request with as many of the newest events as it may have."""
-    if request.history is None or len(request.history) <= LIMITS.max_events:
-        return request
-    return replace(request, history=request.history[-LIMITS.max_events :])
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -5,7 +5,8 @@ from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
 from rcjax.prompt import Block, BlockKind, Prompt
-from rcjax.request import RecommendRequest, RecommendResult, Write
+from rcjax.request import GenerateRequest, RecommendRequest, RecommendResult, Write
+from rcjax.serving.engine import RestoreResult, SnapshotResult
 
 
 @runtime_checkable
@@ -17,6 +18,32 @@ class Planned(Protocol):
 
     @property
     def item_ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def wanted(self) -> Any: ...
+
+    @property
+    def cost_s(self) -> float: ...
+
+    @property
+    def share_s(self) -> float: ...
+
+    @property
+    def full_pass_s(self) -> float: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+@runtime_checkable
+class GenerationPlanned(Protocol):
+    """A plan of what is to be continued (`rcjax.engine.generation_planner.GenerationPlan`)."""
+
+    @property
+    def source(self) -> Any: ...
+
+    @property
+    def sampling(self) -> Any: ...
 
     @property
     def wanted(self) -> Any: ...
@@ -65,6 +92,12 @@ class Planner(Protocol):
 
     def plan(self, request: RecommendRequest) -> Any: ...
 
+    def plan_generation(self, request: GenerateRequest) -> Any: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text that tokens spell."""
+        ...
+
     def plan_write(self, write: Write) -> Any: ...
 
     def item_block(self, item_id: str) -> Any:
@@ -106,6 +139,36 @@ class Library(Protocol):
 
     def swap(self, plan: Any) -> int:
         """The commit point of a write: plans made from now on see it. Returns how many items or users it deleted."""
+        ...
+
+
+@runtime_checkable
+class Tiers(Protocol):
+    """What slices evict to (`rcjax.cache.tiers.KVTiers`)."""
+
+    @property
+    def host_bytes_used(self) -> int: ...
+
+    @property
+    def disk_bytes_used(self) -> int: ...
+
+    @property
+    def num_corrupt(self) -> int: ...
+
+
+@runtime_checkable
+class Snapshotting(Protocol):
+    """Takes and restores snapshots of a router (`rcjax.serving.snapshots.Snapshots`); calls block."""
+
+    @property
+    def counters(self) -> Any: ...
+
+    def stop(self) -> None: ...
+
+    def take_one(self) -> SnapshotResult: ...
+
+    def restore_one(self, number: int) -> RestoreResult:
+        """The newest where `number` is 0."""
         ...
 
 
@@ -185,7 +248,9 @@ class Worker(Protocol):
 
     def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]: ...
 
-    def generate(self, plan: Any, sampling: Any) -> Future[list[int]]: ...
+    def generate(
+        self, source: Any, sampling: Any, *, deadline_s: float | None = None, listener: Any = ...
+    ) -> Future[list[int]]: ...
 
     def choose_orders(self, seed: int) -> Future[int]: ...
 

@@ -4,36 +4,55 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 from rcjax.cache.placement import Placement, RequestLog
 from rcjax.errors import InvalidRequestError, UnavailableError
-from rcjax.request import EngineInfo, EngineStats, Rebalanced, RecommendRequest, RecommendResult, Write, WriteResult
-from rcjax.serving.attempts import LOST, STOPPED, Attempts
-from rcjax.serving.calls import Call, Calls, check_room
+from rcjax.request import (
+    EngineInfo,
+    EngineStats,
+    GeneratedPiece,
+    GenerateRequest,
+    GenerateResult,
+    Rebalanced,
+    RecommendRequest,
+    RecommendResult,
+    Write,
+    WriteResult,
+)
+from rcjax.serving.admission import Admission
+from rcjax.serving.admission_limits import AdmissionLimits
+from rcjax.serving.attempts import LOST, STOPPED, Attempts, Body
+from rcjax.serving.caller import ANONYMOUS, current_caller
+from rcjax.serving.calls import Calls
 from rcjax.serving.dispatch import Dispatcher
+from rcjax.serving.engine import RestoreResult, SnapshotResult
+from rcjax.serving.engine_report import EngineReport
 from rcjax.serving.engine_stats import Totals, engine_stats
 from rcjax.serving.fan_out import FanOut
+from rcjax.serving.generations import Generation
+from rcjax.serving.intake import Intake
 from rcjax.serving.owners import Everywhere, ItemOwners
-from rcjax.serving.parts import Library, Planned, Planner, Worker
+from rcjax.serving.parts import Library, Planned, Planner, Snapshotting, Tiers, Worker
 from rcjax.serving.residency import Residency
 from rcjax.serving.scheduler import FreeMisses, MissCosts, Policy, Time
 from rcjax.serving.versions import VersionKeeper
+from rcjax.serving.write_room import WriteRoom
 from rcjax.serving.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 
 class Router:
-    """Implements `rcjax.request.Engine` over the workers of a mesh's slices.
+    """Implements `rcjax.serving.engine.Engine` over the workers of a mesh's slices.
 
-    A planner thread plans a request, chooses its slice and hands it over; the slice's thread answers. `max_queue`
-    requests may be under way, and as many writes; one more raises `ResourceExhaustedError`. An exception that is no
+    A planner thread plans a request, and once it is its caller's turn chooses its slice and hands it over; the slice's
+    thread answers. What `limits` do not let in is refused at once (`admission`, `write_room`). An exception that is no
     `RcjaxError` is logged, and its caller gets a bare `RcjaxError`. `clock` gives seconds, and is the workers' clock.
 
     A worker that ends by an exception takes its slice along: what it had is tried on others, writes go on without it.
@@ -47,7 +66,7 @@ class Router:
         library: Library,
         info: EngineInfo,
         *,
-        max_queue: int,
+        limits: AdmissionLimits | None = None,
         planner_threads: int = 1,
         residency: Residency | None = None,
         policy: Policy | None = None,
@@ -56,12 +75,13 @@ class Router:
         costs: MissCosts | None = None,
         request_log: RequestLog | None = None,
         count_compilations: Callable[[], int] = lambda: 0,
+        tiers: Tiers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """`residency` is what the workers tell of their blocks. By default nothing is told of them, misses cost nothing
         that is known, the policy is `time`, every slice owns every item, and no log is kept."""
-        if max_queue < 1 or planner_threads < 1 or not workers:
-            raise ValueError(f"{max_queue=}, {planner_threads=} and the number of {workers=} must be at least 1")
+        if planner_threads < 1 or not workers:
+            raise ValueError(f"{planner_threads=} and the number of {workers=} must be at least 1")
         residency = Residency(len(workers)) if residency is None else residency  # one that is empty is false
         owners = owners or ItemOwners(Everywhere(len(workers)))
         if not residency.num_slices == owners.num_slices == len(workers):
@@ -69,34 +89,32 @@ class Router:
                 f"{len(workers)} workers, residency of {residency.num_slices} and owners of {owners.num_slices} slices"
             )
         self.info = info
-        self.max_queue = max_queue
         self.planner = planner
         self.workers = tuple(workers)
         self.owners = owners
         self.request_log = request_log
+        self.snapshots: Snapshotting | None = None
         self.lost: Future[None] = Future()
         self.lost.set_running_or_notify_cancel()  # so that a waiter who is cancelled does not cancel it for others
-        self._library = library
+        self.library = library
         self._count_compilations = count_compilations
+        self._tiers = tiers
         self._dispatcher = Dispatcher(residency, policy or Time(), clock, max_imbalance=max_imbalance)
         self._totals = Totals()
-        self._calls: Calls[RecommendRequest] = Calls(clock, self._totals.add)
-        self._versions = VersionKeeper(library.versions, self.workers)
+        self._calls: Calls[Body] = Calls(clock, self._totals.add)
+        self.versions = VersionKeeper(library.versions, self.workers)
         costs = costs or FreeMisses()
-        self._attempts = Attempts(self.workers, self._dispatcher, self._calls, self._versions, costs)
+        self._attempts = Attempts(self.workers, self._dispatcher, self._calls, self.versions, costs)
         alive = self._dispatcher.alive
         fan_out = FanOut(self.workers, costs, alive, self._attempts.lose)
-        self._writer = Writer(
-            planner, library, self._versions, owners, fan_out, alive=alive, max_queue=max_queue, clock=clock
-        )
+        self._writer = Writer(planner, library, self.versions, owners, fan_out, alive=alive, clock=clock)
+        limits = limits or AdmissionLimits()
+        self.write_room = WriteRoom(limits.max_writes_s, costs)
+        parts = (planner, self._attempts, self._calls, self._dispatcher, residency, costs, info, limits)
+        self._intake = Intake(*parts, num_threads=planner_threads, request_log=request_log, clock=clock)
         self._clock = clock
         self._loss_lock = threading.Lock()
         self._losses: list[BaseException] = []
-        self._to_plan: SimpleQueue[Call[RecommendRequest] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._plan_calls, name=f"rcjax-planner-{number}", daemon=True)
-            for number in range(planner_threads)
-        ]
 
     def start(self) -> None:
         """Starts the workers and the planner's threads."""
@@ -104,8 +122,7 @@ class Router:
             worker.lost.add_done_callback(partial(self._on_lost, index))
             worker.start()
         self._writer.start()
-        for thread in self._threads:
-            thread.start()
+        self._intake.start()
 
     def stop(self, grace_s: float) -> None:
         """Refuses new calls, finishes what is there within `grace_s`, fails the rest as unavailable; blocks."""
@@ -116,9 +133,10 @@ class Router:
             if not calls.wait(max(0.0, end_s - self._clock())):
                 logger.warning("%d calls are not done after %.1f s of grace", len(calls), grace_s)
             calls.close_all(UnavailableError(STOPPED))
-        for _ in self._threads:
-            self._to_plan.put(None)
+        self._intake.stop()
         self._writer.stop()
+        if self.snapshots is not None:
+            self.snapshots.stop()
         for worker in self.workers:
             worker.stop(max(0.0, end_s - self._clock()))
 
@@ -126,34 +144,47 @@ class Router:
         self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
     ) -> RecommendResult:
         """Ranks the candidates; cancelling the await drops the request before its next step."""
-        return await asyncio.wrap_future(self.submit(request, arrival_s=arrival_s, deadline_s=deadline_s))
+        caller = current_caller().name
+        return await asyncio.wrap_future(self.submit(request, caller, arrival_s=arrival_s, deadline_s=deadline_s))
+
+    async def generate(
+        self, request: GenerateRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
+    ) -> AsyncGenerator[GeneratedPiece | GenerateResult, None]:
+        """Pieces as they come, and the result; closing the generator ends the generation before its next token."""
+        generation = Generation(request, self._clock)
+        call = self._intake.submit(generation, current_caller().name, arrival_s, deadline_s)
+        async with aclosing(generation.read(call.future, call.arrival_s, self.planner.decode)) as parts:
+            async for part in parts:
+                yield part
 
     async def apply(self, write: Write, *, deadline_s: float | None = None) -> WriteResult:
-        """Applies a write; requests that are sent after the answer see it."""
-        return await asyncio.wrap_future(self.submit_write(write, deadline_s=deadline_s))
+        """Applies a write for which there is room; requests that are sent after the answer see it."""
+        caller = current_caller().name
+        self.write_room.check(caller)
+        future = self.submit_write(write, deadline_s=deadline_s)
+        self.write_room.enter(write, caller, future)
+        return await asyncio.wrap_future(future)
 
     async def stats(self) -> EngineStats:
         return self.current_stats()
 
     def submit(
-        self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
+        self,
+        request: RecommendRequest,
+        caller: str = ANONYMOUS.name,
+        *,
+        arrival_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> Future[RecommendResult]:
-        """Queues a request to be planned, and returns at once."""
-        check_room(len(self._calls), self.max_queue)
-        call = self._calls.open(request, arrival_s, deadline_s)
-        self._to_plan.put(call)
-        return call.future
+        """Lets a request wait to be planned, and returns at once; raises what it is refused with."""
+        return self._intake.submit(request, caller, arrival_s, deadline_s).future
 
     def submit_planned(self, requests: Sequence[RecommendRequest]) -> list[Future[RecommendResult]]:
         """Plans all requests in the calling thread, then hands all over: they wait for each other, not in a queue."""
-        calls = [self._calls.open(request, None, None) for request in requests]
-        plans = [self._plan(call) for call in calls]
-        for call, plan in zip(calls, plans, strict=True):
-            if plan is not None:
-                self._hand_over(call, plan)
-        return [call.future for call in calls]
+        return self._intake.submit_planned(requests)
 
     def submit_write(self, write: Write, *, deadline_s: float | None = None) -> Future[WriteResult]:
+        """Applies a write of this process, whatever else is under way."""
         return self._writer.submit(write, deadline_s)
 
     def rebalance(self, placement: Placement) -> Future[Rebalanced]:
@@ -180,6 +211,19 @@ class Router:
             raise InvalidRequestError("this engine keeps no log of requests; configure mesh.request_log")
         return await asyncio.to_thread(self.request_log.save, file)
 
+    async def take_snapshot(self) -> SnapshotResult:
+        """Takes a snapshot while requests and writes go on; `InvalidRequestError` where no place for it is set."""
+        return await asyncio.to_thread(self._snapshots().take_one)
+
+    async def restore_snapshot(self, number: int) -> RestoreResult:
+        """Restores the newest snapshot (0), or the one of that number, into free pages, while requests go on."""
+        return await asyncio.to_thread(self._snapshots().restore_one, number)
+
+    def _snapshots(self) -> Snapshotting:
+        if self.snapshots is None:
+            raise InvalidRequestError("this engine has no place for snapshots; configure snapshot.where")
+        return self.snapshots
+
     def drain(self, slice_index: int) -> None:
         """Sends no more requests to a slice; it finishes what it has, and keeps its blocks up to date."""
         with _refused("slice_index"):
@@ -190,6 +234,11 @@ class Router:
         with _refused("slice_index"):
             self._dispatcher.undrain(slice_index)
 
+    @property
+    def admission(self) -> Admission:
+        """What lets requests in, and what it knows of those that wait."""
+        return self._intake.admission
+
     @contextmanager
     def planned(self, request: RecommendRequest) -> Iterator[Planned]:
         """A request's plan, for the length of a `with`, in which what it names can be read as it was."""
@@ -197,32 +246,25 @@ class Router:
         try:
             yield plan
         finally:
-            self._versions.end_read(plan.version)
+            self.versions.end_read(plan.version)
 
     def current_stats(self) -> EngineStats:
-        return engine_stats(self._library, self.workers, self._dispatcher, self._totals, self._count_compilations())
+        return engine_stats(
+            self.library, self.workers, self._dispatcher, self._totals, self._tiers, self._count_compilations()
+        )
 
-    def _plan_calls(self) -> None:
-        while (call := self._to_plan.get()) is not None:
-            plan = self._plan(call)
-            if plan is not None:
-                self._hand_over(call, plan)
-
-    def _plan(self, call: Call[RecommendRequest]) -> Planned | None:
-        """The plan of a call, or None where it is over: nobody waits for it, or it cannot be planned."""
-        if not self._calls.is_wanted(call):
-            return None
-        try:
-            plan: Planned = self.planner.plan(call.body)
-        except Exception as error:
-            self._calls.close(call, error)
-            return None
-        return plan
-
-    def _hand_over(self, call: Call[RecommendRequest], plan: Planned) -> None:
-        if self.request_log is not None:
-            self.request_log.append(plan.item_ids)
-        self._attempts.hand_over(call, plan)
+    def report(self) -> EngineReport:
+        """What metrics are made of; any thread may call it, whatever the slices' threads do."""
+        return EngineReport(
+            info=self.info,
+            stats=self.current_stats(),
+            workers=tuple(worker.stats for worker in self.workers),
+            times=self._totals.times(),
+            rejected=dict(self.admission.rejected) | {"write": self.write_room.num_rejected},
+            num_waiting=self.admission.num_waiting,
+            backlog_s=self.admission.backlog_s,
+            snapshots=None if self.snapshots is None else replace(self.snapshots.counters),
+        )
 
     def _on_lost(self, index: int, lost: "Future[None]") -> None:
         error = None if lost.cancelled() else lost.exception()

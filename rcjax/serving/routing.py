@@ -1,7 +1,8 @@
-"""What a router goes by: from settings to the owners of items and the policy that chooses slices."""
+"""What a router goes by: from settings to what it lets in, the owners of items and the policy that chooses slices."""
 
 from rcjax.cache.placement import Placement
-from rcjax.config import MeshSettings, SchedulerSettings
+from rcjax.config import AdmissionSettings, CallerSettings, MeshSettings, SchedulerSettings
+from rcjax.serving.admission_limits import AdmissionLimits, CallerLimits
 from rcjax.serving.owners import Everywhere, Hashed, ItemOwners, OwnerRule, Placed
 from rcjax.serving.scheduler import Affinity, HitOnly, LeastLoaded, Policy, RoundRobin, Time
 
@@ -38,3 +39,17 @@ def policy_of(settings: SchedulerSettings) -> Policy:
         "hit_only": HitOnly(),
     }
     return policies[settings.policy]
+
+
+def limits_of(settings: AdmissionSettings) -> AdmissionLimits:
+    return AdmissionLimits(
+        max_queue_s=settings.max_queue_s,
+        max_writes_s=settings.max_writes_s,
+        default_deadline_s=settings.default_deadline_s,
+        default_caller=_caller_limits(settings.default_caller),
+        callers={name: _caller_limits(one) for name, one in settings.callers.items()},
+    )
+
+
+def _caller_limits(settings: CallerSettings) -> CallerLimits:
+    return CallerLimits(settings.arms, settings.requests_per_s, settings.burst)

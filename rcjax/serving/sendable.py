@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, half_a_character
+from rcjax.request import ServiceLimits
 
-MAX_MESSAGE_BYTES = 32 * 2**20  # a server takes no larger one
+MAX_MESSAGE_BYTES = ServiceLimits().max_message_bytes  # of a server whose settings say nothing else
 
 
 @contextmanager

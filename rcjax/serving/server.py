@@ -14,12 +14,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from rcjax.config import Limits
 from rcjax.errors import UnavailableError
 from rcjax.request import EngineInfo
+from rcjax.serving.connection_options import connection_options
 from rcjax.serving.interceptor import StatusInterceptor
-from rcjax.serving.sendable import MAX_MESSAGE_BYTES
+from rcjax.serving.security import ServerSecurity
 from rcjax.serving.service import AdminService, CatalogService, RecommenderService
 from rcjax.serving.starting import OwnedEngine, StartingEngine
+from rcjax.serving.telemetry import Telemetry
 from rcjax.serving.v1 import rcjax_pb2_grpc
 
 T = TypeVar("T")
@@ -33,10 +36,11 @@ _FLUSH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a server listens, as `host:port`."""
+    """Where a server listens, as `host:port`; no `metrics` are served where that is empty."""
 
     main: str
     admin: str
+    metrics: str = ""
 
 
 class Server:
@@ -44,7 +48,8 @@ class Server:
 
     Until it is made, health says NOT_SERVING and calls are answered UNAVAILABLE. Health says NOT_SERVING again when the
     engine is lost, which `lost` tells. Port 0 takes a free one. `grace_s` is what calls that are there get to finish
-    when the server stops. `clock` is the engine's. Life: `start`, `wait_ready`, `stop`, on one event loop.
+    when the server stops. `security` says whom it lets in (None: everybody, unencrypted). `clock` is the engine's.
+    Life: `start`, `wait_ready`, `stop`, on one event loop.
     """
 
     def __init__(
@@ -53,13 +58,18 @@ class Server:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        admin_host: str = "127.0.0.1",
         admin_port: int = 0,
+        security: ServerSecurity | None = None,
+        limits: Limits | None = None,
+        telemetry: Telemetry | None = None,
         grace_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._host = f"[{host}]" if ":" in host else host
-        self._port = port
-        self._admin_port = admin_port
+        self._places = ((host, port), (admin_host, admin_port))
+        self._security = ServerSecurity.of() if security is None else security
+        self._limits = Limits() if limits is None else limits
+        self._telemetry = Telemetry() if telemetry is None else telemetry
         self._grace_s = grace_s
         self._clock = clock
         self._starting = StartingEngine(factory)
@@ -75,7 +85,9 @@ class Server:
         rcjax_pb2_grpc.add_RecommenderServicer_to_server(RecommenderService(engine, self._clock), main)
         rcjax_pb2_grpc.add_CatalogServicer_to_server(CatalogService(engine, self._clock), main)
         rcjax_pb2_grpc.add_AdminServicer_to_server(AdminService(engine), admin)
-        addresses = Addresses(main=self._bind(main, self._port), admin=self._bind(admin, self._admin_port))
+        at_main, at_admin = self._places
+        at = (self._bind(main, *at_main), self._bind(admin, *at_admin), self._telemetry.start(engine))
+        addresses = Addresses(*at)
         for server in (main, admin):
             await server.start()
             self._servers.append(server)
@@ -103,6 +115,7 @@ class Server:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._starting.stop(self._grace_s)
         await asyncio.gather(*(server.stop(_FLUSH_S) for server in self._servers))
+        await asyncio.to_thread(self._telemetry.stop)
 
     async def _watch_engine(self) -> None:
         try:
@@ -113,18 +126,22 @@ class Server:
 
     def _new_server(self, services: tuple[str, ...]) -> grpc.aio.Server:
         options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            *connection_options(self._limits),
             ("grpc.so_reuseport", 0),  # else a second server on a taken port would share its calls, silently
         ]
-        server = grpc.aio.server(interceptors=[StatusInterceptor()], options=options)
+        interceptors = [self._telemetry.interceptor, self._security.interceptor, StatusInterceptor()]
+        server = grpc.aio.server(interceptors=interceptors, options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
-    def _bind(self, server: grpc.aio.Server, port: int) -> str:
-        address = f"{self._host}:{port}"
+    def _bind(self, server: grpc.aio.Server, host: str, port: int) -> str:
+        host = f"[{host}]" if ":" in host else host
+        address, credentials = f"{host}:{port}", self._security.credentials()
         try:
-            return f"{self._host}:{server.add_insecure_port(address)}"
+            if credentials is None:
+                return f"{host}:{server.add_insecure_port(address)}"
+            return f"{host}:{server.add_secure_port(address, credentials)}"
         except RuntimeError as error:
             message = f"cannot listen on {address}: is the port taken, or the host another machine's?"
             raise OSError(message) from error

@@ -5,13 +5,26 @@ They know the engine by its protocol only, and get it for each call, as it may n
 """
 # ruff: noqa: N802 - the methods are named by rcjax.proto
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from rcjax.request import AppendEvents, DeleteItems, DeleteUser, Engine, PutItems, PutUser, Write, WriteResult
-from rcjax.serving import codec
+from rcjax.errors import InvalidRequestError
+from rcjax.request import (
+    AppendEvents,
+    DeleteItems,
+    DeleteUser,
+    PutItems,
+    PutUser,
+    RecommendRequest,
+    Write,
+    WriteResult,
+)
+from rcjax.serving import codec, stream_codec, streams
+from rcjax.serving.engine import Engine
+from rcjax.serving.telemetry.stage_traces import trace_stages
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 
 
@@ -21,6 +34,8 @@ class RpcContext(Protocol):
 
     def time_remaining(self) -> float | None: ...
 
+    async def write(self, message: Any) -> None: ...
+
 
 class RecommenderService(rcjax_pb2_grpc.RecommenderServicer):
     def __init__(self, engine: Callable[[], Engine], clock: Callable[[], float]):
@@ -29,10 +44,42 @@ class RecommenderService(rcjax_pb2_grpc.RecommenderServicer):
 
     async def Recommend(self, request: rcjax_pb2.RecommendRequest, context: RpcContext) -> rcjax_pb2.RecommendResponse:
         arrival_s = self._clock()
-        result = await self._engine().recommend(
-            codec.request_from_message(request), arrival_s=arrival_s, deadline_s=deadline(context, arrival_s)
-        )
+        return await self._rank(codec.request_from_message(request), arrival_s, deadline(context, arrival_s))
+
+    async def RecommendStream(self, requests: AsyncIterator[Any], context: RpcContext) -> None:
+        async def answer(index: int, asked: Any) -> rcjax_pb2.RecommendStreamResponse:
+            response = rcjax_pb2.RecommendStreamResponse(index=index)
+            if isinstance(asked, rcjax_pb2.RecommendStreamRequest):
+                response.request_id = asked.request_id
+            outcome = await streams.outcome_of(self._entry(asked, context), getattr(asked, "request", None))
+            (response.error if streams.is_failure(outcome) else response.response).CopyFrom(outcome)
+            return response
+
+        await streams.answer_each(requests, answer, context.write, max_under_way=streams.MAX_REQUESTS_UNDER_WAY)
+
+    async def _entry(
+        self, asked: rcjax_pb2.RecommendStreamRequest | InvalidRequestError, context: RpcContext
+    ) -> rcjax_pb2.RecommendResponse:
+        if isinstance(asked, InvalidRequestError):
+            raise asked
+        arrival_s = self._clock()
+        deadline_s = stream_codec.entry_deadline(asked, arrival_s, deadline(context, arrival_s))
+        return await self._rank(codec.request_from_message(asked.request), arrival_s, deadline_s)
+
+    async def _rank(
+        self, request: RecommendRequest, arrival_s: float, deadline_s: float | None
+    ) -> rcjax_pb2.RecommendResponse:
+        result = await self._engine().recommend(request, arrival_s=arrival_s, deadline_s=deadline_s)
+        trace_stages(result)
         return codec.result_to_message(result)
+
+    async def Generate(self, request: rcjax_pb2.GenerateRequest, context: RpcContext) -> None:
+        arrival_s = self._clock()
+        asked = stream_codec.generate_from_message(request)
+        generated = self._engine().generate(asked, arrival_s=arrival_s, deadline_s=deadline(context, arrival_s))
+        async with aclosing(generated) as parts:
+            async for part in parts:
+                await context.write(stream_codec.part_to_message(part))
 
 
 class CatalogService(rcjax_pb2_grpc.CatalogServicer):
@@ -44,6 +91,35 @@ class CatalogService(rcjax_pb2_grpc.CatalogServicer):
         items = tuple(map(codec.item_from_message, request.items))
         result = await self._apply(PutItems(items), context)
         return rcjax_pb2.PutItemsResponse(num_built=result.num_built)
+
+    async def PutItemsStream(self, requests: AsyncIterator[Any], context: RpcContext) -> None:
+        num_items = num_failed = 0
+
+        async def answer(index: int, chunk: Any) -> rcjax_pb2.PutItemsStreamResponse:
+            response = rcjax_pb2.PutItemsStreamResponse(chunk_index=index)
+            outcome = await streams.outcome_of(self._put_chunk(chunk, context), None)
+            if streams.is_failure(outcome):
+                response.error.CopyFrom(outcome)
+                response.num_failed = len(getattr(chunk, "items", ()))
+            else:
+                response.put.num_built = outcome.num_built
+                response.num_items = len(chunk.items)
+            return response
+
+        async def write(response: rcjax_pb2.PutItemsStreamResponse) -> None:
+            nonlocal num_items, num_failed
+            num_items, num_failed = num_items + response.num_items, num_failed + response.num_failed
+            response.num_items, response.num_failed = num_items, num_failed
+            await context.write(response)
+
+        await streams.answer_each(requests, answer, write, max_under_way=streams.MAX_CHUNKS_UNDER_WAY, is_in_order=True)
+
+    async def _put_chunk(
+        self, chunk: rcjax_pb2.PutItemsStreamRequest | InvalidRequestError, context: RpcContext
+    ) -> WriteResult:
+        if isinstance(chunk, InvalidRequestError):
+            raise chunk
+        return await self._apply(PutItems(tuple(map(codec.item_from_message, chunk.items))), context)
 
     async def DeleteItems(
         self, request: rcjax_pb2.DeleteItemsRequest, context: RpcContext
@@ -99,6 +175,12 @@ class AdminService(rcjax_pb2_grpc.AdminServicer):
     ) -> rcjax_pb2.SaveRequestLogResponse:
         num_requests = await self._engine().save_request_log(Path(request.file))
         return rcjax_pb2.SaveRequestLogResponse(num_requests=num_requests)
+
+    async def Snapshot(self, request: rcjax_pb2.SnapshotRequest, context: RpcContext) -> rcjax_pb2.SnapshotResponse:
+        return rcjax_pb2.SnapshotResponse(**asdict(await self._engine().take_snapshot()))
+
+    async def Restore(self, request: rcjax_pb2.RestoreRequest, context: RpcContext) -> rcjax_pb2.RestoreResponse:
+        return rcjax_pb2.RestoreResponse(**asdict(await self._engine().restore_snapshot(request.number)))
 
 
 def deadline(context: RpcContext, now_s: float) -> float | None:

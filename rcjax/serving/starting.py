@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
 from rcjax.errors import UnavailableError
-from rcjax.request import Engine, EngineInfo
+from rcjax.request import EngineInfo
+from rcjax.serving.engine import Engine
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import jax
@@ -13,7 +13,6 @@ from rcjax.config import Settings
 from rcjax.engine.compilation import CompilationCounter, use_compilation_cache
 from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
-from rcjax.engine.validation import ServiceLimits
 from rcjax.engine.worker import SliceWorker
 from rcjax.model.context import check_context
 from rcjax.model.dtype import AutoDtype
@@ -26,8 +25,10 @@ from rcjax.serving.mesh import engine_mesh, first_slice
 from rcjax.serving.peers import connect_slices
 from rcjax.serving.residency import Residency
 from rcjax.serving.router import Router
-from rcjax.serving.routing import owners_of, policy_of
+from rcjax.serving.routing import limits_of, owners_of, policy_of
+from rcjax.serving.self_test import SelfTest
 from rcjax.serving.slices import SliceParts, arm_of, new_worker, slice_parts
+from rcjax.serving.snapshots import Snapshots
 from rcjax.serving.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,16 @@ def compilation_counter() -> CompilationCounter:
 
 
 def start_engine(
-    settings: Settings, *, model: Model | None = None, progress: Progress = lambda step: None
+    settings: Settings,
+    *,
+    model: Model | None = None,
+    progress: Progress = lambda step: None,
+    self_test: bool = False,
 ) -> LocalEngine:
     """Loads the model (unless given), computes the instruction's KV and compiles every shape; takes seconds to minutes.
 
-    `progress` is told what is about to happen. Items and users are yet to be put.
+    `progress` is told what is about to happen. Items and users are yet to be put. With `self_test` an engine whose
+    cached path does not rank as full recompute does raises a `SelfTestError` instead of being returned.
     """
     mesh = engine_mesh(settings.mesh)
     use_compilation_cache(settings.compilation_cache_dir())
@@ -58,28 +64,23 @@ def start_engine(
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     if note := closing_note(settings, builder):
         logger.warning(note)
-    own_len, limits = len(builder.instruction_ids), settings.limits
-    check_context(
-        model.config,
-        {
-            "limits.max_item_tokens, after the instruction,": own_len + limits.max_item_tokens,
-            "limits.max_history_tokens, after the instruction,": own_len + limits.max_history_tokens,
-        },
-    )
+    _check_limits(settings, model, builder)
     owners = owners_of(settings.mesh)
     parts = slice_parts(settings, model, builder, progress, mesh)
     planner = new_planner(settings, parts, builder)
     residency = Residency(parts.num_slices)
     workers = _new_workers(settings, parts, planner, builder, residency)
     warm_up(settings, parts, workers, progress)
-    connect_slices(settings, workers, residency)
+    tiers = connect_slices(settings, workers, residency)
+    info = engine_info(settings, model, builder)
+    test = SelfTest(settings, parts, planner, info, builder) if self_test else None
     counter.start()
     router = Router(
         planner,
         workers,
         planner.library,
-        engine_info(settings, model, builder),
-        max_queue=settings.server.max_queue,
+        info,
+        limits=limits_of(settings.admission),
         planner_threads=settings.server.planner_threads,
         residency=residency,
         policy=policy_of(settings.mesh.scheduler),
@@ -88,9 +89,42 @@ def start_engine(
         costs=parts.cost,
         request_log=RequestLog(settings.mesh.request_log) if settings.mesh.request_log else None,
         count_compilations=counter,
+        tiers=tiers,
     )
     router.start()
+    if test is not None:
+        _run(test, router, workers, progress)
+    taken = settings.snapshot
+    if taken.where is not None:
+        router.snapshots = Snapshots(router, taken.where, keep=taken.keep, every_s=taken.every_s, on_stop=taken.on_stop)
+        router.snapshots.start()
     return LocalEngine(router, builder.text_block)
+
+
+def _check_limits(settings: Settings, model: Model, builder: PromptBuilder) -> None:
+    """`ModelLoadError` where the model has too few positions for the blocks that the limits allow."""
+    own_len, limits = len(builder.instruction_ids), settings.limits
+    check_context(
+        model.config,
+        {
+            "limits.max_item_tokens, after the instruction,": own_len + limits.max_item_tokens,
+            "limits.max_history_tokens, after the instruction,": own_len + limits.max_history_tokens,
+        },
+    )
+
+
+def _run(test: SelfTest, router: Router, workers: Sequence[SliceWorker], progress: Progress) -> None:
+    """Runs the self-test; an engine that fails is stopped."""
+    progress(f"self-test: cached blocks against full recompute in {', '.join(test.arms) or 'no arm'}")
+    for arm, why in test.untested.items():
+        logger.warning("the self-test leaves out arm %r: %s", arm, why)
+    try:
+        test.run(workers)
+    except BaseException:
+        router.stop(0.0)
+        raise
+    finally:
+        test.close()
 
 
 def _new_workers(
@@ -150,10 +184,10 @@ def new_planner(settings: Settings, parts: SliceParts, builder: PromptBuilder) -
         parts.keys,
         {name: arm_of(arm) for name, arm in settings.arms.items()},
         engine_info(settings, parts.model, builder),
-        ServiceLimits(),
         parts.rank_shapes,
         max_len=parts.model.config.max_len,
         max_block_pages=parts.max_block_pages,
+        generate_shapes=parts.shapes.get("generate"),
     )
 
 
@@ -176,4 +210,5 @@ def engine_info(settings: Settings, model: Model, builder: PromptBuilder) -> Eng
         dtype_reason=model.dtype_reason,
         num_slices=settings.mesh.slices,
         tensor=settings.mesh.tensor,
+        limits=limits.of_service(),
     )

@@ -11,7 +11,7 @@ from rcjax.cache.placement import Placement
 from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import BlockKind
 from rcjax.request import AppendEvents, DeleteUser, PutUser, Rebalanced, Write, WriteResult
-from rcjax.serving.calls import Call, Calls, check_room
+from rcjax.serving.calls import Call, Calls
 from rcjax.serving.fan_out import FanOut
 from rcjax.serving.owners import ItemOwners
 from rcjax.serving.parts import BlockToBuild, Library, Planner, WritePlanned
@@ -37,7 +37,6 @@ class Writer:
         fan_out: FanOut,
         *,
         alive: Callable[[], tuple[int, ...]],
-        max_queue: int,
         clock: Callable[[], float],
     ):
         self.calls: Calls[Any] = Calls(clock)
@@ -47,7 +46,6 @@ class Writer:
         self._owners = owners
         self._fan_out = fan_out
         self._alive = alive
-        self._max_queue = max_queue
         self._to_do: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # of the three below
         self._behind: dict[str, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
@@ -63,7 +61,6 @@ class Writer:
         self._to_do.put(None)
 
     def submit(self, write: Write, deadline_s: float | None) -> Future[WriteResult]:
-        check_room(len(self.calls), self._max_queue)
         call = self.calls.open(write, None, deadline_s)
         user_id = _user_of(write)
         if user_id is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from chips import Chip
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rcjax.cache import num_pages_for_budget
+from rcjax.config import Settings, ShapeSize, load_settings
 from rcjax.kernels.kv import KVFormat, KVPages
 from rcjax.kernels.selective_attention import Attention, PageLayout, Rope, TileLayout, TokenLayout
 from rcjax.kernels.selective_attention.config import GpuTiling, TpuTiling
@@ -21,6 +24,8 @@ from rcjax.model.sharding import page_shardings, param_shardings
 
 QWEN3_8B = ModelConfig(36, 4096, 32, 8, 128, 12288, 151936, 1e6, 1e-6, 40960, qk_norm=True)
 PAGE_TOKENS = 16
+CONFIGS = Path(__file__).parents[2] / "configs"
+DEPLOYED = {"h100": "h100-1", "v5e": "v5e-8"}  # by chip, the file in configs/; h100-8's slices are h100-1's
 Lowerable = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -120,6 +125,37 @@ STEPS = {
     },
     "v5e": {"Qwen3-8B": Step(SERVED, devices=4, num_pages=16_000)},
 }
+
+
+def deployment(chip_name: str) -> Settings:
+    return load_settings(CONFIGS / f"{DEPLOYED[chip_name]}.yaml")
+
+
+def deployed_steps(chip_name: str) -> dict[str, Step]:
+    """The passes of a deployment that compute most: one that builds, and one of its default arm that ranks."""
+    settings = deployment(chip_name)
+    assert settings.cache.page_tokens == PAGE_TOKENS
+    kv_dtype = settings.kv_dtype(settings.dtype)
+    page_bytes = kv_format(QWEN3_8B, kv_dtype, PAGE_TOKENS).page_bytes
+    num_pages = num_pages_for_budget(int(settings.cache.pool_bytes), page_bytes)
+    num_candidates = settings.limits.max_candidates
+
+    def step(shape: ShapeSize, num_read: int, num_labels: int) -> Step:
+        tiles = (shape.tiles, shape.tile_tokens, shape.tile_pages) if shape.tiles else None
+        sizes = Sizes(shape.batch, shape.fresh_tokens, shape.num_pages, tiles, moved=False)
+        return Step(sizes, settings.mesh.tensor, num_pages, num_read, num_labels, kv_dtype)
+
+    def tokens(shape: ShapeSize) -> int:
+        return shape.batch * shape.fresh_tokens
+
+    tiled = [shape for shape in settings.shapes.rank if shape.tiles]
+    return {
+        f"{DEPLOYED[chip_name]} builds": step(max(settings.shapes.build, key=tokens), 1, 1),
+        f"{DEPLOYED[chip_name]} ranks": step(max(tiled, key=tokens), num_candidates, num_candidates + 2),
+    }
+
+
+STEPS = {name: STEPS.get(name, {}) | (deployed_steps(name) if name in DEPLOYED else {}) for name in STEPS}
 # An A100 has no instructions for fp8.
 REFUSED = {"a100": {"fp8 pages"}}
 # 64 rows of float32 are more than registers hold, by 24 to 260 bytes a thread; 16 are not. In products of three parts

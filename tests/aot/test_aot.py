@@ -13,7 +13,22 @@ from pathlib import Path
 import pytest
 from chips import CHIPS, GPUS, TPUS
 from compiler_report import report_of
-from named_programs import COPIES, KERNELS, OVERFLOWS, REFUSED, SPILLING, SPILLS, STEPS, kernels_of
+from named_programs import (
+    COPIES,
+    DEPLOYED,
+    KERNELS,
+    OVERFLOWS,
+    QWEN3_8B,
+    REFUSED,
+    SPILLING,
+    SPILLS,
+    STEPS,
+    deployed_steps,
+    deployment,
+    kernels_of,
+)
+
+from rcjax.serving.sizing import Traffic, chip_of, size_deployment
 
 pytestmark = pytest.mark.aot
 
@@ -168,3 +183,15 @@ def test_a_pass_takes_little_more_memory_than_pool_weights_and_results(chip, rep
 def test_devices_exchange_sums_of_a_layer_and_no_weights_or_pages(chip, reports):
     for name, step in STEPS[chip.name].items():
         assert set(reports[name].collectives) == ({"all-reduce"} if step.devices > 1 else set())
+
+
+@each([chip for chip in CHIPS.values() if chip.name in DEPLOYED])
+def test_a_deployment_takes_what_it_is_planned_to_and_no_more(chip, reports):
+    settings = deployment(chip.name)
+    device = chip_of(chip.name, settings.mesh.num_devices)
+    planned = size_deployment(settings, QWEN3_8B, device, Traffic(), disk_bytes_per_s=1e9)
+    assert planned.refusals == ()
+    for name in deployed_steps(chip.name):
+        report = reports[name]
+        assert (report.weight_bytes, report.pool_bytes) == (planned.memory.weights, planned.memory.pool)
+        assert report.peak_bytes <= planned.memory.needed <= planned.memory.usable <= chip.memory_bytes, (name, report)

@@ -1,11 +1,15 @@
 """What a snapshot's tests need in place of an engine: pages in host memory, and blocks of random KV in them."""
 
-import json
+import threading
 
 import jax
 import numpy as np
 
 from rcjax.cache import BlockDirectory, BlockKeys, GreedyDual, PagePool, PoolIdentity, as_token_ids
+from rcjax.cache.pages import NOWHERE
+from rcjax.cache.snapshot import Pool, SnapshotStore, open_snapshot, save_snapshot
+from rcjax.cache.snapshot.manifest import read_manifest
+from rcjax.cache.snapshot.segments import SegmentIndex, index_name
 from rcjax.kernels.kv import KVFormat
 
 PAGE_TOKENS = 4
@@ -38,6 +42,25 @@ class HostPages:
         for array, new in zip(jax.tree.leaves(self.values), jax.tree.leaves(values), strict=True):
             array[:, list(pages)] = new
 
+    def start_read(self, pages):
+        """In two parts, the second with a page too many, as an executor pads the last one."""
+        half = len(pages) // 2
+        return [self.read_pages(pages[:half]), self.read_pages([*pages[half:], 0])]
+
+    def in_parts(self, blocks):
+        return blocks
+
+    def bring(self, parts):
+        return parts
+
+    def start_write(self, pages, parts):
+        at = 0
+        for part in parts:
+            own = pages[at : at + part.num_pages]
+            at += part.num_pages
+            kept = [place for place, page in enumerate(own) if page != NOWHERE]
+            self.write_pages([own[place] for place in kept], jax.tree.map(lambda x, kept=kept: x[:, kept], part))
+
 
 class Cache:
     """A directory, its pages and its keys; the instruction is cached and pinned, as in an engine."""
@@ -45,9 +68,18 @@ class Cache:
     def __init__(self, num_pages=64, kv_format=FORMAT):
         self.directory = BlockDirectory(PagePool(num_pages, PAGE_TOKENS), GreedyDual())
         self.pages = HostPages(num_pages, kv_format)
+        self._lock = threading.Lock()
         identity = PoolIdentity("model", "tokenizer", "template", kv_format.dtype, PAGE_TOKENS)
         self.keys = BlockKeys(identity, INSTRUCTION_IDS)
         self._put(self.keys.instruction, "instruction", "", as_token_ids(INSTRUCTION_IDS))
+
+    @property
+    def pool(self):
+        return Pool(self.directory, self.pages, build_s, self._run)
+
+    def _run(self, task):
+        with self._lock:  # in place of the thread that owns an engine's cache
+            return task()
 
     def put(self, kind, owner, token_ids=None, version=0):
         """Caches a block; its KV is random, but always the same for the same content."""
@@ -114,5 +146,26 @@ def assert_blocks_are_of(cache, source):
             assert not array[:, 0, block.num_tokens - (len(block.pages) - 1) * PAGE_TOKENS :].any()
 
 
-def index_of(folder):
-    return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+def save(cache, folder, **options):
+    return save_snapshot(SnapshotStore(folder), cache.keys, [cache.pool], **options)
+
+
+def restore(cache, folder, **options):
+    restoring = open_snapshot(SnapshotStore(folder), cache.keys, [cache.pool], **options)
+    restoring.restore()
+    return restoring.finish()
+
+
+def index_of(folder, number=None):
+    """The blocks of a snapshot and their segments, in the order in which they lie there."""
+    store = SnapshotStore(folder)
+    found = []
+    for use in read_manifest(store, number).segments:
+        blocks = SegmentIndex.model_validate_json(store.read(index_name(use.name))).blocks
+        found += [(use.name, blocks[at]) for at, _ in use.rows.tolist()]
+    return found
+
+
+def files_of(folder):
+    """Every file of a snapshot's folder but the lock."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")

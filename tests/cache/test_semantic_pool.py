@@ -210,3 +210,22 @@ def test_num_bytes_counts_the_arrays():
     num, num_dims = pool.num_prototypes, EMBEDDING.num_dims - 16
     kv = 2 * num * LAYERS * KV_HEADS * HEAD_DIM * 4
     assert pool.num_bytes == kv + num * 4 + 2 * num * num_dims * 4 + VOCAB * 16 * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(HISTORY, min_size=1, max_size=6), HISTORY, st.sets(st.integers(0, 5)))
+def test_without_some_histories_it_lends_what_the_others_gave_it(sampled, asked, gone):
+    """Histories that begin alike have equal KV as far as they do, which only the one that gave it takes with it."""
+    if not any(token not in SPECIFIC for ids in sampled for token in ids):
+        sampled = [*sampled, np.array([0], np.int32)]
+    pool = build(sampled)
+    left = pool.without(gone)
+    given = [{exact_kv(ids)[0][:, t].tobytes() for t in range(len(ids))} for ids in sampled]
+    for k, history in zip(pool.prototypes.k, pool.prototypes.histories, strict=True):
+        assert k.tobytes() in given[history]
+    stay = [k.tobytes() for k, i in zip(pool.prototypes.k, pool.prototypes.histories, strict=True) if i not in gone]
+    assert [k.tobytes() for k in left.prototypes.k] == stay
+    match = left.lookup(asked, min_similarity=0.5)
+    k, _ = left.kv(match.prototypes[match.taken])
+    assert {k[:, t].tobytes() for t in range(k.shape[1])} <= set(stay)
+    assert not (match.taken & ~np.isin(asked, left.prototypes.token_ids)).any()

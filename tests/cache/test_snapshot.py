@@ -1,12 +1,10 @@
 """Snapshots: what comes back is what was saved, and what shall not be saved is not."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 from snapshot_kit import (
     FORMAT,
@@ -15,24 +13,18 @@ from snapshot_kit import (
     Cache,
     HostPages,
     assert_blocks_are_of,
-    build_s,
     index_of,
     of_dtype,
+    restore,
+    save,
     stocked,
 )
 
 from rcjax.cache import BlockState
-from rcjax.cache.snapshot import SnapshotReport, restore_cache, save_cache, saving
+from rcjax.cache.snapshot import SnapshotReport, SnapshotStore, saving
+from rcjax.cache.snapshot.manifest import read_manifest
 from rcjax.errors import InvalidRequestError
 from rcjax.kernels.kv import QUANTISED_DTYPES, KVFormat
-
-
-def save(cache, folder):
-    return save_cache(cache.directory, cache.pages, cache.keys, folder)
-
-
-def restore(cache, folder):
-    return restore_cache(cache.directory, cache.pages, cache.keys, folder, build_s)
 
 
 @pytest.fixture
@@ -50,15 +42,16 @@ def fresh():
     return Cache()
 
 
-@pytest.fixture(params=["one chunk", "small chunks", "a chunk per block"])
-def chunk_bytes(request, monkeypatch):
-    sizes = {"one chunk": saving.CHUNK_BYTES, "small chunks": 8 * FORMAT.page_bytes, "a chunk per block": 1}
-    monkeypatch.setattr(saving, "CHUNK_BYTES", sizes[request.param])
+@pytest.fixture(params=["one segment", "small segments", "a segment per block"])
+def segment_bytes(request, monkeypatch):
+    sizes = {"one segment": saving.SEGMENT_BYTES, "small segments": 8 * FORMAT.page_bytes, "a segment per block": 1}
+    monkeypatch.setattr(saving, "SEGMENT_BYTES", sizes[request.param])
+    monkeypatch.setattr(saving, "PIECE_PAGES", 1)
     return sizes[request.param]
 
 
 class TestRoundTrip:
-    def test_all_blocks_come_back(self, source, fresh, folder, chunk_bytes):
+    def test_all_blocks_come_back(self, source, fresh, folder, segment_bytes):
         saved = save(source, folder)
         restored = restore(fresh, folder)
         assert saved == restored == SnapshotReport(NUM_BLOCKS, source.num_pages(NAMES) * FORMAT.page_bytes, 0)
@@ -73,17 +66,21 @@ class TestRoundTrip:
         saved = save(source, Path("relative"))
         assert restore(fresh, tmp_path / "relative") == saved
 
-    def test_chunks_hold_what_they_should(self, source, folder, chunk_bytes):
+    def test_segments_hold_what_they_should(self, source, folder, segment_bytes):
         save(source, folder)
-        blocks = index_of(folder)["blocks"]
-        num_chunks = len(list((folder / "kv-1").iterdir()))
-        assert sorted({block["chunk"] for block in blocks}) == list(range(num_chunks))
-        if chunk_bytes == 1:
-            assert num_chunks == NUM_BLOCKS
-        else:
-            in_all = source.num_pages(NAMES) * FORMAT.page_bytes
-            assert num_chunks >= in_all / chunk_bytes
-            assert (num_chunks == 1) == (in_all <= chunk_bytes)
+        of_kind = {}
+        for segment, block in index_of(folder):
+            of_kind.setdefault(block.kind, {}).setdefault(segment, []).append(block)
+        assert set(of_kind) == {"item", "history"}
+        for segments in of_kind.values():
+            for name, blocks in segments.items():
+                sizes = [block.num_bytes for block in blocks]
+                assert [block.at for block in blocks] == [sum(sizes[:at]) for at in range(len(sizes))]
+                assert (folder / "segments" / name).stat().st_size == sum(sizes)
+                assert sum(sizes[:-1]) < segment_bytes
+                assert len(sizes) == 1 or segment_bytes > 1
+        num = len(of_kind["item"])
+        assert num == (8 if segment_bytes == 1 else 1) or (segment_bytes == 8 * FORMAT.page_bytes and num > 1)
 
     def test_what_was_restored_can_be_replaced_and_saved_again(self, source, fresh, folder):
         save(source, folder)
@@ -130,13 +127,12 @@ class TestRoundTrip:
     def test_a_flipped_bit_of_values_or_scales_is_found(self, folder, damaged):
         source, fresh = stocked(kv_format=of_dtype("int8")), Cache(kv_format=of_dtype("int8"))
         save(source, folder)
-        path = folder / index_of(folder)["data"] / "0"
-        arrays = {name: np.array(array) for name, array in ocp.load(path).items()}
-        array = arrays["v" if damaged == "values" else "k_scale"]
-        array.reshape(-1).view(np.uint8)[5] ^= 1
-        shutil.rmtree(path)
-        ocp.save(path, arrays)
-        assert len(restore(fresh, folder).corrupt) == 1
+        segment, block = index_of(folder)[0]
+        path = folder / "segments" / segment
+        raw = bytearray(path.read_bytes())
+        raw[block.at + (5 if damaged == "values" else block.num_bytes - 5)] ^= 1
+        path.write_bytes(raw)
+        assert restore(fresh, folder).corrupt == (str(block),)
 
     def test_an_empty_cache(self, fresh, folder):
         assert save(Cache(), folder) == restore(fresh, folder) == SnapshotReport(0, 0, 0)
@@ -174,8 +170,8 @@ class TestWhatIsLeftOut:
             block = source.put(kind, "\0inline")
             source.directory.set_order(block, range(block.num_tokens))
         assert save(source, folder).num_skipped == 2
-        assert {block["owner"] for block in index_of(folder)["blocks"]} == {owner for _, owner in NAMES}
-        assert not index_of(folder)["orders"]
+        assert {block.owner for _, block in index_of(folder)} == {owner for _, owner in NAMES}
+        assert not read_manifest(SnapshotStore(folder)).orders
         assert restore(fresh, folder).num_blocks == NUM_BLOCKS
 
     def test_what_pages_held_before_is_not_saved(self, source, fresh, folder):

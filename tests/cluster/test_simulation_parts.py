@@ -18,7 +18,7 @@ from rcjax.cluster.simulation import (
     recorded,
 )
 from rcjax.cluster.simulation.arm import Reuse
-from rcjax.cluster.simulation.arrivals import recorded_gaps
+from rcjax.cluster.arrivals import recorded_gaps
 from rcjax.cluster.simulation.blocks import BoundedBlocks
 from rcjax.cluster.simulation.sources import Sources
 from rcjax.engine.cost import CostModel

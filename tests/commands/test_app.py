@@ -13,7 +13,7 @@ from rcjax.catalog import Catalogue
 from rcjax.commands.app import app
 from rcjax.config import Settings, load_settings, read_catalogue
 
-COMMANDS = ("demo", "serve", "build", "rank", "bench", "train", "eval")
+COMMANDS = ("demo", "serve", "build", "snapshot", "restore", "rank", "bench", "train", "eval")
 EMBEDDED = Path(__file__).parents[2] / "configs" / "embedded.yaml"
 
 
@@ -37,8 +37,10 @@ def test_help_names_the_commands(run):
         ("demo", ["--requests", "--config"]),
         ("serve", ["--config", "--host", "--port", "--admin-port", "--snapshot"]),
         ("build", ["--config", "--out"]),
+        ("snapshot", ["--target", "--timeout-s"]),
+        ("restore", ["--target", "--number", "--timeout-s"]),
         ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target"]),
-        ("bench", ["--config", "--requests", "--json", "--target", "--concurrency"]),
+        ("bench", ["--config", "--requests", "--json", "--target", "--rate", "--arrivals", "--slo-ms"]),
         ("train", ["--config", "--out", "--steps", "--num-layers"]),
         ("eval", ["--config", "--model", "--requests", "--arms", "--gate", "--json", "--plot", "--permutations"]),
     ],
@@ -56,7 +58,7 @@ def test_help_of_each_command(run, command, options):
         (["serve", "--port", "70000"], "--port"),
         (["build"], "--out"),
         (["rank", "--user", "u"], "--candidates"),
-        (["bench", "--concurrency", "0"], "--concurrency"),
+        (["bench", "--duration-s", "0"], "--duration-s"),
         (["bench", "--arm", "full"], "--target"),
         (["recommend"], "recommend"),
     ],

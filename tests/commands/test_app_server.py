@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from queue import Queue
@@ -14,12 +15,12 @@ from rich.console import Console
 from tiny_engine import TEMPLATE, tiny_model, tiny_settings
 from typer.testing import CliRunner
 
-from rcjax.catalog import Catalogue, Event, Item, Request, User
+from rcjax.catalog import Catalogue, Event, Item, User
 from rcjax.commands import bench
 from rcjax.commands.app import app
 from rcjax.commands.demo import run_demo
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, read_catalogue
-from rcjax.errors import InvalidRequestError, NotFoundError
+from rcjax.errors import InvalidRequestError
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.request import RecommendRequest
 from rcjax.serving import deployment
@@ -141,12 +142,12 @@ def serving(run, monkeypatch):
         addresses.put(await start(server))
         return addresses.queue[0]
 
-    def serve(router: FakeRouter, meanwhile):
+    def serve(router: FakeRouter, meanwhile, *options: str):
         monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: Local(router))
         monkeypatch.setattr(Server, "start", and_tell)
         with ThreadPoolExecutor(1) as caller:
             done = caller.submit(lambda: meanwhile(addresses.get(timeout=60)))
-            result = run("serve", "--port", "0", "--admin-port", "0")
+            result = run("serve", "--port", "0", "--admin-port", "0", *options)
             return result, done.result()
 
     return serve
@@ -186,49 +187,38 @@ def test_serve_ends_with_a_line_when_its_engine_is_lost(serving):
     assert "Traceback" not in result.output
 
 
+def test_serve_for_machines_writes_json_alone_and_serves_metrics(serving, tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("telemetry: {log: json, metrics_port: 0}")
+    router = FakeRouter("item-1")
+    router.report = lambda: None  # it counts nothing
+
+    def use_and_stop(addresses: Addresses) -> str:
+        try:
+            with RecommenderClient(addresses.main) as client:
+                client.wait_ready(60.0)
+                client.recommend(RecommendRequest(("item-1",), "ann"))
+            with urllib.request.urlopen(f"http://{addresses.metrics}/metrics", timeout=60) as response:
+                return response.read().decode()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result, metrics = serving(router, use_and_stop, "--config", str(config))
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.output.splitlines()]
+    messages = [line["message"] for line in lines]
+    assert any(message.startswith("listening on") and ", metrics 127.0.0.1:" in message for message in messages)
+    assert messages[-1] == "stopped"
+    (asked,) = [line for line in lines if "rpc" in line]
+    assert asked["rpc"]["code"] == "OK"
+    assert 'rcjax_rpcs_total{code="OK",method="/rcjax.v1.Recommender/Recommend"} 1.0' in metrics
+
+
 def test_serve_says_that_a_port_is_taken(run, monkeypatch, address):
     monkeypatch.setattr(deployment, "deploy", lambda *args, **kwargs: Local(FakeRouter()))
     result = run("serve", "--port", address.split(":")[1], "--admin-port", "0")
     assert result.exit_code == 1
     assert f"cannot listen on {address}" in result.stderr
-
-
-def requests(*candidates: str) -> list[Request]:
-    return [Request("ann", (candidate,)) for candidate in candidates]
-
-
-def test_a_load_test_counts_answers_and_failures(address):
-    with RecommenderClient(address) as client:
-        report = bench.load_test(client, requests("item-00001", "item-9", "item-00002", "item-8"), "full", 2)
-    assert len(report.answers) == 2
-    assert report.failures == {"NotFoundError": 2}
-    assert {answer.result.arm for answer in report.answers} == {"full"}
-    assert all(answer.caller_ms >= answer.result.times.ttft_ms for answer in report.answers)
-
-
-def test_a_load_test_where_all_fail_raises(address):
-    with RecommenderClient(address) as client, pytest.raises(NotFoundError, match="item-9"):
-        bench.load_test(client, requests("item-9", "item-8"), "", 2)
-
-
-def test_bench_of_a_server(run, address, tmp_path):
-    (tmp_path / "items.jsonl").write_text("".join(f'{{"item_id": "item-0000{n}", "title": "T"}}\n' for n in range(5)))
-    (tmp_path / "users.jsonl").write_text('{"user_id": "ann", "events": []}\n')
-    (tmp_path / "requests.jsonl").write_text('{"user_id": "ann", "candidates": ["item-00003", "item-00001"]}\n')
-    config, out = tmp_path / "mine.yaml", tmp_path / "out.json"
-    config.write_text(f"catalogue: {{format: jsonl, paths: {{folder: {tmp_path}}}}}")
-    options = ["--requests", "7", "--concurrency", "3", "--json", str(out)]
-    result = run("bench", "--config", str(config), "--target", address, *options)
-    assert result.exit_code == 0, result.output
-    assert "7 answers" in result.output
-    assert all(name in result.output for name in ("P50", "P90", "P99", "requests/s"))
-    report = json.loads(out.read_text())
-    (samples,) = report["samples"].values()
-    assert len(samples) == 7
-    others = ("selected", "built", "probed", "semantic", "fetched", "host", "disk")
-    assert samples[0]["tokens"] == {"cached": 100, "fresh": 4} | dict.fromkeys(others, 0)
-    assert report["claims"] == []
-    assert report["concurrency"] == 3
 
 
 def test_a_catalogue_without_requests_cannot_be_benched():
@@ -263,7 +253,7 @@ def test_the_bench_compares_the_arms(console, shop_settings, tmp_path):
     assert all(count.cached == 0 for count in tokens["full"])
     assert all(count.selected == 80 for count in tokens["rcjax"])  # 4 tokens of each of 20 items
     claims = bench.claims(answers)
-    bench.write_json(tmp_path / "out.json", answers, claims=claims)
+    bench.write_json(tmp_path / "out.json", answers)
     assert [claim["target"] for claim in claims] == [5.0, 10.0]
     assert json.loads((tmp_path / "out.json").read_text())["claims"] == claims
     assert "vs prefix" in console.file.getvalue()

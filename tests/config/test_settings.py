@@ -10,6 +10,8 @@ from rcjax.config import Settings, ShapeSize, load_settings
 from rcjax.engine.arm import Arm
 from rcjax.model.selection import BoundarySelection
 from rcjax.prompt import Layout, Reuse, Scoring
+from rcjax.serving.admission_limits import AdmissionLimits, CallerLimits
+from rcjax.serving.routing import limits_of
 from rcjax.serving.slices import arm_of
 
 TILES = "shapes: {{rank: [{{fresh_tokens: 64, num_pages: 1, {}}}], build: [[512, 16]]}}"
@@ -58,7 +60,8 @@ shapes:
   rank: [[64, 32], [128, 32, 4], {fresh_tokens: 20, num_pages: 48, batch: 8, tiles: 20, tile_tokens: 2, tile_pages: 6}]
   build: [[256, 16]]
   generate: [[1, 64], {fresh_tokens: 8, num_pages: 16}]
-server: {host: 0.0.0.0, port: 1, admin_port: 2, max_queue: 3, grace_s: 0.5}
+server: {host: 0.0.0.0, port: 1, admin_port: 2, grace_s: 0.5}
+admission: {max_queue_s: 0.5, default_caller: {arms: []}, callers: {shop: {arms: [fast], requests_per_s: 7.5}}}
 compilation_cache: xla
 """
     settings = load_settings(write(tmp_path, text))
@@ -76,6 +79,10 @@ compilation_cache: xla
     assert settings.shapes.generate[1] == ShapeSize(fresh_tokens=8, num_pages=16, batch=1)
     assert settings.semantic_arms == ["lent"]
     assert settings.compilation_cache_dir() == tmp_path / "xla"
+    shop = CallerLimits(("fast",), 7.5, 20)
+    limits = AdmissionLimits(0.5, 600.0, 30.0, CallerLimits(()), {"shop": shop})
+    assert limits_of(settings.admission) == limits
+    assert (limits.of("shop"), limits.of("anonymous")) == (shop, CallerLimits(()))
     again = write(tmp_path, yaml.safe_dump(settings.model_dump(mode="json")))
     assert load_settings(again) == settings
 
@@ -145,6 +152,10 @@ def test_a_tilde_without_a_home_is_one_line(tmp_path, without_home, text, user):
         ("semantic: {max_prototypes: 0}", "semantic.max_prototypes"),
         ("semantic: {min_similarity: 2}", "semantic.min_similarity"),
         ("default_arm: nobody", "default_arm"),
+        ("admission: {max_queue_s: 0}", "admission.max_queue_s"),
+        ("admission: {default_deadline_s: .inf}", "admission.default_deadline_s"),
+        ("admission: {callers: {shop: {requests_per_s: -1}}}", "admission.callers.shop.requests_per_s"),
+        ("admission: {callers: {shop: {arms: [slow]}}}", "admission.callers.shop.arms has 'slow', .* one of the arms"),
         ("arms: {}", "default_arm"),
         ("shapes: {rank: [[64]], build: [[512, 16]]}", "shapes.rank"),
         ("shapes: {rank: [[0, 1]], build: [[512, 16]]}", "shapes.rank"),

@@ -18,6 +18,7 @@ class Done(Pending):
     def __init__(self, program, value, start_s=0.0):
         self.program = program
         self.start_s = start_s
+        self.num_rows, self.num_tokens = program.shape.batch, 0
         self._value = value
 
     def is_ready(self) -> bool:

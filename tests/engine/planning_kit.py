@@ -16,11 +16,10 @@ from rcjax.engine.arm import Arm
 from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
 from rcjax.engine.shape import Shape, ShapeSet
-from rcjax.engine.validation import ServiceLimits
 from rcjax.model.selection import parse_policy
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import Template
-from rcjax.request import EngineInfo, PutItems, PutUser
+from rcjax.request import EngineInfo, PutItems, PutUser, ServiceLimits
 
 CAPITALS = [chr(c) for c in range(ord("A"), ord("Z") + 1)]
 SHAPES = (Shape(64, 64), Shape(320, 64), Shape(448, 320), Shape(8000, 0))
@@ -75,9 +74,12 @@ def new_planner(
         "cpu",
         "0",
         PAGE_TOKENS,
-        *LIMITS.model_dump().values(),
+        LIMITS.max_candidates,
+        LIMITS.max_item_tokens,
+        LIMITS.max_history_tokens,
         tuple(arms),
         default_arm,
+        limits=limits,
     )
     identity = PoolIdentity("tiny", "chars", builder.template.identity, "float32", PAGE_TOKENS)
     return Planner(
@@ -86,7 +88,6 @@ def new_planner(
         BlockKeys(identity, builder.instruction_ids),
         {name: arm_of(arm) for name, arm in arms.items()},
         info,
-        limits,
         ShapeSet("rank", shapes, cost_of),
         max_len=max_len,
         max_block_pages=max_block_pages,

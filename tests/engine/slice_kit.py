@@ -54,6 +54,7 @@ class ScriptedPass(Pending):
     def __init__(self, program: Program, default: Any, start_s: float):
         self.program = program
         self.start_s = start_s
+        self.num_rows, self.num_tokens = program.shape.batch, 0
         self.default = default
         self._outcome: list[Any] = []
 

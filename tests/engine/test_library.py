@@ -11,7 +11,8 @@ from planning_kit import new_planner, planned, write_to
 from tiny_engine import event, item
 
 from rcjax.catalog.types import Item, User
-from rcjax.engine.library import BLOCK_BYTES
+from rcjax.engine.library import BLOCK_BYTES, Library
+from rcjax.engine.plan import Change, Stored, WritePlan
 from rcjax.errors import NotFoundError
 from rcjax.prompt import BlockKind
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, RecommendRequest
@@ -172,3 +173,28 @@ def test_appending_tokenises_the_new_events_only(monkeypatch):
     assert len(seen) == i - 2, "no old event was tokenised again, not even when the oldest had to go"
     assert i > 4
     assert planner.library.user("u").block.block.kind is BlockKind.HISTORY
+
+
+def test_what_comes_back_gives_way_to_what_is_known_or_was_deleted_since():
+    library = Library(2**20)
+
+    def write(name, content):
+        version = library.versions.begin_write()
+        stored = None if content is None else Stored(content, version, None)
+        change = Change(BlockKind.ITEM, name, stored)
+        library.swap(WritePlan(DeleteItems((name,)), version, (), None, (), (change,)))
+        library.versions.end_write(version)
+
+    kept, gone, new = (item_named(name, "old") for name in ("kept", "gone", "new"))
+    write("kept", item_named("kept", "newer"))
+    version = library.versions.begin_read()
+    write("gone", gone)
+    write("gone", None)
+    found = [(one.item_id, Stored(one, version, None)) for one in (kept, gone, new)]
+    assert library.add_missing(BlockKind.ITEM, found) == 1
+    assert {name: stored.content for name, stored in library.items().items()} == {
+        "kept": item_named("kept", "newer"),
+        "new": new,
+    }
+    write("new", None)  # as any other
+    assert library.item("new") is None

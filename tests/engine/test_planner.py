@@ -24,7 +24,7 @@ from rcjax.config import ArmSettings
 from rcjax.engine.shape import Shape
 from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
 from rcjax.prompt.template import Template
-from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest
+from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, RecommendRequest
 
 ORACLE = prompt_oracle()
 KEYS = new_planner().keys
@@ -97,7 +97,7 @@ class TestOwners:
             RecommendRequest((item(1, text="new"),), "u", history=()),
             RecommendRequest((item(1, text="newer"),), "", history=()),
             RecommendRequest((item(9, text="new"),), "v", history=EVENTS),
-            RecommendRequest((item(8),), "u", history=EVENTS[:1]),
+            RecommendRequest((item(8),), "w", history=EVENTS[:1]),
         ]
         owners = [owner for request in requests for owner in self.owners(stocked, request)]
         assert len(set(owners)) == len(owners) == 8
@@ -108,9 +108,14 @@ class TestOwners:
         assert planned(stocked, request).keys == planned(stocked, request).keys
 
     def test_a_library_user_may_send_a_history_of_their_own(self, stocked):
-        for history in (EVENTS[:1], (), tuple(reversed(EVENTS))):
-            (owner, _) = self.owners(stocked, RecommendRequest(("i0",), "u", history))
-            assert owner.startswith("\0u\0")
+        """All that one sends has one owner, with which a deletion takes it away, and each its own key."""
+        requests = [RecommendRequest(("i0",), "u", one) for one in (EVENTS[:1], (), tuple(reversed(EVENTS)))]
+        owners = {self.owners(stocked, request)[0] for request in requests}
+        assert len(owners) == 1
+        assert all(owner.startswith("\0u\0") for owner in owners)
+        assert len({planned(stocked, request).keys[1] for request in requests}) == 3
+        plan, _ = write_to(stocked, DeleteUser("u"))
+        assert plan.drop == ((BlockKind.HISTORY, "u"), (BlockKind.HISTORY, *owners))
 
 
 # How many of the items' tokens each selects; of an exact history and the instruction, none.

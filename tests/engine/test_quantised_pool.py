@@ -170,7 +170,6 @@ def test_spoiled_kv_is_an_error_of_the_request_that_reads_it_alone(engine):
 def test_histories_are_lent_in_the_pool_s_own_format(engine, oracle, kv_dtype):
     """A user who borrows from the same history: the exact scores, but for rounding twice."""
     assert engine.build_semantic_pool() > 0
-    engine.delete_user("u")
     answer = recommend(engine, IDS, "", arm="lent", history=EVENTS)
     assert answer.tokens.semantic > 0
     found = {ranked.item_id: ranked.score for ranked in answer.ranking}

@@ -6,14 +6,26 @@ from dataclasses import replace
 import pytest
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.engine.validation import ServiceLimits, validate_request, validate_write
+from rcjax.engine.validation import validate_request, validate_write
 from rcjax.errors import InvalidRequestError
-from rcjax.request import AppendEvents, DeleteItems, DeleteUser, EngineInfo, PutItems, PutUser, RecommendRequest, Write
+from rcjax.request import (
+    AppendEvents,
+    DeleteItems,
+    DeleteUser,
+    EngineInfo,
+    PutItems,
+    PutUser,
+    RecommendRequest,
+    ServiceLimits,
+    Write,
+)
 
 INFO = EngineInfo(
     "m", "f", "t v1", "float32", "cpu", "0", 16, 5, 192, 512, arms=("full", "blocks"), default_arm="blocks"
 )
-LIMITS = ServiceLimits(max_id_len=8, max_text_len=10, max_categories=2, max_items=3, max_events=2)
+LIMITS = ServiceLimits(
+    max_id_len=8, max_text_len=10, max_text_bytes=22, max_categories=2, max_items=3, max_events=2, max_top_k=5
+)
 GOOD = RecommendRequest(candidates=("a", Item("b", "B"), "c"), user_id="ann")
 EVENT = Event("a", "A")
 
@@ -46,6 +58,12 @@ BAD_REQUESTS = {
     "long brand": (with_item(brand="x" * 11), "candidates[1].item.brand", "11 characters"),
     "long category": (with_item(categories=("x", "x" * 11)), "candidates[1].item.categories[1]", "11 characters"),
     "categories": (with_item(categories=("x", "y", "z")), "candidates[1].item.categories", "3 elements"),
+    "much text": (
+        with_item(title="x" * 10, description="é" * 4, brand="x", categories=("é", "xx")),
+        "candidates[1].item",
+        "candidates[1].item has 23 bytes of text, over the limit of 22",
+    ),
+    "text of many bytes": (replace(GOOD, history=(EVENT, Event("a", "茶" * 8))), "history.events[1]", "24 bytes"),
     "no text": (with_item(title="  "), "candidates[1].item.title", "give a title or a description"),
     "nan price": (with_item(price=math.nan), "candidates[1].item.price", "nan"),
     "infinite price": (with_item(price=math.inf), "candidates[1].item.price", "inf"),
@@ -92,11 +110,25 @@ def test_bad_request_is_refused_with_field_and_limit(name: str) -> None:
         replace(GOOD, user_id="", history=()),  # a newcomer
         replace(GOOD, user_id="u" * 8, history=(EVENT, Event("a", "", text="x" * 10, rating=-1.0))),
         replace(GOOD, candidates=("é", "茶\N{TEACUP WITHOUT HANDLE}"), user_id="é"),
+        with_item(title="x" * 10, description="é" * 4, brand="x", categories=("é", "x")),
+        replace(GOOD, history=(Event("a", "x" * 10, text="é" * 6),)),
         with_item(title="", description="é" * 10, price=0.0, categories=("x", "y")),
     ],
 )
 def test_request_at_the_limits_passes(request_: RecommendRequest) -> None:
     validate_request(request_, INFO, LIMITS)
+
+
+def test_a_ranking_names_no_more_than_top_k_may_be() -> None:
+    limits = replace(LIMITS, max_top_k=2)
+    validate_request(replace(GOOD, top_k=2), INFO, limits)
+    for top_k, part in (
+        (0, "top_k is 0, which asks for all 3, over the limit"),
+        (3, "top_k is 3, over the limit of 2"),
+    ):
+        with pytest.raises(InvalidRequestError, match=part) as caught:
+            validate_request(replace(GOOD, top_k=top_k), INFO, limits)
+        assert caught.value.field == "top_k"
 
 
 BAD_WRITES = [

@@ -95,7 +95,6 @@ class TinyEngine(LocalEngine):
             [self.worker],
             self.library,
             engine_info(settings, parts.model, builder),
-            max_queue=256,
             planner_threads=1,
             count_compilations=lambda: 0,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from rcjax.request import (
     DeleteItems,
     EngineInfo,
     EngineStats,
+    GeneratedPiece,
+    GenerateRequest,
+    GenerateResult,
     PutItems,
     PutUser,
     RankedItem,
@@ -25,6 +28,7 @@ from rcjax.request import (
     Write,
     WriteResult,
 )
+from rcjax.serving.engine import RestoreResult, SnapshotResult
 
 INFO = EngineInfo(
     model="fake",
@@ -79,6 +83,7 @@ class FakeRouter:
         self.was_cancelled = threading.Event()
         self.grace_s: list[float] = []
         self.lost: Future[None] = Future()
+        self.num_ended = 0  # generations that are over, however
 
     async def recommend(
         self, request: RecommendRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
@@ -91,6 +96,21 @@ class FakeRouter:
             if isinstance(candidate, str) and candidate not in self.items:
                 raise NotFoundError(f"unknown item {candidate!r}", field=f"candidates[{index}].item_id")
         return ranked(request)
+
+    async def generate(
+        self, request: GenerateRequest, *, arrival_s: float | None = None, deadline_s: float | None = None
+    ) -> AsyncGenerator[GeneratedPiece | GenerateResult, None]:
+        """A piece for each letter of the text to continue, capitals; a request's is "ok"."""
+        try:
+            await self._enter(request, deadline_s)
+            text = request.prompt.upper() if isinstance(request.prompt, str) else "ok"
+            for letter in text[: request.max_new_tokens]:
+                await self._enter(letter, deadline_s)
+                yield GeneratedPiece((ord(letter),), letter)
+            num_new, is_complete = min(len(text), request.max_new_tokens), len(text) < request.max_new_tokens
+            yield GenerateResult(num_new, is_complete, TokenCounts(cached=100, fresh=len(text)), 1.5, 2.5)
+        finally:
+            self.num_ended += 1
 
     async def apply(self, write: Write, *, deadline_s: float | None = None) -> WriteResult:
         await self._enter(write, deadline_s)
@@ -129,10 +149,18 @@ class FakeRouter:
         self.calls.append(("save_request_log", file))
         return 4
 
+    async def take_snapshot(self) -> SnapshotResult:
+        await self._enter("snapshot", None)
+        return SnapshotResult(3, 10, 4096, 2, 512, len(self.items), len(self.users), 0.5)
+
+    async def restore_snapshot(self, number: int) -> RestoreResult:
+        await self._enter(("restore", number), None)
+        return RestoreResult(number or 3, 8, 2048, 1, 2, 1, 0, 0, 0.25)
+
     def stop(self, grace_s: float) -> None:
         self.grace_s.append(grace_s)
 
-    async def _enter(self, argument: RecommendRequest | Write, deadline_s: float | None) -> None:
+    async def _enter(self, argument: Any, deadline_s: float | None) -> None:
         self.calls.append(argument)
         self.deadlines_s.append(deadline_s)
         try:

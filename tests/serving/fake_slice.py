@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,11 +15,24 @@ from fake_router import INFO, ranked
 
 from rcjax.errors import InvalidRequestError, NotFoundError, UnavailableError
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, Scoring
-from rcjax.request import AppendEvents, DeleteItems, PutItems, PutUser, RecommendRequest, Write
+from rcjax.request import (
+    AppendEvents,
+    DeleteItems,
+    GenerateRequest,
+    PutItems,
+    PutUser,
+    RecommendRequest,
+    TokenCounts,
+    Write,
+)
+from rcjax.serving.admission_limits import AdmissionLimits
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
 
 PROMPT = Prompt((), (), Layout.SEQUENTIAL, Scoring.LABEL)
+
+
+NO_LIMITS = AdmissionLimits(max_queue_s=1e9, default_deadline_s=1e9)
 
 
 class Clock:
@@ -49,7 +62,7 @@ class FakePlannedBlock:
 
 @dataclass(frozen=True)
 class FakePlan:
-    """Costs as many seconds as it has candidates; `wanted` are their texts as the library had them."""
+    """Costs a second for each candidate, in passes of eight requests; `wanted` are texts as the library had them."""
 
     request: RecommendRequest
     version: int
@@ -63,6 +76,23 @@ class FakePlan:
     @property
     def cost_s(self) -> float:
         return float(len(self.request.candidates))
+
+    share_s = cost_s
+
+    @property
+    def full_pass_s(self) -> float:
+        return 8 * self.cost_s
+
+
+@dataclass(frozen=True)
+class FakeGenerationPlan:
+    source: Any
+    version: int
+    sampling: Any = None
+    wanted: tuple[FakePlannedBlock, ...] = ()
+    cost_s: float = 1.0
+    share_s: float = 1.0
+    full_pass_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,12 @@ class FakeWorkerStats:
     from_disk_bytes: int = 13
     lent_bytes: int = 14
     spilled_bytes: int = 15
+    num_local_hits: int = 16
+    num_computed: int = 17
+    num_not_spilled: int = 18
+    passes: Any = field(default_factory=dict)
+    prompt_tokens: Any = field(default_factory=dict)
+    missed_tokens: Any = field(default_factory=dict)
 
 
 class FakeVersions:
@@ -162,6 +198,14 @@ class FakePlanner:
         wanted = tuple(FakePlannedBlock(item_id, self._library.texts[item_id]) for item_id in request.candidates)
         return FakePlan(request, self._library.versions.begin(), wanted)
 
+    def plan_generation(self, request: GenerateRequest) -> FakeGenerationPlan:
+        self.before(request)
+        return FakeGenerationPlan(request.prompt, self._library.versions.begin())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """1 is "a", 2 is "b"."""
+        return "".join(chr(ord("a") - 1 + token_id) for token_id in token_ids)
+
     def item_block(self, item_id: str) -> FakePlannedBlock | None:
         text = self._library.texts.get(item_id)
         return None if text is None else FakePlannedBlock(item_id, text)
@@ -205,6 +249,7 @@ class FakeWorker:
         self.lost: Future[None] = Future()
         self.forgotten: list[int] = []
         self.stopped: list[float] = []
+        self.deadlines_s: list[float | None] = []  # of generations
         self._log = log
         self._queue: SimpleQueue[tuple[str, Any, Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -232,8 +277,21 @@ class FakeWorker:
     def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
         return self._put("drop", [owner for _, owner in names], lambda: len(names))
 
-    def generate(self, plan: Any, sampling: Any) -> Future[list[int]]:
-        return self._put("generate", plan, lambda: [1, 2, 3])
+    def generate(
+        self, source: Any, sampling: Any, *, deadline_s: float | None = None, listener: Any = None
+    ) -> Future[list[int]]:
+        """Tokens 1, 2, 3; `before` is called with each, too."""
+
+        def answer() -> list[int]:
+            if listener is not None:
+                listener.on_prompt(TokenCounts(cached=7))
+                for token_id in (1, 2, 3):
+                    self.before(f"token {token_id}")
+                    listener.on_token(token_id)
+            return [1, 2, 3]
+
+        self.deadlines_s.append(deadline_s)
+        return self._put("generate", source, answer)
 
     def choose_orders(self, seed: int) -> Future[int]:
         return self._put("choose_orders", seed, lambda: 10)
@@ -269,7 +327,7 @@ class FakeWorker:
 class Slices:
     """A router over fake slices, started; `log` has what swaps and workers did, in order."""
 
-    def __init__(self, num_workers: int = 1, *, max_queue: int = 10, planner_threads: int = 1, **routing: Any):
+    def __init__(self, num_workers: int = 1, *, planner_threads: int = 1, **routing: Any):
         self.log: list[Any] = []
         self.clock = Clock()
         self.library = FakeLibrary(self.log)
@@ -280,7 +338,6 @@ class Slices:
             self.workers,
             self.library,
             INFO,
-            max_queue=max_queue,
             planner_threads=planner_threads,
             count_compilations=lambda: 7,
             clock=self.clock,
@@ -307,7 +364,7 @@ def ask(*numbers: int) -> RecommendRequest:
 
 
 def until_refused(slices: Slices) -> None:
-    """Asks until the router takes no more, as it was told to stop on another thread; give it a long queue."""
+    """Asks until the router takes no more, as it was told to stop on another thread; give it `NO_LIMITS`."""
     with contextlib.suppress(UnavailableError):
         while True:
             slices.router.submit(ask(9))

@@ -63,6 +63,8 @@ class ManualPlan:
     wanted: tuple[PlannedBlock, ...]
     version: int
     cost_s: float = 1.0
+    share_s: float = 1.0
+    full_pass_s: float = 1.0
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -284,7 +286,6 @@ class ManualMesh:
             self.slices,
             self.library,
             INFO,
-            max_queue=1000,
             residency=self.residency,
             owners=owners,
             clock=lambda: self.now_s,

@@ -16,6 +16,7 @@ from rcjax.request import (
     RankedItem,
     RecommendRequest,
     RecommendResult,
+    ServiceLimits,
     SliceStats,
     StageTimes,
     TokenCounts,
@@ -81,10 +82,10 @@ def test_user(user_id: str, history: list) -> None:
 
 
 @settings(deadline=None)
-@given(several_texts, counts)
-def test_info(arms: tuple[str, ...], count: int) -> None:
+@given(several_texts, counts, st.tuples(*[counts] * (len(fields(ServiceLimits)) - 1), floats))
+def test_info(arms: tuple[str, ...], count: int, limits: tuple) -> None:
     fields = ("model", "f", "t", "bfloat16", "cpu", "0.1", 16, count, count, count, arms, "full", "auto", count, count)
-    info = EngineInfo(*fields)
+    info = EngineInfo(*fields, limits=ServiceLimits(*limits))
     data = codec.info_to_message(info).SerializeToString()
     assert codec.info_from_message(rcjax_pb2.InfoResponse.FromString(data)) == info
 

@@ -1,14 +1,17 @@
 """The synchronous wrapper: what blocks, in which order answers come, and how many writes are under way."""
 
+from dataclasses import replace
+
+import fake_slice
 import pytest
 from fake_router import INFO, ranked
 from fake_slice import FakeWorker, Slices, ask
 
 from rcjax.catalog.types import Event, Item, User
-from rcjax.engine.validation import ServiceLimits
 from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError
-from rcjax.request import PutItems, PutUser, RecommendRequest, WriteResult
+from rcjax.request import PutItems, PutUser, RecommendRequest, ServiceLimits, WriteResult
 from rcjax.serving import local
+from rcjax.serving.admission_limits import AdmissionLimits
 
 
 def test_a_bad_request_yields_its_error_in_its_place() -> None:
@@ -19,7 +22,7 @@ def test_a_bad_request_yields_its_error_in_its_place() -> None:
 
 
 def test_more_requests_than_may_wait_are_no_matter() -> None:
-    with Slices(max_queue=1) as slices:
+    with Slices(limits=AdmissionLimits(max_queue_s=1e-9)) as slices:
         asks = [ask(n % 10) for n in range(20)]
         assert slices.local().recommend(asks) == [ranked(one) for one in asks]
 
@@ -41,21 +44,20 @@ def test_writes_say_what_they_did() -> None:
         assert engine.info() == INFO
 
 
-def test_many_writes_are_under_way_at_once_and_no_more_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_writes_are_under_way_at_once_and_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_WRITES_UNDER_WAY", 3)
-    for max_queue, most in ((10, 3), (2, 2)):
-        under_way: list[int] = []
-        with Slices(max_queue=max_queue) as slices:
-            slices.worker.before = lambda name, calls=slices.router._writer.calls, to=under_way: to.append(len(calls))
-            writes = [PutItems((Item(f"item-{n}", "T"),) if n % 4 else ()) for n in range(20)]
-            outcomes = list(slices.local().apply_each(writes))
-            for n, outcome in enumerate(outcomes):
-                assert outcome == WriteResult(1, num_tokens=1) if n % 4 else isinstance(outcome, InvalidRequestError)
-        assert max(under_way) <= most
+    under_way: list[int] = []
+    with Slices(limits=AdmissionLimits(max_writes_s=1e-9)) as slices:
+        slices.worker.before = lambda name: under_way.append(len(slices.router._writer.calls))
+        writes = [PutItems((Item(f"item-{n}", "T"),) if n % 4 else ()) for n in range(20)]
+        outcomes = list(slices.local().apply_each(writes))
+        for n, outcome in enumerate(outcomes):
+            assert outcome == WriteResult(1, num_tokens=1) if n % 4 else isinstance(outcome, InvalidRequestError)
+    assert max(under_way) <= 3
 
 
 def test_what_is_more_than_one_call_may_carry_is_parted_or_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "LIMITS", ServiceLimits(max_items=2, max_events=3))
+    monkeypatch.setattr(fake_slice, "INFO", replace(INFO, limits=ServiceLimits(max_items=2, max_events=3)))
     events = tuple(Event("item-1", letter) for letter in "abcde")
     with Slices() as slices:
         engine, asked = slices.local(), []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.rpc import status_pb2
 
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
 
@@ -24,7 +25,9 @@ def without_json_names(file: FileDescriptorProto) -> FileDescriptorProto:
 def test_generated_code_has_the_descriptor_of_the_proto_file(tmp_path: Path) -> None:
     protoc = pytest.importorskip("grpc_tools.protoc")
     out = tmp_path / "set"
-    assert protoc.main(["protoc", f"-I{FOLDER.parents[2]}", f"--descriptor_set_out={out}", PROTO]) == 0
+    folders = [FOLDER.parents[2], Path(status_pb2.__file__).parents[2], files("grpc_tools") / "_proto"]
+    imports = [f"-I{folder}" for folder in folders]
+    assert protoc.main(["protoc", *imports, f"--descriptor_set_out={out}", PROTO]) == 0
     (compiled,) = FileDescriptorSet.FromString(out.read_bytes()).file
     committed = FileDescriptorProto()
     rcjax_pb2.DESCRIPTOR.CopyToProto(committed)

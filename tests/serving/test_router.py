@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_router import INFO, Gate, ranked
-from fake_slice import Slices, ask, until_refused
+from fake_slice import NO_LIMITS, Slices, ask, until_refused
 
 from rcjax.errors import (
     DeadlineExceededError,
@@ -20,6 +20,7 @@ from rcjax.errors import (
     UnavailableError,
 )
 from rcjax.request import EngineStats, SliceStats, TokenCounts
+from rcjax.serving.admission_limits import AdmissionLimits
 from rcjax.serving.router import Router
 
 
@@ -112,20 +113,24 @@ def test_many_requests_are_planned_before_any_is_handed_over() -> None:
         assert slices.planner.threads == {"MainThread"}
 
 
-def test_a_full_queue_refuses_at_once() -> None:
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     gate = Gate()
-    with Slices(max_queue=2) as slices:
+    with Slices(limits=AdmissionLimits(max_queue_s=4.0)) as slices:
         slices.worker.before = held(gate)
-        running = slices.router.submit(ask(1))
+        running = slices.router.submit(ask(1, 2))  # two seconds
         assert gate.entered.wait(60)
-        waiting = slices.router.submit(ask(2))
-        with pytest.raises(ResourceExhaustedError, match="2 calls are under way, which is the limit"):
+        waiting = slices.router.submit(ask(1, 2, 3))
+        until_planned(slices, 1)
+        with pytest.raises(ResourceExhaustedError, match="takes 5 s, over the limit of 4 s") as caught:
             slices.router.submit(ask(4))
+        assert caught.value.retry_after_s == 3.0  # until half of the queue is free
         with pytest.raises(ResourceExhaustedError):
             asyncio.run(slices.router.recommend(ask(4)))
+        assert +slices.router.admission.rejected == {"queue": 2}
         gate.open.set()
         wait([running, waiting], 60)
         assert slices.router.submit(ask(4)).result(60) == ranked(ask(4))
+        assert slices.router.current_stats().num_requests == 3
 
 
 def test_a_cancelled_await_reaches_the_slice() -> None:
@@ -158,7 +163,7 @@ def test_what_nobody_waits_for_any_more_is_not_planned() -> None:
         first = slices.router.submit(ask(1))
         assert gate.entered.wait(60)
         given_up, expired = slices.router.submit(ask(2)), slices.router.submit(ask(3), deadline_s=1005.0)
-        kept = slices.router.submit(ask(4), deadline_s=1006.0)
+        kept = slices.router.submit(ask(4), deadline_s=1010.0)  # there is time for what waits
         assert given_up.cancel()
         slices.clock.now_s = 1005.0
         gate.open.set()
@@ -213,7 +218,7 @@ def test_stop_finishes_what_is_there_and_refuses_more() -> None:
         assert [future.result(0) for future in futures] == [ranked(ask(1)), ranked(ask(2))]
         assert slices.worker.stopped
 
-    with Slices(max_queue=10**6) as slices:
+    with Slices(limits=NO_LIMITS) as slices:
         slices.worker.before = held(gate)
         asyncio.run(main(slices))
 
@@ -271,15 +276,14 @@ def test_an_answered_request_is_forgotten_without_the_garbage_collector() -> Non
             seen = weakref.ref(future)
             del future
             slices.worker._thread.join(60)
-            slices.router._threads[0].join(60)
+            slices.router._intake._threads[0].join(60)
             assert seen() is None
         finally:
             gc.enable()
 
 
-@pytest.mark.parametrize("sizes", [{"max_queue": 0}, {"planner_threads": 0}])
-def test_room_for_nothing_is_refused(sizes: dict[str, int]) -> None:
+def test_nobody_who_works_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Slices(**sizes)
+        Slices(planner_threads=0)
     with pytest.raises(ValueError, match="at least 1"):
-        Router(Slices().planner, [], Slices().library, INFO, max_queue=1)
+        Router(Slices().planner, [], Slices().library, INFO)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from fake_router import INFO, FakeRouter, Gate
-from fake_slice import Slices, until_refused
+from fake_slice import NO_LIMITS, Slices, until_refused
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -140,7 +140,7 @@ def test_a_cancelled_call_is_cancelled_in_the_engine() -> None:
 
 
 def test_stop_finishes_what_is_there_and_refuses_more() -> None:
-    gate, slices = Gate(), Slices(max_queue=10**6)
+    gate, slices = Gate(), Slices(limits=NO_LIMITS)
     slices.worker.before = lambda name: gate()
 
     def factory() -> Router:

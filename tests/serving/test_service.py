@@ -34,6 +34,7 @@ from rcjax.request import (
     TokenCounts,
 )
 from rcjax.serving.client import RecommenderClient
+from rcjax.serving.retries import NO_RETRIES
 from rcjax.serving.sendable import MAX_MESSAGE_BYTES
 from rcjax.serving.server import Server, running_server
 from rcjax.serving.v1 import rcjax_pb2
@@ -59,7 +60,7 @@ def running() -> Iterator[Running]:
     server = Server(lambda: engine, clock=lambda: 1000.0)
     with (
         running_server(server) as addresses,
-        RecommenderClient(addresses.main, addresses.admin, timeout_s=60.0) as client,
+        RecommenderClient(addresses.main, addresses.admin, timeout_s=60.0, retry=NO_RETRIES) as client,
         grpc.insecure_channel(addresses.main) as channel,
     ):
         yield Running(engine, client, channel)

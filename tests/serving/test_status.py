@@ -8,6 +8,7 @@ from rcjax.errors import (
     DeadlineExceededError,
     InvalidRequestError,
     NotFoundError,
+    PermissionDeniedError,
     RcjaxError,
     ResourceExhaustedError,
     UnavailableError,
@@ -33,6 +34,7 @@ def details(error: RcjaxError, request: Message | None = None) -> dict[str, Mess
         (NotFoundError("gone"), code_pb2.NOT_FOUND, {"ErrorInfo", "ResourceInfo"}),
         (ResourceExhaustedError("full"), code_pb2.RESOURCE_EXHAUSTED, {"ErrorInfo", "RetryInfo"}),
         (DeadlineExceededError("late"), code_pb2.DEADLINE_EXCEEDED, {"ErrorInfo"}),
+        (PermissionDeniedError("not yours"), code_pb2.PERMISSION_DENIED, {"ErrorInfo"}),
         (UnavailableError("closed"), code_pb2.UNAVAILABLE, {"ErrorInfo"}),
         (RcjaxError("broken"), code_pb2.INTERNAL, {"ErrorInfo"}),
     ],
@@ -75,8 +77,10 @@ def test_not_found_names_a_user_within_a_message() -> None:
     assert (resource.resource_type, resource.resource_name) == ("rcjax.v1.User", "ann")
 
 
-def test_retry_after_a_second() -> None:
-    assert details(ResourceExhaustedError("full"))["RetryInfo"].retry_delay.ToSeconds() == 1
+@pytest.mark.parametrize(("retry_after_s", "nanoseconds"), [(None, 10**9), (0.0025, 2_500_000), (61.5, 61_500_000_000)])
+def test_when_to_retry(retry_after_s: float | None, nanoseconds: int) -> None:
+    retry = details(ResourceExhaustedError("full", retry_after_s=retry_after_s))["RetryInfo"]
+    assert retry.retry_delay.ToNanoseconds() == nanoseconds
 
 
 def test_long_message_is_shortened_between_characters() -> None:

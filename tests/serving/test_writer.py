@@ -19,6 +19,7 @@ from rcjax.errors import (
     UnavailableError,
 )
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, Write, WriteResult
+from rcjax.serving.admission_limits import AdmissionLimits
 
 
 def put(*numbers: int) -> PutItems:
@@ -166,15 +167,23 @@ def test_a_write_given_up_after_it_started_takes_effect() -> None:
         assert slices.library.num_items == 12
 
 
-def test_so_many_writes_may_wait() -> None:
+def test_so_many_seconds_of_writes_may_wait() -> None:
     gate = Gate()
-    with Slices(max_queue=2) as slices:
-        slices.worker.before = held(gate)
-        writes = [slices.router.submit_write(put(n)) for n in (11, 12)]
-        with pytest.raises(ResourceExhaustedError, match="2 calls are under way"):
-            slices.router.submit_write(put(13))
+
+    async def main(slices: Slices) -> None:
+        writes = [asyncio.ensure_future(slices.router.apply(put(n))) for n in (11, 12)]
+        await asyncio.to_thread(gate.entered.wait, 60)
+        with pytest.raises(ResourceExhaustedError, match=r"0\.002 s of them this caller's") as caught:
+            await slices.router.apply(put(13))
+        assert caught.value.retry_after_s == 0.1
         gate.open.set()
-        assert [write.result(60).num_built for write in writes] == [1, 1]
+        assert [(await write).num_built for write in writes] == [1, 1]
+        assert (await slices.router.apply(put(13))).num_built == 1
+        assert (len(slices.router.write_room), slices.router.write_room.num_rejected) == (0, 1)
+
+    with Slices(limits=AdmissionLimits(max_writes_s=3e-3)) as slices:
+        slices.worker.before = held(gate)
+        asyncio.run(main(slices))
 
 
 def test_slices_hear_which_versions_nobody_comes_back_to() -> None:

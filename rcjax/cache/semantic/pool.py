@@ -1,6 +1,6 @@
 """The semantic pool: prototypes of history tokens, their KV in host memory, and looking histories up in it."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,13 +39,15 @@ class Match:
 class Prototypes:
     """P prototypes by ascending token: the tokens, what surrounds them in embedding space, and their KV.
 
-    KV is token-major, unlike pages, so that a lookup copies two runs of `L * K * H` values for each token.
+    KV is token-major, unlike pages, so that a lookup copies two runs of `L * K * H` values for each token. `histories`
+    says which of those that the pool was built from each comes from.
     """
 
     token_ids: Int32[np.ndarray, "P"]
     surroundings: Float32[np.ndarray, "P G"]
     k: Shaped[np.ndarray, "P L K H"]
     v: Shaped[np.ndarray, "P L K H"]
+    histories: Int64[np.ndarray, "P"]
 
 
 class SemanticPool:
@@ -144,7 +146,15 @@ class SemanticPool:
         history_of = np.repeat(np.arange(len(histories)), [len(kept) for kept in taken])[chosen]
         offset_of = np.concatenate(taken)[chosen]
         k, v = yield from _materialise(histories, history_of, offset_of)
-        return cls(Prototypes(tokens[chosen], around[chosen], k, v), embedding, fields, instruction_key, start)
+        prototypes = Prototypes(tokens[chosen], around[chosen], k, v, history_of)
+        return cls(prototypes, embedding, fields, instruction_key, start)
+
+    def without(self, histories: Collection[int]) -> "SemanticPool":
+        """The pool of the other histories; nothing of these is in it. Copies what stays."""
+        p = self.prototypes
+        stays = ~np.isin(p.histories, list(histories))
+        kept = Prototypes(*(column[stays] for column in (p.token_ids, p.surroundings, p.k, p.v, p.histories)))
+        return SemanticPool(kept, self.embedding, self.fields, self.instruction_key, self.start)
 
     @property
     def num_prototypes(self) -> int:

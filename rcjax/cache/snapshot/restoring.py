@@ -1,147 +1,170 @@
-"""Restoring a cache's blocks."""
+"""Restoring a snapshot: its records, then KV, the hottest first, into the free pages of as many pools as there are."""
 
-import itertools
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
-import orbax.checkpoint.experimental.v1 as ocp
-
-from rcjax.cache.blocks import BlockState, CachedBlock
-from rcjax.cache.directory import BlockDirectory
-from rcjax.cache.keys import BlockKeys, as_token_ids
-from rcjax.cache.saved import digest_of_block, take_pages
-from rcjax.cache.snapshot.index import SavedBlock, SavedOrder, check_same, read_index
-from rcjax.cache.snapshot.store import PageStore, SnapshotReport, digest_of_order
+from rcjax.cache.keys import BlockKeys
+from rcjax.cache.snapshot.manifest import Manifest, RecordsPart, read_manifest
+from rcjax.cache.snapshot.orders import put_orders
+from rcjax.cache.snapshot.pool import PIECE_PAGES, Installed, Pool
+from rcjax.cache.snapshot.reading import RankedBlock, ranked_blocks, read_group, reads
+from rcjax.cache.snapshot.records import Record, read_records
+from rcjax.cache.snapshot.report import SnapshotReport
+from rcjax.cache.snapshot.store import SnapshotStore
+from rcjax.errors import InvalidRequestError
 from rcjax.kernels.kv import KVPages
 
-_log = logging.getLogger(__name__)
+NUM_READS = 4  # under way at once: while one is checked or copied to a device, others wait for the disk
+
+IsWanted = Callable[[int, str, str], bool]  # by pool, kind and owner
 
 
-def restore_cache(
-    directory: BlockDirectory,
-    pages: PageStore,
+def open_snapshot(
+    store: SnapshotStore,
     keys: BlockKeys,
-    folder: Path,
-    build_s: Callable[[int], float],
-    is_wanted: Callable[[str, str], bool] = lambda kind, owner: True,
-) -> SnapshotReport:
-    """Puts the blocks of the snapshot in `folder` into free pages of `directory`, evicting and replacing nothing.
+    pools: Sequence[Pool],
+    *,
+    is_wanted: IsWanted = lambda index, kind, owner: True,
+    number: int | None = None,
+    version: int = 0,
+) -> "Restoring":
+    """The newest snapshot, or the one of that number, to be restored into `pools`; reads its manifest only.
 
-    `build_s` says how many seconds it takes here to compute a block of so many tokens, and `is_wanted` whether the
-    block of a kind and owner belongs here; the others count nowhere. Where those that are wanted do not all
-    fit, those saved last are taken (the ones used last), and the others are not read. A corrupt block is refused and
-    the others go in. Call it from the thread that uses the directory. Raises `NotFoundError` where there is no
-    snapshot, `InvalidRequestError` where it is not readable or its KV is not what this cache would compute.
+    `is_wanted` says whether the block of a kind and owner belongs into a pool; those that no pool wants count nowhere.
+    `version` is that of a read that lives until the end: what is deleted meanwhile does not come back. Raises
+    `NotFoundError` where there is no such snapshot, `InvalidRequestError` where it is not readable or its KV is not
+    what these pools hold.
     """
-    folder = folder.resolve()
-    index = read_index(folder)
-    check_same(keys.identity, keys.instruction, index)
-    corrupt: list[SavedBlock | SavedOrder] = []
-    absent, num_present = [], 0
-    for block in index.blocks:
-        if not is_wanted(block.kind, block.owner):
-            continue
-        if keys.key(block.kind, block.owner, as_token_ids(block.token_ids)).hex() != block.key:
-            corrupt.append(block)
-        elif directory.current(block.kind, block.owner) is not None:
-            num_present += 1
-        else:
-            absent.append(block)
-    chosen = _fitting(absent, directory.pool.num_free, pages.format.page_tokens)
-    restorer = _Restorer(directory, pages, build_s)
-    for chunk, group in itertools.groupby(chosen, lambda block: block.chunk):
-        blocks = list(group)
-        intact = restorer.restore_chunk(blocks, folder / index.data / str(chunk))
-        found = {block.key for block in intact}
-        corrupt += [block for block in blocks if block.key not in found]
-    corrupt += _restore_orders(directory, [order for order in index.orders if is_wanted(order.kind, order.owner)])
-    num_skipped = len(absent) - len(chosen) + restorer.num_outdated
-    num_bytes = restorer.num_pages * pages.format.page_bytes
-    return SnapshotReport(restorer.num_blocks, num_bytes, num_skipped, num_present, tuple(map(str, corrupt)))
+    manifest = read_manifest(store, number)
+    manifest.check_same(keys, pools[0].pages.format)
+    return Restoring(store, keys, pools, manifest, is_wanted, version)
 
 
-def _fitting(blocks: Sequence[SavedBlock], num_free: int, page_tokens: int) -> list[SavedBlock]:
-    """Those that `num_free` pages hold, chosen from the last on, in the given order."""
-    chosen = []
-    for block in reversed(blocks):
-        num_pages = block.num_pages(page_tokens)
-        if num_pages <= num_free:
-            num_free -= num_pages
-            chosen.append(block)
-    return chosen[::-1]
+@dataclass(eq=False)
+class Restoring:
+    """A snapshot on its way back; for one thread, while the pools' owners go on with what they do.
+
+    First `records` of items and users, as `is_wanted` may ask for what is known; then `restore` once or more, and
+    `finish`.
+    """
+
+    store: SnapshotStore
+    keys: BlockKeys
+    pools: Sequence[Pool]
+    manifest: Manifest
+    is_wanted: IsWanted
+    version: int
+    _waiting: list[RankedBlock] | None = None  # hottest first; None: not looked at yet
+    _num_chosen: int = 0
+    _restored: list[RankedBlock] = field(default_factory=list)
+    _done: Installed = field(default_factory=Installed)
+    _corrupt: list[str] = field(default_factory=list)
+
+    def records(self, kind: Literal["items", "users"]) -> Iterator[list[Record]]:
+        """Some at a time; `InvalidRequestError` where some are damaged, as what is known shall not shrink unseen."""
+        parts: list[RecordsPart] = getattr(self.manifest, kind)
+        for found in read_records(self.store, parts):
+            if isinstance(found, RecordsPart):
+                raise InvalidRequestError(
+                    f"{self.store}: {found.num_records} {kind} of snapshot {self.manifest.number} are damaged or "
+                    f"missing (library/{found.digest}); restore another snapshot, or none"
+                )
+            yield found
+
+    def restore(self, share: float = 1.0) -> None:
+        """Restores the hottest blocks, up to that share of those that the pools have room for and lack."""
+        if self._waiting is None:
+            self._waiting = self._choose()
+            self._num_chosen = len(self._waiting)
+        num = round(share * self._num_chosen) - (self._num_chosen - len(self._waiting))
+        now, self._waiting = self._waiting[: max(num, 0)], self._waiting[max(num, 0) :]
+        with ThreadPoolExecutor(NUM_READS, "rcjax-restore") as threads:
+            for done, corrupt in threads.map(self._restore_group, reads(now)):
+                self._done += done
+                self._corrupt += [str(block.saved) for block in corrupt]
+        self._restored += now
+
+    def finish(self) -> SnapshotReport:
+        """Restores the orders of correction, and the order in which blocks were used; says what was done in all."""
+        self._restore_orders()
+        cold_first = sorted(self._restored, key=lambda block: -block.rank)
+        for index, pool in enumerate(self.pools):
+            pool.use([bytes.fromhex(block.saved.key) for block in cold_first if index in block.where])
+        return self.report
+
+    @property
+    def report(self) -> SnapshotReport:
+        """What was done so far."""
+        return SnapshotReport(
+            num_blocks=self._done.num_blocks,
+            num_bytes=self._done.num_pages * self.pools[0].pages.format.page_bytes,
+            num_skipped=self._done.num_skipped,
+            num_present=self._done.num_present,
+            corrupt=tuple(self._corrupt),
+            number=self.manifest.number,
+        )
+
+    # ---- what is restored where
+
+    def _choose(self) -> list[RankedBlock]:
+        """The blocks that some pool wants, lacks and has room for, hottest first; the others are counted."""
+        blocks, corrupt = ranked_blocks(self.store, self.manifest, self.keys)
+        self._corrupt += corrupt
+        where: dict[int, list[int]] = {block.rank: [] for block in blocks}
+        for index, pool in enumerate(self.pools):
+            for block in self._chosen_for(index, pool, blocks):
+                where[block.rank].append(index)
+        return [dataclasses.replace(block, where=tuple(where[block.rank])) for block in blocks if where[block.rank]]
+
+    def _chosen_for(self, index: int, pool: Pool, blocks: Sequence[RankedBlock]) -> list[RankedBlock]:
+        wanted = [block for block in blocks if self.is_wanted(index, block.saved.kind, block.saved.owner)]
+        is_held = pool.holds([(block.saved.kind, block.saved.owner) for block in wanted])
+        absent = [block for block, held in zip(wanted, is_held, strict=True) if not held]
+        self._done.num_present += len(wanted) - len(absent)
+        num_free = pool.run(lambda: pool.directory.pool.num_free)
+        chosen = []
+        for block in absent:
+            if block.saved.num_pages <= num_free:
+                num_free -= block.saved.num_pages
+                chosen.append(block)
+        self._done.num_skipped += len(absent) - len(chosen)
+        return chosen
+
+    # ---- KV
+
+    def _restore_group(self, group: Sequence[RankedBlock]) -> tuple[Installed, list[RankedBlock]]:
+        intact, corrupt = read_group(self.store, group, self.pools[0].pages.format)
+        done = Installed()
+        for index, pool in enumerate(self.pools):
+            own = [(block, pages) for block, pages in intact if index in block.where]
+            for piece in _pieces(own):
+                saved = [block.saved for block, _ in piece]
+                done += pool.install(saved, [pages for _, pages in piece], self.version)
+        return done, corrupt
+
+    # ---- orders
+
+    def _restore_orders(self) -> None:
+        for found in read_records(self.store, self.manifest.orders):
+            if isinstance(found, RecordsPart):
+                self._corrupt += [f"an order in {found.digest}"] * found.num_records
+                continue
+            for index, pool in enumerate(self.pools):
+                put_orders(pool, [one for one in found if self.is_wanted(index, one["kind"], one["owner"])])
 
 
-@dataclass
-class _Restorer:
-    """Puts blocks into the directory, chunk by chunk, and counts."""
-
-    directory: BlockDirectory
-    pages: PageStore
-    build_s: Callable[[int], float]
-    num_blocks: int = 0
-    num_pages: int = 0
-    num_outdated: int = 0  # deleted, or written anew, so lately that a plan from before may still live
-
-    def restore_chunk(self, blocks: Sequence[SavedBlock], path: Path) -> list[SavedBlock]:
-        """Makes the intact ones of `blocks` ready, and returns these."""
-        values = _load_chunk(self.pages, path)
-        if values is None:
-            return []
-        intact, wanted = [], []
-        for block in blocks:
-            where = slice(block.first_page, block.first_page + block.num_pages(self.pages.format.page_tokens))
-            if digest_of_block(bytes.fromhex(block.key), take_pages(values, where)) == block.digest:
-                intact.append(block)
-                wanted.append(np.arange(where.start, where.stop))
-        if intact:
-            self._install(intact, take_pages(values, np.concatenate(wanted)))
-        return intact
-
-    def _install(self, blocks: Sequence[SavedBlock], values: KVPages) -> None:
-        reserved: list[CachedBlock] = []
-        try:
-            for block in blocks:
-                key, cost = bytes.fromhex(block.key), self.build_s(len(block.token_ids))
-                reserved.append(self.directory.reserve(key, block.kind, block.owner, block.token_ids, cost))
-            self.pages.write_pages([page for cached in reserved for page in cached.pages], values)
-        except BaseException:
-            for cached in reserved:
-                self.directory.abort(cached)
-            raise
-        for cached in reserved:
-            self.directory.commit(cached)
-            if cached.state is BlockState.READY:
-                self.num_blocks += 1
-                self.num_pages += len(cached.pages)
-            else:
-                self.num_outdated += 1
-            self.directory.unpin(cached)
-
-
-def _load_chunk(pages: PageStore, path: Path) -> KVPages | None:
-    """The pages of a chunk; None, and a warning, where it cannot be read."""
-    try:
-        values = KVPages(**ocp.load(path))
-        pages.format.check(values)
-    except Exception as error:  # damage shows in as many ways as the format has parts
-        _log.warning("snapshot chunk %s cannot be read: %r", path, error)
-        return None
-    return values
-
-
-def _restore_orders(directory: BlockDirectory, orders: Sequence[SavedOrder]) -> list[SavedOrder]:
-    """Puts the intact orders in, where their items or users have none, and returns the others."""
-    corrupt = []
-    for saved in orders:
-        order = as_token_ids(saved.order)
-        try:
-            key = bytes.fromhex(saved.key)
-            if digest_of_order(key, saved.kind, saved.owner, order) != saved.digest:
-                raise ValueError("the digest is of another order")
-            directory.put_order(key, saved.kind, saved.owner, order)
-        except ValueError:
-            corrupt.append(saved)
-    return corrupt
+def _pieces(blocks: Sequence[tuple[RankedBlock, KVPages]]) -> Iterator[list[tuple[RankedBlock, KVPages]]]:
+    """Groups in order, as many as one write takes and at least one."""
+    piece: list[tuple[RankedBlock, KVPages]] = []
+    num_pages = 0
+    for block, pages in blocks:
+        if piece and num_pages + pages.num_pages > PIECE_PAGES:
+            yield piece
+            piece, num_pages = [], 0
+        piece.append((block, pages))
+        num_pages += pages.num_pages
+    if piece:
+        yield piece

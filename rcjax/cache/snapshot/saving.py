@@ -1,153 +1,241 @@
-"""Saving a cache's blocks."""
+"""Taking a snapshot: what was saved before stays where it is, what is new goes into new segments."""
 
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
-from pathlib import Path
-from types import TracebackType
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import jax
-import orbax.checkpoint.experimental.v1 as ocp
-
-from rcjax.cache.blocks import CachedBlock
-from rcjax.cache.directory import BlockDirectory
+from rcjax.cache.blocks import ListedBlock
 from rcjax.cache.keys import BlockKeys
-from rcjax.cache.saved import digest_of_block, is_inline, take_pages
-from rcjax.cache.snapshot.index import INDEX_NAME, NEW_INDEX_NAME, SavedBlock, SavedOrder, SnapshotIndex, write_index
-from rcjax.cache.snapshot.store import PageStore, SnapshotReport, digest_of_order
-from rcjax.disk import writing
+from rcjax.cache.saved import is_inline
+from rcjax.cache.snapshot.base import Base, SavedPlace
+from rcjax.cache.snapshot.manifest import Manifest, RecordsPart, numbers_in, write_manifest
+from rcjax.cache.snapshot.orders import order_records
+from rcjax.cache.snapshot.pool import PIECE_PAGES, Pool
+from rcjax.cache.snapshot.records import Record, write_records
+from rcjax.cache.snapshot.report import SnapshotReport
+from rcjax.cache.snapshot.retention import delete_unreferenced
+from rcjax.cache.snapshot.segments import SegmentBuilder, digest_of, index_name, kv_name
+from rcjax.cache.snapshot.store import SnapshotStore
 from rcjax.prompt import BlockKind
 
-CHUNK_BYTES = 2**27  # of KV in a chunk, or one block if that is larger; saving and restoring hold two or three of them
+SEGMENT_BYTES = 2**26  # of KV in a segment, or one block if that is larger; each slice holds one in memory
+
+Records = Mapping[str, Callable[[], Record]]  # by id; made when needed
 
 
-def save_cache(directory: BlockDirectory, pages: PageStore, keys: BlockKeys, folder: Path) -> SnapshotReport:
-    """Saves the ready blocks and the orders of `directory`, replacing the snapshot in `folder`.
+@dataclass(frozen=True)
+class Content:
+    """What a snapshot holds besides KV, asked for once the KV is written: items and users by id.
 
-    Call it from the thread that uses the directory. As `Saver` in all else.
-    """
-    with Saver(keys, folder) as saver:
-        saver.add(directory, pages)
-        return saver.finish()
-
-
-class Saver:
-    """Saves caches, one after the other, as one snapshot, which replaces that in `folder` once it is complete.
-
-    What several caches hold is saved once. The former snapshot is valid until then, and stays if this fails, so both
-    need to fit on the disk. Raises `DiskError` where it cannot be written.
+    `is_known` says whether an item or user is still there: nothing of another goes into the snapshot.
     """
 
-    def __init__(self, keys: BlockKeys, folder: Path):
-        self._keys = keys
-        self._folder = folder.resolve()  # Orbax takes absolute paths only
-        with writing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._data = _new_data_folder(self._folder)
-        self._saved: dict[str, SavedBlock] = {}  # by key, in hex
-        self._orders: dict[str, SavedOrder] = {}
-        self._num_chunks = 0
-        self._num_bytes = 0
-        self._skipped: set[bytes] = set()
-        self._is_complete = False
+    items: Callable[[], Records] = dict
+    users: Callable[[], Records] = dict
+    is_known: Callable[[str, str], bool] = lambda kind, owner: True
 
-    def __enter__(self) -> "Saver":
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._is_complete:
-            shutil.rmtree(self._data, ignore_errors=True)
-            (self._folder / NEW_INDEX_NAME).unlink(missing_ok=True)
+class Pace:
+    """Rests between pieces for `rest_share` of the time that they took, so that others get processor and disk."""
 
-    def add(self, directory: BlockDirectory, pages: PageStore) -> None:
-        """Saves what this cache holds and those before did not; call it from the thread that uses the directory."""
-        ready = [block for block in directory.ready_blocks() if block.kind != BlockKind.INSTRUCTION]
-        self._skipped |= {block.key for block in ready if is_inline(block.owner)}
-        blocks = [block for block in ready if not is_inline(block.owner) and block.key.hex() not in self._saved]
-        with writing(self._folder):
-            for group in _chunks(blocks, CHUNK_BYTES // pages.format.page_bytes):
-                with writing(self._data, ValueError):  # Orbax's word for it
-                    saved = _save_chunk(pages, group, self._num_chunks, self._data / str(self._num_chunks))
-                self._num_chunks += 1
-                self._saved |= {block.key: block for block in saved}
-        self._orders |= {order.key: order for order in _saved_orders(directory)}
-        self._num_bytes += sum(len(block.pages) for block in blocks) * pages.format.page_bytes
+    def __init__(self, rest_share: float, clock: Callable[[], float], sleep: Callable[[float], object]):
+        self._rest_share = rest_share
+        self._clock = clock
+        self._sleep = sleep
+        self._since_s = clock()
 
-    def finish(self) -> SnapshotReport:
-        """Makes it the snapshot of the folder."""
-        index = SnapshotIndex(
-            identity=self._keys.identity,
-            instruction=self._keys.instruction.hex(),
-            data=self._data.name,
-            blocks=list(self._saved.values()),
-            orders=list(self._orders.values()),
+    def rest(self) -> None:
+        """To be called after each piece."""
+        if self._rest_share > 0:
+            self._sleep((self._clock() - self._since_s) * self._rest_share)
+        self._since_s = self._clock()
+
+
+def save_snapshot(
+    store: SnapshotStore,
+    keys: BlockKeys,
+    pools: Sequence[Pool],
+    content: Content | None = None,
+    *,
+    keep: int = 1,
+    rest_share: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> SnapshotReport:
+    """Saves the ready blocks and orders of all pools and `content` as the newest snapshot, and keeps the `keep` newest.
+
+    Call it from a thread of its own: it reads the pools in pieces, between the passes of those who own them. A block
+    that several hold is written once, and not at all where a former snapshot has it. Until the manifest is written,
+    which is the last step, the former snapshots are all there is; if this fails, what it wrote is deleted. Raises
+    `DiskError` where the store cannot be written, `ResourceExhaustedError` while another writes.
+    """
+    with store.exclusive():
+        saver = _Saver(store, keys, pools, content or Content(), lambda: Pace(rest_share, clock, sleep))
+        try:
+            report = saver.save()
+        except BaseException:
+            saver.clean_up()
+            raise
+        delete_unreferenced(store, keep)
+        return report
+
+
+@dataclass(slots=True)
+class _Listed:
+    """A block that is to be in the snapshot: how lately it was used (0 to 1), and the pools that hold it."""
+
+    block: ListedBlock
+    heat: float
+    holders: list[int]
+
+
+@dataclass(eq=False)
+class _Saver:
+    store: SnapshotStore
+    keys: BlockKeys
+    pools: Sequence[Pool]
+    content: Content
+    new_pace: Callable[[], Pace]
+    inline: set[bytes] = field(default_factory=set)
+    written: list[str] = field(default_factory=list)  # names of values
+
+    def save(self) -> SnapshotReport:
+        numbers = numbers_in(self.store)
+        listed = self._list()
+        base = Base.read(self.store, self.keys, self.pools[0].pages.format)
+        places = base.places_to_keep({key: one.block for key, one in listed.items()}, self.content.is_known)
+        missing = [one for key, one in listed.items() if key not in places]
+        for built in self._write_missing(missing):
+            places.update(built)
+        pace = self.new_pace()
+        orders = self._records(self._order_records(), base.record_parts, pace)
+        items, users = (self._records(of(), base.record_parts, pace) for of in (self.content.items, self.content.users))
+        places = {
+            key: place
+            for key, place in places.items()
+            if self.content.is_known(listed[key].block.kind, listed[key].block.owner)
+        }
+        hot_first = sorted(places, key=lambda key: -listed[key].heat)
+        manifest = Manifest(
+            number=numbers[-1] + 1 if numbers else 1,
+            taken_at_s=time.time(),
+            identity=self.keys.identity,
+            instruction=self.keys.instruction.hex(),
+            kv_shape=base.kv_shape,
+            segments=base.uses([places[key] for key in hot_first]),
+            items=items,
+            users=users,
+            orders=orders,
         )
-        with writing(self._folder):
-            write_index(index, self._folder).replace(self._folder / INDEX_NAME)
-            self._is_complete = True
-            for other in _data_folders(self._folder):
-                if other != self._data:
-                    shutil.rmtree(other)
-        return SnapshotReport(len(self._saved), self._num_bytes, num_skipped=len(self._skipped))
+        write_manifest(self.store, manifest)
+        self.written = []
+        new = [place for place in places.values() if place.is_new]
+        return SnapshotReport(
+            num_blocks=len(places),
+            num_bytes=sum(place.num_bytes for place in places.values()),
+            num_skipped=len(self.inline),
+            number=manifest.number,
+            num_written=len(new),
+            written_bytes=sum(place.num_bytes for place in new),
+            num_items=sum(part.num_records for part in items),
+            num_users=sum(part.num_records for part in users),
+        )
+
+    def clean_up(self) -> None:
+        """Deletes what was written for nothing, as far as that can be done."""
+        for name in self.written:
+            self.store.delete_quietly(name)
+
+    # ---- listing
+
+    def _list(self) -> dict[bytes, _Listed]:
+        """What is to be in the snapshot, by key."""
+        found: dict[bytes, _Listed] = {}
+        for index, pool in enumerate(self.pools):
+            pace = self.new_pace()
+            blocks = []
+            for some in pool.listed():
+                blocks += some
+                pace.rest()
+            blocks.sort(key=lambda block: block.last_use)
+            for place, block in enumerate(blocks):
+                if block.kind == BlockKind.INSTRUCTION:
+                    continue
+                if is_inline(block.owner):
+                    self.inline.add(block.key)
+                    continue
+                one = found.setdefault(block.key, _Listed(block, 0.0, []))
+                one.heat = max(one.heat, (place + 1) / len(blocks))
+                if index not in one.holders:
+                    one.holders.append(index)
+        return found
+
+    # ---- KV
+
+    def _write_missing(self, missing: Sequence[_Listed]) -> Iterator[dict[bytes, SavedPlace]]:
+        """Writes blocks into new segments, each by one of the pools that hold it, all pools at once."""
+        of_pool: list[list[ListedBlock]] = [[] for _ in self.pools]
+        num_pages = [0] * len(self.pools)
+        # Hot ones first, so that what is restored first lies together.
+        for one in sorted(missing, key=lambda one: (one.block.kind, -one.heat)):
+            index = min(one.holders, key=num_pages.__getitem__)
+            of_pool[index].append(one.block)
+            num_pages[index] += one.block.num_pages
+        with ThreadPoolExecutor(len(self.pools), "rcjax-snapshot") as threads:
+            yield from threads.map(self._write_blocks, self.pools, of_pool)
+
+    def _write_blocks(self, pool: Pool, blocks: Sequence[ListedBlock]) -> dict[bytes, SavedPlace]:
+        pace, places = self.new_pace(), dict[bytes, SavedPlace]()
+        builder = SegmentBuilder()
+        former_kind = ""
+        for piece in _pieces(blocks):
+            # Items and histories lie apart: users come and go, and segments with them.
+            if builder.num_bytes >= SEGMENT_BYTES or (builder.num_bytes and piece[0].kind != former_kind):
+                places |= self._write_segment(builder)
+                builder = SegmentBuilder()
+            former_kind = piece[0].kind
+            for block in pool.read([one.key for one in piece]):
+                builder.add(block.key, block.kind, block.owner, block.token_ids, block.pages)
+            pace.rest()
+        if builder.blocks:
+            places |= self._write_segment(builder)
+        return places
+
+    def _write_segment(self, builder: SegmentBuilder) -> dict[bytes, SavedPlace]:
+        index = builder.index()
+        for name, value in ((kv_name(builder.name), builder.kv()), (index_name(builder.name), index)):
+            self.written.append(name)
+            self.store.write(name, value)
+        digest = digest_of(index)
+        return {
+            bytes.fromhex(block.key): SavedPlace(builder.name, builder.num_bytes, digest, at, block.num_bytes, True)
+            for at, block in enumerate(builder.blocks)
+        }
+
+    # ---- records
+
+    def _order_records(self) -> Records:
+        found: dict[str, Any] = {}
+        for pool in self.pools:
+            found |= pool.run(partial(order_records, pool.directory))
+        return {name: partial(dict, record) for name, record in found.items()}
+
+    def _records(self, records: Records, known: set[str], pace: Pace) -> list[RecordsPart]:
+        return write_records(self.store, records, known, pace.rest, self.written.append)
 
 
-def _data_folders(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("kv-*") if path.name[3:].isdigit()]
-
-
-def _new_data_folder(folder: Path) -> Path:
-    last = max((int(path.name[3:]) for path in _data_folders(folder)), default=0)
-    new = folder / f"kv-{last + 1}"
-    new.mkdir()
-    return new
-
-
-def _chunks(blocks: Iterable[CachedBlock], max_pages: int) -> Iterator[list[CachedBlock]]:
-    """Groups blocks in order, as many as `max_pages` hold and at least one."""
-    group: list[CachedBlock] = []
+def _pieces(blocks: Sequence[ListedBlock]) -> Iterator[list[ListedBlock]]:
+    """Groups blocks in order, of one kind, as many as one read takes and at least one."""
+    piece: list[ListedBlock] = []
     num_pages = 0
     for block in blocks:
-        if group and num_pages + len(block.pages) > max_pages:
-            yield group
-            group, num_pages = [], 0
-        group.append(block)
-        num_pages += len(block.pages)
-    if group:
-        yield group
-
-
-def _save_chunk(pages: PageStore, blocks: Sequence[CachedBlock], chunk: int, path: Path) -> list[SavedBlock]:
-    values = pages.read_pages([page for block in blocks for page in block.pages])
-    saved, start = [], 0
-    for block in blocks:
-        end = start + len(block.pages)
-        last_len = block.num_tokens - (len(block.pages) - 1) * pages.format.page_tokens
-        # The slots after a block's end still have what they held before, perhaps a deleted user's KV.
-        for array in jax.tree.leaves(values):
-            array[:, end - 1, last_len:] = 0
-        entry = SavedBlock(
-            key=block.key.hex(),
-            kind=block.kind,
-            owner=block.owner,
-            token_ids=block.token_ids.tolist(),
-            chunk=chunk,
-            first_page=start,
-            digest=digest_of_block(block.key, take_pages(values, slice(start, end))),
-        )
-        saved.append(entry)
-        start = end
-    arrays = {field.name: getattr(values, field.name) for field in fields(values)}
-    ocp.save(path, {name: array for name, array in arrays.items() if array is not None})
-    return saved
-
-
-def _saved_orders(directory: BlockDirectory) -> list[SavedOrder]:
-    saved = []
-    for key, named in directory.orders().items():
-        if not is_inline(named.owner):
-            digest = digest_of_order(key, named.kind, named.owner, named.order)
-            offsets = named.order.tolist()
-            saved.append(SavedOrder(key=key.hex(), kind=named.kind, owner=named.owner, order=offsets, digest=digest))
-    return saved
+        if piece and (num_pages + block.num_pages > PIECE_PAGES or block.kind != piece[0].kind):
+            yield piece
+            piece, num_pages = [], 0
+        piece.append(block)
+        num_pages += block.num_pages
+    if piece:
+        yield piece

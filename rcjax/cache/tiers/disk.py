@@ -12,15 +12,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-import jax
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Int32
 
+from rcjax.cache.saved import pages_from_bytes, pages_to_bytes
 from rcjax.cache.tiers.kept import KeptBlock, KeptIndex
 from rcjax.cache.versions import Name
 from rcjax.disk import DiskError, make_folder, writing
-from rcjax.kernels.kv import KVFormat, KVPages
+from rcjax.kernels.kv import KVFormat
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class DiskTier:
         except Exception as error:
             logger.warning("a file of the disk tier cannot be read: %r", error)
             return None
-        pages = _from_bytes(found.value, self._format, stored.num_pages) if found.state == "value" else None
+        pages = pages_from_bytes(found.value, self._format, stored.num_pages) if found.state == "value" else None
         if pages is None:
             return None
         return KeptBlock(stored.key, stored.kind, stored.owner, stored.token_ids, stored.order, pages, stored.digest)
@@ -174,7 +174,7 @@ class DiskTier:
         assert kept is not None
         try:
             if self._is_held(stored):
-                self._store.write(stored.file, _to_bytes(kept.pages)).result()
+                self._store.write(stored.file, pages_to_bytes(kept.pages)).result()
         except Exception as error:
             self.num_failed += 1
             logger.warning("a block cannot be written to the disk tier: %r", error)
@@ -222,19 +222,3 @@ def _locked(path: Path) -> IO[str]:
         file.close()
         raise DiskError(f"{path} is held by another process; give each its own cache.disk.folder") from None
     return file
-
-
-def _to_bytes(pages: KVPages) -> bytes:
-    return b"".join(array.tobytes() for array in jax.tree.leaves(pages))
-
-
-def _from_bytes(data: bytes, kv_format: KVFormat, num_pages: int) -> KVPages | None:
-    """The pages, or None where the data are of another length."""
-    pages = kv_format.host_empty(num_pages)
-    if len(data) != pages.num_bytes:
-        return None
-    at = 0
-    for array in jax.tree.leaves(pages):
-        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, array.nbytes, at)
-        at += array.nbytes
-    return pages

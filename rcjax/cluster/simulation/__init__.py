@@ -1,9 +1,9 @@
 """A discrete-event simulation of a cluster, which drives the dispatcher, policies, residency and owners that serve."""
 
+from rcjax.cluster.arrivals import bursty_gaps as bursty_gaps
+from rcjax.cluster.arrivals import poisson_gaps as poisson_gaps
 from rcjax.cluster.simulation.arm import Reuse as Reuse
 from rcjax.cluster.simulation.arm import SimulatedArm as SimulatedArm
-from rcjax.cluster.simulation.arrivals import bursty_gaps as bursty_gaps
-from rcjax.cluster.simulation.arrivals import poisson_gaps as poisson_gaps
 from rcjax.cluster.simulation.capacity import capacity_per_s as capacity_per_s
 from rcjax.cluster.simulation.cluster import Cluster as Cluster
 from rcjax.cluster.simulation.cluster import simulate as simulate

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt16
 
 from rcjax.cache.keys import KEY_BYTES
-from rcjax.cluster.simulation.arrivals import recorded_gaps
+from rcjax.cluster.arrivals import recorded_gaps
 from rcjax.errors import NotFoundError
 
 MEAN_ITEM_TOKENS = 87  # of the paper's Amazon data

@@ -1,4 +1,6 @@
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -199,7 +201,7 @@ class InfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm", "dtype_reason", "num_slices", "tensor")
+    __slots__ = ("model", "fingerprint", "template", "dtype", "device", "version", "page_tokens", "max_candidates", "max_item_tokens", "max_history_tokens", "arms", "default_arm", "dtype_reason", "num_slices", "tensor", "limits")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +217,7 @@ class InfoResponse(_message.Message):
     DTYPE_REASON_FIELD_NUMBER: _ClassVar[int]
     NUM_SLICES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     template: str
@@ -230,14 +233,39 @@ class InfoResponse(_message.Message):
     dtype_reason: str
     num_slices: int
     tensor: int
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ..., dtype_reason: _Optional[str] = ..., num_slices: _Optional[int] = ..., tensor: _Optional[int] = ...) -> None: ...
+    limits: ServiceLimits
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., template: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., version: _Optional[str] = ..., page_tokens: _Optional[int] = ..., max_candidates: _Optional[int] = ..., max_item_tokens: _Optional[int] = ..., max_history_tokens: _Optional[int] = ..., arms: _Optional[_Iterable[str]] = ..., default_arm: _Optional[str] = ..., dtype_reason: _Optional[str] = ..., num_slices: _Optional[int] = ..., tensor: _Optional[int] = ..., limits: _Optional[_Union[ServiceLimits, _Mapping]] = ...) -> None: ...
+
+class ServiceLimits(_message.Message):
+    __slots__ = ("max_id_len", "max_text_len", "max_text_bytes", "max_categories", "max_items", "max_events", "max_top_k", "max_message_bytes", "max_streams", "min_ping_s")
+    MAX_ID_LEN_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_LEN_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MIN_PING_S_FIELD_NUMBER: _ClassVar[int]
+    max_id_len: int
+    max_text_len: int
+    max_text_bytes: int
+    max_categories: int
+    max_items: int
+    max_events: int
+    max_top_k: int
+    max_message_bytes: int
+    max_streams: int
+    min_ping_s: float
+    def __init__(self, max_id_len: _Optional[int] = ..., max_text_len: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_categories: _Optional[int] = ..., max_items: _Optional[int] = ..., max_events: _Optional[int] = ..., max_top_k: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_streams: _Optional[int] = ..., min_ping_s: _Optional[float] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatsResponse(_message.Message):
-    __slots__ = ("num_items", "num_users", "num_requests", "num_failed", "num_compilations", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "pool_bytes", "tokens", "slices", "policy", "num_decisions", "num_retries", "imbalance", "num_replica_hits", "num_fetched", "num_from_host", "num_from_disk", "fetched_bytes", "from_host_bytes", "from_disk_bytes", "spilled_bytes")
+    __slots__ = ("num_items", "num_users", "num_requests", "num_failed", "num_compilations", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "pool_bytes", "tokens", "slices", "policy", "num_decisions", "num_retries", "imbalance", "num_replica_hits", "num_fetched", "num_from_host", "num_from_disk", "fetched_bytes", "from_host_bytes", "from_disk_bytes", "spilled_bytes", "host_bytes_used", "disk_bytes_used", "num_corrupt")
     NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
     NUM_USERS_FIELD_NUMBER: _ClassVar[int]
     NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +291,9 @@ class StatsResponse(_message.Message):
     FROM_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     FROM_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     SPILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_USED_FIELD_NUMBER: _ClassVar[int]
+    NUM_CORRUPT_FIELD_NUMBER: _ClassVar[int]
     num_items: int
     num_users: int
     num_requests: int
@@ -288,7 +319,10 @@ class StatsResponse(_message.Message):
     from_host_bytes: int
     from_disk_bytes: int
     spilled_bytes: int
-    def __init__(self, num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., num_requests: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_compilations: _Optional[int] = ..., num_hits: _Optional[int] = ..., num_misses: _Optional[int] = ..., num_evictions: _Optional[int] = ..., pages_total: _Optional[int] = ..., pages_used: _Optional[int] = ..., pool_bytes: _Optional[int] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[SliceStats, _Mapping]]] = ..., policy: _Optional[str] = ..., num_decisions: _Optional[int] = ..., num_retries: _Optional[int] = ..., imbalance: _Optional[float] = ..., num_replica_hits: _Optional[int] = ..., num_fetched: _Optional[int] = ..., num_from_host: _Optional[int] = ..., num_from_disk: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., from_host_bytes: _Optional[int] = ..., from_disk_bytes: _Optional[int] = ..., spilled_bytes: _Optional[int] = ...) -> None: ...
+    host_bytes_used: int
+    disk_bytes_used: int
+    num_corrupt: int
+    def __init__(self, num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., num_requests: _Optional[int] = ..., num_failed: _Optional[int] = ..., num_compilations: _Optional[int] = ..., num_hits: _Optional[int] = ..., num_misses: _Optional[int] = ..., num_evictions: _Optional[int] = ..., pages_total: _Optional[int] = ..., pages_used: _Optional[int] = ..., pool_bytes: _Optional[int] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., slices: _Optional[_Iterable[_Union[SliceStats, _Mapping]]] = ..., policy: _Optional[str] = ..., num_decisions: _Optional[int] = ..., num_retries: _Optional[int] = ..., imbalance: _Optional[float] = ..., num_replica_hits: _Optional[int] = ..., num_fetched: _Optional[int] = ..., num_from_host: _Optional[int] = ..., num_from_disk: _Optional[int] = ..., fetched_bytes: _Optional[int] = ..., from_host_bytes: _Optional[int] = ..., from_disk_bytes: _Optional[int] = ..., spilled_bytes: _Optional[int] = ..., host_bytes_used: _Optional[int] = ..., disk_bytes_used: _Optional[int] = ..., num_corrupt: _Optional[int] = ...) -> None: ...
 
 class SliceStats(_message.Message):
     __slots__ = ("state", "queue_s", "num_under_way", "num_requests", "num_hits", "num_misses", "num_evictions", "pages_total", "pages_used", "num_replica_hits", "num_fetched", "num_from_host", "num_from_disk", "fetched_bytes", "from_host_bytes", "from_disk_bytes", "lent_bytes", "spilled_bytes")
@@ -377,3 +411,151 @@ class SaveRequestLogResponse(_message.Message):
     NUM_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     num_requests: int
     def __init__(self, num_requests: _Optional[int] = ...) -> None: ...
+
+class RecommendStreamRequest(_message.Message):
+    __slots__ = ("request_id", "request", "timeout_s")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    request: RecommendRequest
+    timeout_s: float
+    def __init__(self, request_id: _Optional[str] = ..., request: _Optional[_Union[RecommendRequest, _Mapping]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class RecommendStreamResponse(_message.Message):
+    __slots__ = ("index", "request_id", "response", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    request_id: str
+    response: RecommendResponse
+    error: _status_pb2.Status
+    def __init__(self, index: _Optional[int] = ..., request_id: _Optional[str] = ..., response: _Optional[_Union[RecommendResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class GenerateRequest(_message.Message):
+    __slots__ = ("text", "request", "max_new_tokens", "temperature", "seed")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    request: RecommendRequest
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    def __init__(self, text: _Optional[str] = ..., request: _Optional[_Union[RecommendRequest, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class GenerateResponse(_message.Message):
+    __slots__ = ("piece", "end")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    piece: GeneratedPiece
+    end: GenerateEnd
+    def __init__(self, piece: _Optional[_Union[GeneratedPiece, _Mapping]] = ..., end: _Optional[_Union[GenerateEnd, _Mapping]] = ...) -> None: ...
+
+class GeneratedPiece(_message.Message):
+    __slots__ = ("token_ids", "text")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    text: str
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class GenerateEnd(_message.Message):
+    __slots__ = ("finish_reason", "num_new_tokens", "tokens", "ttft_ms", "total_ms", "slice_index")
+    class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FINISH_REASON_UNSPECIFIED: _ClassVar[GenerateEnd.FinishReason]
+        STOP: _ClassVar[GenerateEnd.FinishReason]
+        LENGTH: _ClassVar[GenerateEnd.FinishReason]
+    FINISH_REASON_UNSPECIFIED: GenerateEnd.FinishReason
+    STOP: GenerateEnd.FinishReason
+    LENGTH: GenerateEnd.FinishReason
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SLICE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    finish_reason: GenerateEnd.FinishReason
+    num_new_tokens: int
+    tokens: TokenCounts
+    ttft_ms: float
+    total_ms: float
+    slice_index: int
+    def __init__(self, finish_reason: _Optional[_Union[GenerateEnd.FinishReason, str]] = ..., num_new_tokens: _Optional[int] = ..., tokens: _Optional[_Union[TokenCounts, _Mapping]] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., slice_index: _Optional[int] = ...) -> None: ...
+
+class PutItemsStreamRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Item]
+    def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
+
+class PutItemsStreamResponse(_message.Message):
+    __slots__ = ("chunk_index", "put", "error", "num_items", "num_failed")
+    CHUNK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PUT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FAILED_FIELD_NUMBER: _ClassVar[int]
+    chunk_index: int
+    put: PutItemsResponse
+    error: _status_pb2.Status
+    num_items: int
+    num_failed: int
+    def __init__(self, chunk_index: _Optional[int] = ..., put: _Optional[_Union[PutItemsResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., num_items: _Optional[int] = ..., num_failed: _Optional[int] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SnapshotResponse(_message.Message):
+    __slots__ = ("number", "num_blocks", "num_bytes", "num_written", "written_bytes", "num_items", "num_users", "took_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NUM_USERS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    num_blocks: int
+    num_bytes: int
+    num_written: int
+    written_bytes: int
+    num_items: int
+    num_users: int
+    took_s: float
+    def __init__(self, number: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_bytes: _Optional[int] = ..., num_written: _Optional[int] = ..., written_bytes: _Optional[int] = ..., num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., took_s: _Optional[float] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("number",)
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    def __init__(self, number: _Optional[int] = ...) -> None: ...
+
+class RestoreResponse(_message.Message):
+    __slots__ = ("number", "num_blocks", "num_bytes", "num_skipped", "num_present", "num_corrupt", "num_items", "num_users", "took_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    NUM_PRESENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    NUM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NUM_USERS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    num_blocks: int
+    num_bytes: int
+    num_skipped: int
+    num_present: int
+    num_corrupt: int
+    num_items: int
+    num_users: int
+    took_s: float
+    def __init__(self, number: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_bytes: _Optional[int] = ..., num_skipped: _Optional[int] = ..., num_present: _Optional[int] = ..., num_corrupt: _Optional[int] = ..., num_items: _Optional[int] = ..., num_users: _Optional[int] = ..., took_s: _Optional[float] = ...) -> None: ...

@@ -40,6 +40,16 @@ class RecommenderStub(object):
                 request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendStream = channel.stream_stream(
+                '/rcjax.v1.Recommender/RecommendStream',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/rcjax.v1.Recommender/Generate',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateResponse.FromString,
+                _registered_method=True)
 
 
 class RecommenderServicer(object):
@@ -53,6 +63,26 @@ class RecommenderServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecommendStream(self, request_iterator, context):
+        """Ranks many requests over one stream. Answers come as they are there, in any order, one for each request; a request
+        that fails gets its error as its answer, and harms no other. The server reads no further while 64 requests of a
+        stream are unanswered or their answers unread, so a sender who outruns the server, or reads too slowly, waits in its
+        own send. The call's deadline ends the stream with DEADLINE_EXCEEDED; what is under way is then given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """Continues a text, or the prompt of a request from cached blocks, token by token: pieces of text as they come, and
+        one `end`. Cancelling the call, or its deadline, stops the generation before its next token and frees its pages.
+        Tokens that the connection does not take are kept, up to 256: who leaves more unread is answered
+        RESOURCE_EXHAUSTED, as pages of the device are not held for a reader who does not read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommenderServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +90,16 @@ def add_RecommenderServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendRequest.FromString,
                     response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecommendStream,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -100,6 +140,60 @@ class Recommender(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RecommendStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rcjax.v1.Recommender/RecommendStream',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RecommendStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rcjax.v1.Recommender/Generate',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class CatalogStub(object):
     """Changes what the server knows of items and users, and the KV it keeps of them. Served on the main port.
@@ -116,6 +210,11 @@ class CatalogStub(object):
                 '/rcjax.v1.Catalog/PutItems',
                 request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsRequest.SerializeToString,
                 response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsResponse.FromString,
+                _registered_method=True)
+        self.PutItemsStream = channel.stream_stream(
+                '/rcjax.v1.Catalog/PutItemsStream',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamResponse.FromString,
                 _registered_method=True)
         self.DeleteItems = channel.unary_unary(
                 '/rcjax.v1.Catalog/DeleteItems',
@@ -146,6 +245,17 @@ class CatalogServicer(object):
 
     def PutItems(self, request, context):
         """Adds or replaces items and builds their KV. An item whose text did not change costs nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutItemsStream(self, request_iterator, context):
+        """Puts a whole catalogue, chunk by chunk. Each chunk is all or nothing, as a PutItems of its own, and answered in
+        order: what it built, or why it failed, and how many items are in so far. A chunk that fails does not end the
+        stream. The server builds at most 4 chunks of a stream at once and reads no further meanwhile, so the sender goes at
+        the pace of the building. Where an item is in two chunks, the later one stays. A stream that breaks off leaves in
+        what was answered, and perhaps the chunks that were being built; to send it all again costs nothing for these.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +296,11 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.PutItems,
                     request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsRequest.FromString,
                     response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsResponse.SerializeToString,
+            ),
+            'PutItemsStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PutItemsStream,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamResponse.SerializeToString,
             ),
             'DeleteItems': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteItems,
@@ -237,6 +352,33 @@ class Catalog(object):
             '/rcjax.v1.Catalog/PutItems',
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsRequest.SerializeToString,
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutItemsStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rcjax.v1.Catalog/PutItemsStream',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.PutItemsStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -396,6 +538,16 @@ class AdminStub(object):
                 request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.SerializeToString,
                 response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.FromString,
                 _registered_method=True)
+        self.Snapshot = channel.unary_unary(
+                '/rcjax.v1.Admin/Snapshot',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/rcjax.v1.Admin/Restore',
+                request_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -445,6 +597,24 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Snapshot(self, request, context):
+        """Takes a snapshot of KV, items and users to where the settings say, while everything goes on. Answered once it is
+        complete, in minutes; a caller who gives up does not stop it. RESOURCE_EXHAUSTED while a snapshot or a restore is
+        under way; INVALID_ARGUMENT where the settings name no place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Restores a snapshot from there into free pages, while everything goes on: what the server has stays as it is, and
+        items and users that it lacks become known. INVALID_ARGUMENT where the snapshot is damaged, or is of other weights,
+        another tokenizer, template, KV format or layout: the message names what differs. Otherwise as Snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -477,6 +647,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SaveRequestLog,
                     request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.FromString,
                     response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreRequest.FromString,
+                    response_serializer=rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -642,6 +822,60 @@ class Admin(object):
             '/rcjax.v1.Admin/SaveRequestLog',
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogRequest.SerializeToString,
             rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SaveRequestLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/Snapshot',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.SnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rcjax.v1.Admin/Restore',
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreRequest.SerializeToString,
+            rcjax_dot_serving_dot_v1_dot_rcjax__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
