@@ -79,14 +79,19 @@ class Fetches:
                 groups.setdefault(source, []).append(build)
         for source, group in groups.items():
             num_pages = sum(len(build.cached.pages) for build in group)
-            build_s = self._cost.build_s(sum(len(build.block) for build in group))
-            if self._cost.origin_s(source.origin, num_pages) < build_s:
+            if self._cost.origin_s(source.origin, num_pages) < self._build_s(group):
                 self._queue(source, group)
             else:
                 self._cost.pass_over(source.origin)
                 to_compute += group
         self._start_some()
         return to_compute
+
+    def _build_s(self, group: Sequence[Build]) -> float:
+        """What computing blocks costs: a request that waits for them has a pass to itself, however few they are."""
+        num_tokens = sum(len(build.block) for build in group)
+        is_urgent = any(build.is_urgent for build in group)
+        return self._cost.build_alone_s(num_tokens) if is_urgent else self._cost.build_s(num_tokens)
 
     def _sources(self, builds: Sequence[Build]) -> list[Source | None]:
         """The cheapest place that is said to have each block, if there is one that was not tried."""

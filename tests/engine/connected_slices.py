@@ -38,6 +38,8 @@ class DearBuilds(CostModel):
     def build_s(self, num_tokens: int) -> float:
         return 10.0 * num_tokens
 
+    build_alone_s = build_s
+
 
 @cache
 def parts_of(num_slices: int, tensor: int = 1) -> tuple[SliceParts, PromptBuilder, Settings]:

@@ -52,9 +52,20 @@ class TestScores:
     def test_a_cheap_build_is_not_fetched(self):
         made = Slices(are_builds_dear=False)
         for worker in made.workers:
-            worker.cache.executor.cost.build_s = lambda num_tokens: 1e-9
+            worker.cache.executor.cost.build_alone_s = lambda num_tokens: 1e-9
         made.rank(0, ITEMS)
         assert made.rank(1, ITEMS).tokens.fetched == 0
+        made.close()
+
+    def test_one_short_block_is_fetched_sooner_than_a_long_pass_is_run(self):
+        """Though its share of a pass that others fill too would be the cheaper."""
+        made = Slices(are_builds_dear=False)
+        made.rank(0, ITEMS)
+        made.rank(1, ITEMS[:-1])
+        cost = made.workers[1].cache.executor.cost
+        cost.origin_s = lambda origin, num_pages: 0.5 * cost.build_alone_s(1)
+        cost.build_s = lambda num_tokens: 0.1 * cost.build_alone_s(1)
+        assert made.rank(1, ITEMS).tokens.fetched == len(made.block(ITEMS[-1]).block)
         made.close()
 
     def test_heads_split_over_devices(self):
