@@ -182,12 +182,15 @@ class Fetches:
 
         Both are empty for one that was given up before.
         """
+        # Its callback has the fetch, which has it: the copies would be there until the garbage collector came by.
+        fetch.lent = None
+        delivery, fetch.delivery = fetch.delivery, None
         if fetch not in self._under_way:
             return {}, []
         del self._under_way[fetch]
         arrived: dict[Build, Order | None] = {}
-        if fetch.delivery is not None:
-            arrived = self._write(fetch, fetch.delivery)
+        if delivery is not None:
+            arrived = self._write(fetch, delivery)
         elif fetch.error is not None:
             logger.warning("%d blocks could not be fetched from a %s: %r", *_about(fetch), fetch.error)
         missing = [build for build in fetch.open_builds if build not in arrived]

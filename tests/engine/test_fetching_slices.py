@@ -1,7 +1,10 @@
 """Blocks that miss come from another slice: the same scores, to the bit, and nobody waits for anybody in a circle."""
 
+import gc
 import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 from connected_slices import WATCHDOG_S, Slices, scores
@@ -74,6 +77,28 @@ class TestScores:
         assert scores(fetched) == scores(built)
         assert fetched.tokens.built == 0
         made.close()
+
+
+class TestCopies:
+    @pytest.mark.parametrize("is_late", [False, True], ids=["landed", "given up"])
+    def test_none_is_left_on_the_devices(self, slices, monkeypatch, is_late):
+        """Without the garbage collector, which might come by only when the memory is full."""
+        slices.rank(0, ITEMS)
+        slices.rank(1, (5, 6))
+        gc.collect()
+        gc.disable()
+        try:
+            num_arrays = len(jax.live_arrays())
+            if is_late:
+                monkeypatch.setattr(fetching, "MIN_PATIENCE_S", 0.0)
+                monkeypatch.setattr(fetching, "PATIENCE", 0.0)
+                monkeypatch.setattr(fetching, "PATIENCE_PASSES", 0)
+            fetched = slices.rank(1, ITEMS).tokens.fetched
+            slices.assert_idle()
+            assert is_late or fetched > 0
+            wait_until(lambda: len(jax.live_arrays()) <= num_arrays)
+        finally:
+            gc.enable()
 
 
 class TestLenders:
@@ -274,3 +299,10 @@ def hold(worker):
     worker.call(lambda worker: (is_held.set(), release.wait()))
     assert is_held.wait(WATCHDOG_S)
     return release
+
+
+def wait_until(is_so):
+    give_up_s = time.monotonic() + WATCHDOG_S
+    while not is_so():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
