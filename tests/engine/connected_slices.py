@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tiny_engine import ARMS, LIMITS, event, item, tiny_model, tiny_settings
+from tiny_engine import ARMS, LIMITS, choose_shapes_by_size, event, item, tiny_model, tiny_settings
 
 from rcjax.cache.tiers import KVTiers
 from rcjax.config import MeshSettings, Settings, ShapeSettings
@@ -56,6 +56,7 @@ def parts_of(num_slices: int, tensor: int = 1) -> tuple[SliceParts, PromptBuilde
     model = tiny_model()
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     parts = slice_parts(settings, model, builder, lambda step: None, engine_mesh(settings.mesh))
+    choose_shapes_by_size(parts)
     planner = new_planner(settings, parts, builder)
     workers = [new_worker(settings, parts, planner, builder, index=index) for index in range(num_slices)]
     warm_up(settings, parts, workers, lambda step: None)
