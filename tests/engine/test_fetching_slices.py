@@ -71,6 +71,14 @@ class TestScores:
         assert made.rank(1, ITEMS).tokens.fetched == len(made.block(ITEMS[-1]).block)
         made.close()
 
+    @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+    def test_quantised_pages_with_their_scales(self, kv_dtype):
+        made = Slices(kv_dtype=kv_dtype)
+        built, fetched = made.rank(0, ITEMS), made.rank(1, ITEMS)
+        assert scores(fetched) == scores(built)
+        assert (fetched.tokens.built, fetched.tokens.fetched) == (0, num_tokens(made, ITEMS))
+        made.close()
+
     def test_heads_split_over_devices(self):
         made = Slices(tensor=2)
         built, fetched = made.rank(0, ITEMS), made.rank(1, ITEMS)
