@@ -29,7 +29,7 @@ class Fetches:
 
     A source that turns out not to have a block, or does not answer, is not asked for it again, so every block is
     fetched or computed in the end. The worker's thread uses it; `on_landed` is called on another one with each fetch
-    that is over, for the worker to `land`.
+    that is over, for the worker to `land`. `num_waiting` says how many calls wait for the slice.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Fetches:
         on_landed: Callable[[Fetch], None],
         clock: Callable[[], float],
         *,
+        num_waiting: Callable[[], int],
         peers: Peers | None,
         tiers: KVTiers | None,
     ):
@@ -47,6 +48,7 @@ class Fetches:
         self._transfers = transfers
         self._on_landed = on_landed
         self._clock = clock
+        self._num_waiting = num_waiting
         self._peers = peers
         self._tiers = tiers
         self._waiting: list[Fetch] = []
@@ -88,10 +90,16 @@ class Fetches:
         return to_compute
 
     def _build_s(self, group: Sequence[Build]) -> float:
-        """What computing blocks costs: a request that waits for them has a pass to itself, however few they are."""
+        """What computing blocks costs.
+
+        A request that waits for them has a pass to itself, however few they are, and all that wait for the slice wait
+        for that pass, as nobody does for a copy. Were it to count once, slow copies would lead to passes, for which
+        copies wait still longer: at half of their load slices would stay busy with blocks that others have.
+        """
         num_tokens = sum(len(build.block) for build in group)
-        is_urgent = any(build.is_urgent for build in group)
-        return self._cost.build_alone_s(num_tokens) if is_urgent else self._cost.build_s(num_tokens)
+        if not any(build.is_urgent for build in group):
+            return self._cost.build_s(num_tokens)
+        return self._cost.build_alone_s(num_tokens) * max(self._num_waiting(), 1)
 
     def _sources(self, builds: Sequence[Build]) -> list[Source | None]:
         """The cheapest place that is said to have each block, if there is one that was not tried."""

@@ -71,6 +71,21 @@ class TestScores:
         assert made.rank(1, ITEMS).tokens.fetched == len(made.block(ITEMS[-1]).block)
         made.close()
 
+    def test_what_waits_for_a_slice_waits_for_its_passes_and_not_for_its_copies(self):
+        """A copy that takes twice as long as a pass is made where three requests wait, and not where one does."""
+        made = Slices(are_builds_dear=False)
+        cost = made.workers[1].cache.executor.cost
+        made.rank(0, range(20, 28))
+        cost.origin_s = lambda origin, num_pages: 2 * cost.build_alone_s(1)
+        cost.build_alone_s = lambda num_tokens: 1.0
+        assert made.rank(1, (20, 21)).tokens.fetched == 0
+        release = hold(made.workers[1])
+        plans = [made.plan(pair) for pair in ((22, 23), (24, 25), (26, 27))]
+        futures = [made.submit(1, plan) for plan in plans]
+        release.set()
+        assert sum(future.result(WATCHDOG_S).tokens.fetched for future in futures) > 0
+        made.close()
+
     @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
     def test_quantised_pages_with_their_scales(self, kv_dtype):
         made = Slices(kv_dtype=kv_dtype)
