@@ -39,6 +39,7 @@ POLICIES = ("time", "affinity", "hit_only", "least_loaded", "round_robin")
 LOADS = (0.5, 0.85)
 NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 160, 8, 20  # each slice has room for all users and its own items
 LOCALITY = 0.8
+POOL_BYTES = 2**30  # of each slice
 UNDER_WAY = 8
 DEVICES = {"begin_s": 0.02, "row_s": 0.1, "token_s": 2e-3}  # of a pass of the embedded model on a core, about
 NOISE = 1.1  # of a ratio of two policies' times in one run
@@ -66,6 +67,8 @@ class MeshEngine:
     def __init__(self) -> None:
         self.policy = InTurn()
         settings = load_settings(CONFIG)
+        # A request pins all its pages while it waits; with less room a burst would evict items that no other slice has.
+        settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"pool_bytes": POOL_BYTES})})
         with patch("rcjax.serving.startup.policy_of", return_value=self.policy):
             self.engine = start_engine(settings, progress=print)
         world = EmbeddedWorld(settings.catalogue.seed, num_items=NUM_ITEMS)
