@@ -72,12 +72,13 @@ class CostModel:
 
         The longest build program as often as they fill it, and the fastest one that holds the rest.
         """
-        timed = {p.shape.fresh_tokens: s for p, s in self.timed().items() if p.purpose == "build"}
-        if not timed:
+        pass_s = {p.shape.fresh_tokens: s for p, s in self.timed().items() if p.purpose == "build"}
+        if not pass_s:
             return self.build_s(num_tokens)
-        num_full, rest = divmod(num_tokens, max(timed))
-        rest_s = min(seconds for fresh_tokens, seconds in timed.items() if fresh_tokens >= rest) if rest else 0.0
-        return num_full * timed[max(timed)] + rest_s
+        longest = max(pass_s)
+        num_full, rest = divmod(num_tokens, longest)
+        rest_s = min(seconds for fresh_tokens, seconds in pass_s.items() if fresh_tokens >= rest) if rest else 0.0
+        return num_full * pass_s[longest] + rest_s
 
     def fetch_s(self, num_tokens: int) -> float:
         """Seconds from asking another slice for the KV of blocks of so many tokens until it is here."""
