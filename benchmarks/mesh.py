@@ -1,22 +1,27 @@
 """Scheduling policies on the running engine: four slices on fake CPU devices, which all policies use in turn.
 
     python benchmarks/mesh.py --json mesh.json              # --rounds N (6), --requests N a round (80)
+    python benchmarks/mesh.py --computed                    # passes that are computed, on the cores that slices share
 
 The embedded model and shop, `parallel`. An item stands on one slice; a request's candidates come to 80% from the items
 of one slice, so that there is something to gain and something to crowd. Requests arrive by a Poisson process at 50% and
-85% of what `time` answers with eight under way. Rounds of all policies take turns, with the same arrivals in each. The
-slices share the machine's cores: a slice that computes slows the others down, as devices of their own would not.
+85% of what `time` answers with eight under way. Rounds of all policies take turns, with the same arrivals in each.
+
+Passes take a set time and no processor (benchmarks/paced_devices.py), as if each slice had a device of its own.
+`--computed` computes them: then a slice that computes slows the others down, and nothing is gained by an idle one.
 """
 
 import argparse
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
 from claims import Claim, show_claims, write_report
+from paced_devices import PacedDevices, paced
 
 from rcjax.catalog import EmbeddedWorld
 from rcjax.config import SchedulerSettings, load_settings
@@ -32,9 +37,11 @@ Runs: TypeAlias = dict[str, dict[str, list[dict[str, Any]]]]
 CONFIG = Path(__file__).parent.parent / "configs" / "mesh-4.yaml"
 POLICIES = ("time", "affinity", "hit_only", "least_loaded", "round_robin")
 LOADS = (0.5, 0.85)
-NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 160, 16, 20
+NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 160, 8, 20  # each slice has room for all users and its own items
 LOCALITY = 0.8
+POOL_BYTES = 2**30  # of each slice
 UNDER_WAY = 8
+DEVICES = {"begin_s": 0.02, "row_s": 0.1, "token_s": 2e-3}  # of a pass of the embedded model on a core, about
 NOISE = 1.1  # of a ratio of two policies' times in one run
 
 
@@ -60,6 +67,8 @@ class MeshEngine:
     def __init__(self) -> None:
         self.policy = InTurn()
         settings = load_settings(CONFIG)
+        # A request pins all its pages while it waits; with less room a burst would evict items that no other slice has.
+        settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"pool_bytes": POOL_BYTES})})
         with patch("rcjax.serving.startup.policy_of", return_value=self.policy):
             self.engine = start_engine(settings, progress=print)
         world = EmbeddedWorld(settings.catalogue.seed, num_items=NUM_ITEMS)
@@ -136,7 +145,11 @@ class MeshEngine:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    mesh = MeshEngine()
+    with nullcontext() if args.computed else paced(PacedDevices(**DEVICES)):
+        return measure_policies(args, MeshEngine())
+
+
+def measure_policies(args: argparse.Namespace, mesh: MeshEngine) -> dict[str, Any]:
     with mesh.engine:
         for number, policy in enumerate(
             (*POLICIES, "time")
@@ -185,6 +198,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write samples and claims here")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--requests", type=int, default=80, help="of each policy at each load in each round")
+    parser.add_argument("--computed", action="store_true", help="passes that the machine's cores compute")
     args = parser.parse_args()
     report = measure(args)
     figures = {

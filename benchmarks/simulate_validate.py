@@ -147,7 +147,7 @@ def twin(
         id_of=ids.__getitem__,
     )
     begin_s = cost.origin_s(Origin.SLICE, 0)
-    page_s = (cost.origin_s(Origin.SLICE, 100) - begin_s) / 100
+    page_s = max((cost.origin_s(Origin.SLICE, 100) - begin_s) / 100, 1e-9)  # 0 where the beginning takes it all
     links = {Origin.SLICE: Link(format.page_bytes / page_s, begin_s)}
     pool_tokens = settings.cache.pool_bytes / token_bytes
     shape = next(shape for shape in throughput_shapes(settings) if shape.batch == 1)

@@ -67,6 +67,19 @@ class CostModel:
             return self.pass_s("build", Shape(num_tokens, 0))
         return self._seconds[self._build] * num_tokens / self._build.shape.fresh_tokens
 
+    def build_alone_s(self, num_tokens: int) -> float:
+        """Seconds to compute the KV of blocks of so many tokens in passes that nobody else fills.
+
+        The longest build program as often as they fill it, and the fastest one that holds the rest.
+        """
+        pass_s = {p.shape.fresh_tokens: s for p, s in self.timed().items() if p.purpose == "build"}
+        if not pass_s:
+            return self.build_s(num_tokens)
+        longest = max(pass_s)
+        num_full, rest = divmod(num_tokens, longest)
+        rest_s = min(seconds for fresh_tokens, seconds in pass_s.items() if fresh_tokens >= rest) if rest else 0.0
+        return num_full * pass_s[longest] + rest_s
+
     def fetch_s(self, num_tokens: int) -> float:
         """Seconds from asking another slice for the KV of blocks of so many tokens until it is here."""
         return self.origin_s(Origin.SLICE, -(-num_tokens // self._page_tokens))

@@ -23,6 +23,7 @@ class Exchange:
         clock: Callable[[], float],
         name: str,
         *,
+        num_waiting: Callable[[], int],
         peers: Peers | None,
         tiers: KVTiers | None,
         replica_share: float,
@@ -30,7 +31,9 @@ class Exchange:
         self._tiers = tiers
         inward = Transfers(f"rcjax-{name}-fetches", MAX_UNDER_WAY)
         self._threads = [inward]
-        cache.fetches = Fetches(cache.executor, inward, on_landed, clock, peers=peers, tiers=tiers)
+        cache.fetches = Fetches(
+            cache.executor, inward, on_landed, clock, num_waiting=num_waiting, peers=peers, tiers=tiers
+        )
         cache.directory.replicas.max_pages = int(replica_share * cache.directory.pool.capacity_pages)
         if tiers is not None:
             outward = Transfers(f"rcjax-{name}-spills", 1)

@@ -29,7 +29,7 @@ class Fetches:
 
     A source that turns out not to have a block, or does not answer, is not asked for it again, so every block is
     fetched or computed in the end. The worker's thread uses it; `on_landed` is called on another one with each fetch
-    that is over, for the worker to `land`.
+    that is over, for the worker to `land`. `num_waiting` says how many calls wait for the slice.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Fetches:
         on_landed: Callable[[Fetch], None],
         clock: Callable[[], float],
         *,
+        num_waiting: Callable[[], int],
         peers: Peers | None,
         tiers: KVTiers | None,
     ):
@@ -47,6 +48,7 @@ class Fetches:
         self._transfers = transfers
         self._on_landed = on_landed
         self._clock = clock
+        self._num_waiting = num_waiting
         self._peers = peers
         self._tiers = tiers
         self._waiting: list[Fetch] = []
@@ -79,14 +81,25 @@ class Fetches:
                 groups.setdefault(source, []).append(build)
         for source, group in groups.items():
             num_pages = sum(len(build.cached.pages) for build in group)
-            build_s = self._cost.build_s(sum(len(build.block) for build in group))
-            if self._cost.origin_s(source.origin, num_pages) < build_s:
+            if self._cost.origin_s(source.origin, num_pages) < self._build_s(group):
                 self._queue(source, group)
             else:
                 self._cost.pass_over(source.origin)
                 to_compute += group
         self._start_some()
         return to_compute
+
+    def _build_s(self, group: Sequence[Build]) -> float:
+        """What computing blocks costs.
+
+        A request that waits for them has a pass to itself, however few they are, and all that wait for the slice wait
+        for that pass, as nobody does for a copy. Were it to count once, slow copies would lead to passes, for which
+        copies wait still longer: at half of their load slices would stay busy with blocks that others have.
+        """
+        num_tokens = sum(len(build.block) for build in group)
+        if not any(build.is_urgent for build in group):
+            return self._cost.build_s(num_tokens)
+        return self._cost.build_alone_s(num_tokens) * max(self._num_waiting(), 1)
 
     def _sources(self, builds: Sequence[Build]) -> list[Source | None]:
         """The cheapest place that is said to have each block, if there is one that was not tried."""
@@ -177,12 +190,15 @@ class Fetches:
 
         Both are empty for one that was given up before.
         """
+        # Its callback has the fetch, which has it: the copies would be there until the garbage collector came by.
+        fetch.lent = None
+        delivery, fetch.delivery = fetch.delivery, None
         if fetch not in self._under_way:
             return {}, []
         del self._under_way[fetch]
         arrived: dict[Build, Order | None] = {}
-        if fetch.delivery is not None:
-            arrived = self._write(fetch, fetch.delivery)
+        if delivery is not None:
+            arrived = self._write(fetch, delivery)
         elif fetch.error is not None:
             logger.warning("%d blocks could not be fetched from a %s: %r", *_about(fetch), fetch.error)
         missing = [build for build in fetch.open_builds if build not in arrived]

@@ -83,7 +83,14 @@ class SliceWorker:
         What is fetched from peers for a request may keep `replica_share` of the pool's pages when nobody reads it.
         """
         self._exchange = Exchange(
-            self.cache, self._on_fetched, self._clock, self._name, peers=peers, tiers=tiers, replica_share=replica_share
+            self.cache,
+            self._on_fetched,
+            self._clock,
+            self._name,
+            num_waiting=lambda: self.num_waiting,
+            peers=peers,
+            tiers=tiers,
+            replica_share=replica_share,
         )
 
     def start(self) -> None:

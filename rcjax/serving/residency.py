@@ -10,7 +10,7 @@ from rcjax.cache.keys import KEY_BYTES
 
 _BUCKET = 8  # tags of a bucket, a cache line
 _HALF = 32  # bits of a tag; the lower half leads to one bucket of a key, the upper half to the other
-_HALVES = np.array([0, _HALF], np.uint64)
+_HALVES = np.dtype("<u4")  # of a tag, the lower one first
 _FREE = 0
 
 
@@ -77,10 +77,10 @@ class Residency:
         tags = np.maximum(heads, 1)
         rows = np.zeros((len(keys), self._row_bytes), np.uint8)
         with self._lock:
-            buckets = (tags[:, None] >> _HALVES & np.uint64(len(self._tags) - 1)).view(np.int64)
-            is_there = self._tags.take(buckets, axis=0) == tags[:, None, None]  # [blocks, 2, _BUCKET]
-            found = is_there.ravel().nonzero()[0]
-            places = buckets.ravel()[found // _BUCKET] * _BUCKET + found % _BUCKET
+            buckets = tags.view(_HALVES) & len(self._tags) - 1  # two of each key
+            there = self._tags.take(buckets, axis=0).reshape(len(keys), 2 * _BUCKET)
+            found = (there == tags[:, None]).ravel().nonzero()[0]
+            places = buckets[found // _BUCKET] * _BUCKET + found % _BUCKET
             rows[found // (2 * _BUCKET)] = self._rows.take(places, axis=0)
         return np.unpackbits(rows, axis=1, count=self.num_slices, bitorder="little")
 

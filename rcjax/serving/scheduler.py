@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from rcjax.prompt import Block, BlockKind
 from rcjax.serving.residency import Residency
@@ -86,11 +86,11 @@ class Sight:
     may_take: Bool[np.ndarray, "slices"]  # at least one
     holders: UInt8[np.ndarray, "blocks slices"]  # 1 where the slice holds the block
 
-    def held(self, weights: Weights) -> Float64[np.ndarray, "slices"]:
+    def held(self, weights: Weights) -> Float32[np.ndarray, "slices"]:
         """For each slice the sum of the weights of the blocks that it holds."""
         # Not `@`: BLAS would wake its threads for a product of this size, and need not add all columns in one order,
         # so that equals were no longer equal. `einsum` casts slower than `astype`.
-        return np.einsum("b,bs->s", weights.astype(np.float64, copy=False), self.holders.astype(np.float64))
+        return np.einsum("b,bs->s", weights.astype(np.float32), self.holders.astype(np.float32))
 
     def least(self, score: Float64[np.ndarray, "slices"]) -> int:
         """The slice of the smallest score among those that may take the request; the lowest index among equals."""
@@ -127,8 +127,9 @@ class Time:
     @staticmethod
     def weight(sight: Sight) -> float:
         """How often misses count."""
-        waiting_s = np.sort(sight.waiting_s[sight.may_take])
-        median_s = float(waiting_s[(len(waiting_s) - 1) // 2])
+        waiting_s = sight.waiting_s[sight.may_take]
+        waiting_s.sort()
+        median_s = waiting_s.item((len(waiting_s) - 1) // 2)
         return max(1.0, MISS_WEIGHT * median_s / sight.pass_s) if sight.pass_s > 0 else 1.0
 
 

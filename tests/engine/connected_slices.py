@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tiny_engine import ARMS, LIMITS, event, item, tiny_model, tiny_settings
+from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, choose_shapes_by_size, event, item, tiny_model, tiny_settings
 
 from rcjax.cache.tiers import KVTiers
-from rcjax.config import MeshSettings, Settings, ShapeSettings
+from rcjax.config import CacheSettings, MeshSettings, Settings, ShapeSettings
 from rcjax.engine.compilation import use_compilation_cache
 from rcjax.engine.cost import CostModel
 from rcjax.engine.plan import Plan, PlannedBlock
@@ -38,9 +38,11 @@ class DearBuilds(CostModel):
     def build_s(self, num_tokens: int) -> float:
         return 10.0 * num_tokens
 
+    build_alone_s = build_s
+
 
 @cache
-def parts_of(num_slices: int, tensor: int = 1) -> tuple[SliceParts, PromptBuilder, Settings]:
+def parts_of(num_slices: int, tensor: int = 1, kv_dtype: str = "auto") -> tuple[SliceParts, PromptBuilder, Settings]:
     """The compiled programs of so many slices."""
     settings = tiny_settings(
         Path(tempfile.mkdtemp(prefix="rcjax-slices-")),
@@ -48,12 +50,14 @@ def parts_of(num_slices: int, tensor: int = 1) -> tuple[SliceParts, PromptBuilde
         default_arm=ARM,
         limits=LIMITS,
         mesh=MeshSettings(slices=num_slices, tensor=tensor),
+        cache=CacheSettings(page_tokens=PAGE_TOKENS, pool_bytes=2**21, kv_dtype=kv_dtype),
         shapes=ShapeSettings(rank=((64, 64),), build=((48, 16), (128, 8)), generate=()),
     )
     use_compilation_cache(settings.compilation_cache_dir())
     model = tiny_model()
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     parts = slice_parts(settings, model, builder, lambda step: None, engine_mesh(settings.mesh))
+    choose_shapes_by_size(parts)
     planner = new_planner(settings, parts, builder)
     workers = [new_worker(settings, parts, planner, builder, index=index) for index in range(num_slices)]
     warm_up(settings, parts, workers, lambda step: None)
@@ -68,12 +72,13 @@ class Slices:
         num_slices: int = 2,
         *,
         tensor: int = 1,
+        kv_dtype: str = "auto",
         num_pages: int | None = None,
         tiers: KVTiers | None = None,
         replica_share: float = 0.5,
         are_builds_dear: bool = True,
     ):
-        self.parts, self.builder, self.settings = parts_of(num_slices, tensor)
+        self.parts, self.builder, self.settings = parts_of(num_slices, tensor, kv_dtype)
         self.tiers = tiers
         self.planner = new_planner(self.settings, self.parts, self.builder)
         self.residency = Residency(num_slices)
@@ -101,7 +106,7 @@ class Slices:
             worker.cache._reservations._cost = executor.cost
         nothing = jax.tree.map(np.array, worker.cache.executor.pages)
         for array in jax.tree.leaves(nothing):
-            array[:, 1:] = np.nan  # so that a page that nobody wrote shows
+            array[:, 1:] = 99 if array.dtype == np.int8 else np.nan  # so that a page that nobody wrote shows
         worker.cache.executor.pages = jax.device_put(nothing, worker.cache.executor._placed)
         worker.cache.build_instruction()
         return worker

@@ -111,7 +111,13 @@ class ConnectedSlice(Slice):
 
     def connect(self, peers: Any, tiers: KVTiers | None, max_replica_pages: int) -> None:
         self.cache.fetches = Fetches(
-            self.executor, self.inward, self.landed.append, self.clock, peers=peers, tiers=tiers
+            self.executor,
+            self.inward,
+            self.landed.append,
+            self.clock,
+            num_waiting=lambda: 1,
+            peers=peers,
+            tiers=tiers,
         )
         self.directory.replicas.max_pages = max_replica_pages
         if tiers is not None:

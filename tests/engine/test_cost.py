@@ -92,7 +92,23 @@ def test_blocks_share_the_longest_build_pass(cost):
     assert cost.build_s(40) == pytest.approx(0.2)
 
 
+def test_blocks_that_nobody_shares_a_pass_with_take_whole_passes(cost):
+    cost.observe("build", Shape(48, 8), 0.3)
+    cost.observe("build", Shape(128, 8), 0.64)
+    assert cost.build_alone_s(1) == cost.build_alone_s(48) == 0.3
+    assert cost.build_alone_s(49) == cost.build_alone_s(128) == 0.64
+    assert cost.build_alone_s(2 * 128 + 48) == pytest.approx(2 * 0.64 + 0.3)
+    assert cost.build_alone_s(0) == 0
+
+
+def test_the_faster_of_two_build_passes_that_hold_the_blocks(cost):
+    cost.observe("build", Shape(48, 8), 0.9)
+    cost.observe("build", Shape(128, 8), 0.64)
+    assert cost.build_alone_s(1) == 0.64
+
+
 def test_a_block_costs_something_before_the_first_pass(cost):
+    assert cost.build_alone_s(10) == cost.build_s(10)
     assert 0 < cost.build_s(10) < cost.build_s(100)
 
 

@@ -27,6 +27,12 @@ numbers = st.integers(0, 4)
 slices = st.integers(0, 1)
 
 
+def make_builds_dear(one):
+    """So that whatever can be fetched is."""
+    cost = one.executor.cost
+    cost.build_s = cost.build_alone_s = lambda num_tokens: 1e6
+
+
 class FetchMachine(RuleBasedStateMachine):
     @initialize(host_blocks=st.integers(0, 6), max_replica_pages=st.integers(0, 8))
     def start(self, host_blocks, max_replica_pages):
@@ -34,7 +40,7 @@ class FetchMachine(RuleBasedStateMachine):
         self.slices = [ConnectedSlice(index, NUM_PAGES, self.residency) for index in (0, 1)]
         self.tiers = KVTiers(200 * host_blocks) if host_blocks else None
         for index, one in enumerate(self.slices):
-            one.executor.cost.build_s = lambda num_tokens: 1e6  # whatever can be fetched is
+            make_builds_dear(one)
             one.connect(OtherSlices(index, self.slices, self.residency), self.tiers, max_replica_pages)
         self.states = []
         self.version = 0
@@ -236,7 +242,7 @@ def test_a_fetch_that_is_given_up_in_part_writes_the_rest():
     residency = Residency(2)
     lender, borrower = two = [ConnectedSlice(index, 26, residency) for index in (0, 1)]
     for index, one in enumerate(two):
-        one.executor.cost.build_s = lambda num_tokens: 1e6
+        make_builds_dear(one)
         one.connect(OtherSlices(index, two, residency), None, 8)
     lender.request([1, 2])
     while lender.settle():

@@ -1,7 +1,10 @@
 """Blocks that miss come from another slice: the same scores, to the bit, and nobody waits for anybody in a circle."""
 
+import gc
 import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 from connected_slices import WATCHDOG_S, Slices, scores
@@ -52,9 +55,43 @@ class TestScores:
     def test_a_cheap_build_is_not_fetched(self):
         made = Slices(are_builds_dear=False)
         for worker in made.workers:
-            worker.cache.executor.cost.build_s = lambda num_tokens: 1e-9
+            worker.cache.executor.cost.build_alone_s = lambda num_tokens: 1e-9
         made.rank(0, ITEMS)
         assert made.rank(1, ITEMS).tokens.fetched == 0
+        made.close()
+
+    def test_one_short_block_is_fetched_sooner_than_a_long_pass_is_run(self):
+        """Though its share of a pass that others fill too would be the cheaper."""
+        made = Slices(are_builds_dear=False)
+        made.rank(0, ITEMS)
+        made.rank(1, ITEMS[:-1])
+        cost = made.workers[1].cache.executor.cost
+        cost.origin_s = lambda origin, num_pages: 0.5 * cost.build_alone_s(1)
+        cost.build_s = lambda num_tokens: 0.1 * cost.build_alone_s(1)
+        assert made.rank(1, ITEMS).tokens.fetched == len(made.block(ITEMS[-1]).block)
+        made.close()
+
+    def test_what_waits_for_a_slice_waits_for_its_passes_and_not_for_its_copies(self):
+        """A copy that takes twice as long as a pass is made where three requests wait, and not where one does."""
+        made = Slices(are_builds_dear=False)
+        cost = made.workers[1].cache.executor.cost
+        made.rank(0, range(20, 28))
+        cost.origin_s = lambda origin, num_pages: 2 * cost.build_alone_s(1)
+        cost.build_alone_s = lambda num_tokens: 1.0
+        assert made.rank(1, (20, 21)).tokens.fetched == 0
+        release = hold(made.workers[1])
+        plans = [made.plan(pair) for pair in ((22, 23), (24, 25), (26, 27))]
+        futures = [made.submit(1, plan) for plan in plans]
+        release.set()
+        assert sum(future.result(WATCHDOG_S).tokens.fetched for future in futures) > 0
+        made.close()
+
+    @pytest.mark.parametrize("kv_dtype", ["int8", "fp8"])
+    def test_quantised_pages_with_their_scales(self, kv_dtype):
+        made = Slices(kv_dtype=kv_dtype)
+        built, fetched = made.rank(0, ITEMS), made.rank(1, ITEMS)
+        assert scores(fetched) == scores(built)
+        assert (fetched.tokens.built, fetched.tokens.fetched) == (0, num_tokens(made, ITEMS))
         made.close()
 
     def test_heads_split_over_devices(self):
@@ -63,6 +100,28 @@ class TestScores:
         assert scores(fetched) == scores(built)
         assert fetched.tokens.built == 0
         made.close()
+
+
+class TestCopies:
+    @pytest.mark.parametrize("is_late", [False, True], ids=["landed", "given up"])
+    def test_none_is_left_on_the_devices(self, slices, monkeypatch, is_late):
+        """Without the garbage collector, which might come by only when the memory is full."""
+        slices.rank(0, ITEMS)
+        slices.rank(1, (5, 6))
+        gc.collect()
+        gc.disable()
+        try:
+            num_arrays = len(jax.live_arrays())
+            if is_late:
+                monkeypatch.setattr(fetching, "MIN_PATIENCE_S", 0.0)
+                monkeypatch.setattr(fetching, "PATIENCE", 0.0)
+                monkeypatch.setattr(fetching, "PATIENCE_PASSES", 0)
+            fetched = slices.rank(1, ITEMS).tokens.fetched
+            slices.assert_idle()
+            assert is_late or fetched > 0
+            wait_until(lambda: len(jax.live_arrays()) <= num_arrays)
+        finally:
+            gc.enable()
 
 
 class TestLenders:
@@ -263,3 +322,10 @@ def hold(worker):
     worker.call(lambda worker: (is_held.set(), release.wait()))
     assert is_held.wait(WATCHDOG_S)
     return release
+
+
+def wait_until(is_so):
+    give_up_s = time.monotonic() + WATCHDOG_S
+    while not is_so():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)

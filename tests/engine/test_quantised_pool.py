@@ -47,7 +47,7 @@ def quantised(tmp_path_factory, kv_dtype):
         arms=ARMS,
         default_arm="parallel",
         cache=CacheSettings(page_tokens=PAGE_TOKENS, kv_dtype=kv_dtype, pool_bytes=2**20),
-        shapes=ShapeSettings(rank=((256, 64),), build=((128, 16),)),  # one each: the order of sums is the shape's
+        shapes=ShapeSettings(rank=((256, 64),), build=((48, 16), (128, 8))),
         semantic=SemanticSettings(min_similarity=0.6),
     )
     return compiled_parts(settings), settings
