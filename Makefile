@@ -7,7 +7,7 @@ AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations bench-peer notebooks proto clean
+.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations soak bench-peer notebooks proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -49,6 +49,10 @@ bench-peer: $(READY)
 gpu-check: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e ".[dev,gpu]"
 	$(BIN)/python benchmarks/gpu_check.py --json gpu-check.json
+
+# The embedded model behind `rcjax serve`, while its catalogue changes; `python benchmarks/soak.py` takes half an hour.
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py --minutes 3
 
 mutations: $(READY)
 	$(BIN)/python benchmarks/mutations.py

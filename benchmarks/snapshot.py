@@ -3,10 +3,12 @@ feel of one that is being taken.
 
     python benchmarks/snapshot.py --json snapshot.json
 
-The embedded model and shop (or --config) on whatever device there is. Rounds of each comparison alternate. Before
-something is read from the disk, the operating system is told to forget its pages (`posix_fadvise`, which needs no
-rights, and which the plain read of the same files gets too). Requests come at random times (Poisson) at --load of what
-one after the other could answer, whatever the answers do; TTFT is the server's, from arrival.
+The embedded model and shop behind arm `parallel` (or --config) on whatever device there is. Rounds of each comparison
+alternate, each arm first in turn. Before something is read from the disk, the operating system is told to forget its
+pages (`posix_fadvise`, which needs no rights); the plain read, of the same files and by one thread in pieces of 8 MiB,
+gets that too. A restore ends when the pages are written. Requests come at random times (Poisson) at --load of what one
+after the other could answer, whatever the answers do; TTFT is the server's, and the time from when a request was due
+until it was sent. Snapshots are taken one after the other, each of everything, at the pace of a server's.
 """
 
 import argparse
@@ -20,24 +22,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import Claim, show_claims, write_report
+from claims import Claim, environment, show_claims, write_report
+from pydantic import ByteSize
 from rich.console import Console
 
 from rcjax.catalog import Catalogue
-from rcjax.config import load_settings, read_catalogue
+from rcjax.config import CacheSettings, Settings, ShapeSettings, load_settings, read_catalogue
+from rcjax.config.arms import EMBEDDED_ARMS
+from rcjax.config.shapes import EMBEDDED_SHAPES
 from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.snapshots import Snapshots, restore, save
 from rcjax.serving.startup import start_engine
 
+EMBEDDED = Settings(
+    cache=CacheSettings(pool_bytes=ByteSize(5 * 2**29)),
+    shapes=ShapeSettings(
+        rank=(*(shape for shape in EMBEDDED_SHAPES.rank if shape.tiles == 20), (64, 192)), build=EMBEDDED_SHAPES.build
+    ),
+    arms={"parallel": EMBEDDED_ARMS["parallel"]},
+    default_arm="parallel",
+)
 READ_BYTES = 2**23
 RESTORE_SHARE, RESTORE_SPEED_UP, TTFT_RATIO = 0.7, 10.0, 1.5
 
 
 def main() -> None:
     args = parsed()
-    settings = load_settings(args.config)
+    settings = load_settings(args.config) if args.config else EMBEDDED
+    print(environment())
     catalogue = limited(read_catalogue(settings.catalogue), args.items, args.users)
     engine = start_engine(settings, progress=print)
     folder = Path(tempfile.mkdtemp(prefix="snapshot-", dir=args.folder))
@@ -47,6 +61,8 @@ def main() -> None:
             filled = fill(engine, catalogue, Console(quiet=True))
             build_s = time.perf_counter() - start_s
             saved = timed_saves(engine, folder / "one")
+            if saved["num_blocks"] != filled.num_built:  # else less would be restored than was computed
+                raise RuntimeError(f"of {filled.num_built} blocks {saved['num_blocks']} fit; take a larger pool")
             reads, restores = restore_rounds(engine, catalogue, folder / "one", args.rounds)
             ttft = ttft_rounds(engine, catalogue, folder, args)
     finally:
@@ -65,8 +81,8 @@ def main() -> None:
     print(f"{filled.num_items} items, {filled.num_users} users, {num_bytes / 1e6:,.1f} MB of KV")
     print(f"computed in {build_s:.2f} s")
     print(f"saved in {saved['first_s']:.2f} s; again, with nothing new, in {saved['again_s']:.3f} s")
-    rate = num_bytes / np.median(restores) / 1e6
-    print(f"read plainly: {spread(reads)} s, restored: {spread(restores)} s ({rate:,.0f} MB/s)")
+    for name, seconds in (("read plainly", reads), ("restored", restores)):
+        print(f"{name}: {spread(seconds)} s, {num_bytes / np.median(seconds) / 1e6:,.0f} MB/s")
     for name, values in ttft.items():
         p50 = np.percentile(values, 50)
         print(f"TTFT {name}: P50 {p50:.2f} ms, P99 {p99[name]:.2f} ms of {len(values)} requests")
@@ -78,7 +94,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="settings; the embedded model and shop by default")
+    parser.add_argument("--config", type=Path, help="settings; the embedded model, shop and arm `parallel` by default")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; the system's temporary one by default")
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--users", type=int, default=50)
@@ -115,21 +131,35 @@ def restore_rounds(
 ) -> tuple[list[float], list[float]]:
     """Seconds of plain reads of the snapshot's files, and of restores into an emptied engine, by turns."""
     files = [path for path in where.rglob("*") if path.is_file()]
-    reads, restores = [], []
-    for round_ in range(num_rounds + 1):  # the first warms up
+    reads: list[float] = []
+    restores: list[float] = []
+
+    def read() -> None:
         forget(files)
         start_s = time.perf_counter()
         for path in files:
             read_plainly(path)
         reads.append(time.perf_counter() - start_s)
+
+    def bring_back() -> None:
         empty(engine, catalogue)
         forget(files)
         start_s = time.perf_counter()
         report = restore(engine, where)
+        wait_for_pages(engine)
         restores.append(time.perf_counter() - start_s)
         if report.corrupt or report.num_skipped or report.num_items != len(catalogue.items):
-            raise RuntimeError(f"round {round_} did not restore all: {report}")
+            raise RuntimeError(f"not all was restored: {report}")
+
+    for round_ in range(num_rounds + 1):  # the first warms up
+        for take in (read, bring_back) if round_ % 2 == 0 else (bring_back, read):
+            take()
     return reads[1:], restores[1:]
+
+
+def wait_for_pages(engine: LocalEngine) -> None:
+    for worker in engine.router.workers:
+        worker.call(lambda _, executor=worker.cache.executor: executor.check()).result()
 
 
 def empty(engine: LocalEngine, catalogue: Catalogue) -> None:
@@ -200,14 +230,15 @@ def during_snapshots(
 
 
 def offered(engine: LocalEngine, requests: Sequence[RecommendRequest], gaps_s: np.ndarray) -> list[float]:
-    """Open loop: each request is sent when it is due, whatever became of those before."""
+    """TTFT in an open loop: each request is sent when it is due, whatever became of those before."""
     due_s = time.perf_counter()
-    futures = []
+    futures, late_ms = [], []
     for request, gap_s in zip(requests, gaps_s, strict=True):
         due_s += gap_s
         time.sleep(max(0.0, due_s - time.perf_counter()))
+        late_ms.append((time.perf_counter() - due_s) * 1e3)
         futures.append(engine.router.submit(request))
-    return [ttft_ms(future.result()) for future in futures]
+    return [late + ttft_ms(future.result()) for late, future in zip(late_ms, futures, strict=True)]
 
 
 def ttft_ms(result: RecommendResult | Exception) -> float:

@@ -143,7 +143,7 @@ class ServiceLimits:
     max_events: int = 1_000  # in one call
     max_top_k: int = 1_000
     max_message_bytes: int = 32 * 2**20  # of a request; gRPC itself answers a larger one
-    max_streams: int = 1_000  # calls under way on one connection; gRPC has a client wait with more
+    max_streams: int = 1_000  # calls under way on one connection; with more a client waits, or is told UNAVAILABLE
     min_ping_s: float = 10.0  # a client that pings more often than this is disconnected
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -32,10 +33,11 @@ def pages_to_bytes(pages: KVPages) -> bytes:
     return b"".join(array.tobytes() for array in jax.tree.leaves(pages))
 
 
-def digest_of_bytes(key: bytes, value: bytes | memoryview) -> str:
-    """As `digest_of_block`, of pages as bytes."""
+def digest_of_bytes(key: bytes, pieces: Iterable[bytes | memoryview]) -> str:
+    """As `digest_of_block`, of pages as bytes, in pieces."""
     digest = hashlib.sha256(key)
-    digest.update(value)
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from rcjax.model.probe import KnownTokens
 from rcjax.model.selection import Measure
 
 TRANSFER_PAGES = 16  # moved between host and device at once: 32 MiB of an 8B model in bfloat16
+ALIGNMENT_BYTES = 64  # of arrays that XLA's CPU client takes without a copy
 
 T = TypeVar("T")
 
@@ -140,8 +141,7 @@ class Executor:
         """Pages on the host, one block after another, as parts; raises ValueError where they are of another format."""
         for pages in blocks:
             self.format.check(pages)
-        num_pages = sum(pages.num_pages for pages in blocks)
-        parts = tuple(self.format.host_empty(TRANSFER_PAGES) for _ in range(-(-num_pages // TRANSFER_PAGES)))
+        parts = self.host_parts(sum(pages.num_pages for pages in blocks))
         at = 0
         for pages in blocks:
             for first in range(pages.num_pages):
@@ -150,6 +150,14 @@ class Executor:
                     to[:, slot] = new[:, first]
             at += pages.num_pages
         return parts
+
+    def host_parts(self, num_pages: int) -> tuple[KVPages, ...]:
+        """Parts on the host with room for so many pages, to be filled; what is not filled is anything.
+
+        They lie so that a CPU device takes them as they are: once they were given to `bring`, they must not change.
+        """
+        empty = self.format.abstract(TRANSFER_PAGES)
+        return tuple(jax.tree.map(_aligned, empty) for _ in range(-(-num_pages // TRANSFER_PAGES)))
 
     def num_pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.format.page_tokens)
@@ -196,6 +204,14 @@ class Executor:
 
 def _wait(array: jax.Array) -> None:
     array.block_until_ready()
+
+
+def _aligned(like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """An array that is not initialised, at an address from which XLA's CPU client need not copy."""
+    num_bytes = like.size * like.dtype.itemsize
+    room = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT_BYTES
+    return room[start : start + num_bytes].view(like.dtype).reshape(like.shape)
 
 
 def _transfers(index: Int32[np.ndarray, "W"]) -> Iterator[tuple[slice, Int32[np.ndarray, "T"]]]:

@@ -153,9 +153,7 @@ class SliceWorker:
         generator = self._generator
         if generator is None:
             raise InvalidRequestError("this engine has no generate shapes; configure shapes.generate")
-        return self.run(
-            lambda worker: generator.steps(source, sampling, listener), is_urgent=True, deadline_s=deadline_s
-        )
+        return self.run(lambda _: generator.steps(source, sampling, listener), is_urgent=True, deadline_s=deadline_s)
 
     def choose_orders(self, seed: int) -> Future[int]:
         """Works out which tokens of each known item the `offline` policy shall select; the result: for how many."""

@@ -20,7 +20,7 @@ from rcjax.serving.router import Router
 
 logger = logging.getLogger(__name__)
 
-REST_SHARE = 1.0  # a server's snapshot rests as long as its pieces take, so that it takes half of a core at most
+REST_SHARE = 3.0  # a server's snapshot rests three times as long as its pieces take: a quarter of a core at most
 
 
 @dataclass(slots=True)

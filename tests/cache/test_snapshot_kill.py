@@ -56,6 +56,7 @@ def test_whenever_it_is_killed_the_old_snapshot_or_the_new_one_is_there(folder):
         for _ in range(NUM_KILLS):
             time.sleep(rng.uniform(0.001, 0.03))
             os.kill(child.pid, signal.SIGSTOP)
+            os.waitpid(child.pid, os.WUNTRACED)  # until all its threads stand still
             found = newest_is_whole(folder)
             assert found >= told
             told = found

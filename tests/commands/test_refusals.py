@@ -123,6 +123,9 @@ def test_a_template_that_cannot_be_read(name, kind, tmp_path, tiny_checkpoint):
         template.write_text("name: x")
     config = write(tmp_path / "mine.yaml", model=str(tiny_checkpoint), template=template.name)
     lines = said(name, "--config", config)
+    if name == "serve":  # whose log is on stderr too
+        logged, *lines = lines
+        assert re.match(rf"[0-9:.]{{12}} INFO    {tiny_checkpoint.name}: weights in ", logged)
     assert all(line.startswith(f"error: {template}: ") for line in lines)
     assert any("No such file" in line or "version is missing" in line for line in lines)
 

@@ -1,14 +1,16 @@
 """The limits of a connection, as a client meets them."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
-from fake_router import INFO, FakeRouter, Gate
+from fake_router import INFO, FakeRouter
 
 from rcjax.config import Limits
-from rcjax.request import ServiceLimits
+from rcjax.request import RecommendRequest, ServiceLimits
 from rcjax.serving.client import RecommenderClient
 from rcjax.serving.server import Server, running_server
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
@@ -26,23 +28,35 @@ def test_a_message_over_the_limit_of_the_settings_is_refused_and_one_below_is_no
         assert not stub.DeleteUser(rcjax_pb2.DeleteUserRequest(user_id="x" * 99_000), timeout=60).existed
 
 
-def test_more_calls_than_a_connection_may_have_wait_for_the_others() -> None:
-    gate, engine = Gate(), FakeRouter("item-1")
-    engine.before = gate
-    request = rcjax_pb2.RecommendRequest(user_id="ann", candidates=[rcjax_pb2.Candidate(item_id="item-1")])
+class Pairs:
+    """Holds a call until there is another, and counts the most that are there at once."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._lock = threading.Lock()
+        self._pair = threading.Barrier(2)
+        self._num_here = 0
+
+    def __call__(self, argument: Any) -> None:
+        with self._lock:
+            self._num_here += 1
+            self.most = max(self.most, self._num_here)
+        self._pair.wait(60)
+        with self._lock:
+            self._num_here -= 1
+
+
+def test_more_calls_than_a_connection_may_have_come_after_the_others() -> None:
+    engine, pairs = FakeRouter("item-1"), Pairs()
+    engine.before = pairs
     with (
         running_server(Server(lambda: engine, limits=Limits(max_streams=2))) as addresses,
-        grpc.insecure_channel(addresses.main) as channel,
+        RecommenderClient(addresses.main) as client,
+        ThreadPoolExecutor(6) as threads,
     ):
-        stub = rcjax_pb2_grpc.RecommenderStub(channel)
-        calls = [stub.Recommend.future(request, timeout=60) for _ in range(5)]
-        assert gate.entered.wait(60)
-        left = threading.Event()
-        calls[-1].add_done_callback(lambda call: left.set())
-        assert len(engine.calls) <= 2
-        gate.open.set()
-        assert [len(call.result().ranking) for call in calls] == [1] * 5
-        assert left.wait(60)
+        results = list(threads.map(client.recommend, [RecommendRequest(("item-1",), "ann")] * 6))
+    assert [len(result.ranking) for result in results] == [1] * 6
+    assert pairs.most == 2
 
 
 def test_info_publishes_the_limits() -> None:

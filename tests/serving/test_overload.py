@@ -130,6 +130,7 @@ def test_a_flood_is_refused_alone_and_delays_another_caller_by_no_more_than_is_a
         flood = [asyncio.ensure_future(ask(slices, "flood", 1)) for _ in range(200)]
         await asyncio.to_thread(gate.entered.wait, 60)
         shop = asyncio.ensure_future(ask(slices, "shop", 2))
+        await asyncio.sleep(0)  # it has asked
         while not shop.done() and len(admission._to_run) != len(admission) - 16:
             await asyncio.sleep(0)
         gate.open.set()

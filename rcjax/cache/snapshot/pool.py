@@ -33,12 +33,12 @@ class PageStore(Protocol):
         """Copies of pages as they are now, perhaps not ready yet, in parts of which the last may have more."""
         ...
 
-    def in_parts(self, blocks: Sequence[KVPages], /) -> Sequence[KVPages]:
-        """Pages on the host, one block after another, in such parts."""
+    def host_parts(self, num_pages: int, /) -> Sequence[KVPages]:
+        """Such parts on the host with room for so many pages, to be filled."""
         ...
 
     def bring(self, parts: Sequence[KVPages], /) -> Sequence[KVPages]:
-        """Parts where the pages are; blocks, and any thread may call it."""
+        """Parts of the host where the pages are; blocks. Any thread may call it, and changes the parts no more."""
         ...
 
     def start_write(self, pages: Sequence[int], parts: Sequence[KVPages], /) -> None:
@@ -120,17 +120,22 @@ class Pool:
         pieces = (names[at : at + PIECE_SLOTS] for at in range(0, len(names), PIECE_SLOTS))
         return [is_held for piece in pieces for is_held in self.run(partial(held, piece))]
 
-    def install(self, blocks: Sequence[SavedBlock], values: Sequence[KVPages], version: int) -> Installed:
-        """Makes blocks ready in free pages; evicts and replaces nothing."""
-        parts = self.pages.bring(self.pages.in_parts(values))
+    def install(
+        self, blocks: Sequence[SavedBlock], is_intact: Sequence[bool], host_parts: Sequence[KVPages], version: int
+    ) -> Installed:
+        """Makes those blocks ready that are intact, in free pages; evicts and replaces nothing.
+
+        The pages of all blocks lie in `host_parts`, one after another.
+        """
+        parts = self.pages.bring(host_parts)
 
         def place() -> Installed:
             done = Installed()
             reserved: list[CachedBlock] = []
             numbers: list[int] = []
             try:
-                for block in blocks:
-                    cached = self._reserved(block, version, done)
+                for block, intact in zip(blocks, is_intact, strict=True):
+                    cached = self._reserved(block, version, done) if intact else None
                     numbers += [NOWHERE] * block.num_pages if cached is None else cached.pages
                     if cached is not None:
                         reserved.append(cached)

@@ -9,13 +9,12 @@ from typing import Literal
 from rcjax.cache.keys import BlockKeys
 from rcjax.cache.snapshot.manifest import Manifest, RecordsPart, read_manifest
 from rcjax.cache.snapshot.orders import put_orders
-from rcjax.cache.snapshot.pool import PIECE_PAGES, Installed, Pool
-from rcjax.cache.snapshot.reading import RankedBlock, ranked_blocks, read_group, reads
+from rcjax.cache.snapshot.pool import Installed, Pool
+from rcjax.cache.snapshot.reading import RankedBlock, groups, ranked_blocks, read_group
 from rcjax.cache.snapshot.records import Record, read_records
 from rcjax.cache.snapshot.report import SnapshotReport
 from rcjax.cache.snapshot.store import SnapshotStore
 from rcjax.errors import InvalidRequestError
-from rcjax.kernels.kv import KVPages
 
 NUM_READS = 4  # under way at once: while one is checked or copied to a device, others wait for the disk
 
@@ -82,7 +81,7 @@ class Restoring:
         num = round(share * self._num_chosen) - (self._num_chosen - len(self._waiting))
         now, self._waiting = self._waiting[: max(num, 0)], self._waiting[max(num, 0) :]
         with ThreadPoolExecutor(NUM_READS, "rcjax-restore") as threads:
-            for done, corrupt in threads.map(self._restore_group, reads(now)):
+            for done, corrupt in threads.map(self._restore_group, groups(now)):
                 self._done += done
                 self._corrupt += [str(block.saved) for block in corrupt]
         self._restored += now
@@ -111,7 +110,7 @@ class Restoring:
 
     def _choose(self) -> list[RankedBlock]:
         """The blocks that some pool wants, lacks and has room for, hottest first; the others are counted."""
-        blocks, corrupt = ranked_blocks(self.store, self.manifest, self.keys)
+        blocks, corrupt = ranked_blocks(self.store, self.manifest, self.keys, self.pools[0].pages.format)
         self._corrupt += corrupt
         where: dict[int, list[int]] = {block.rank: [] for block in blocks}
         for index, pool in enumerate(self.pools):
@@ -136,14 +135,14 @@ class Restoring:
     # ---- KV
 
     def _restore_group(self, group: Sequence[RankedBlock]) -> tuple[Installed, list[RankedBlock]]:
-        intact, corrupt = read_group(self.store, group, self.pools[0].pages.format)
+        pools = [self.pools[index] for index in group[0].where]
+        saved = [block.saved for block in group]
+        parts = pools[0].pages.host_parts(sum(block.num_pages for block in saved))
+        is_intact = read_group(self.store, group, parts)
         done = Installed()
-        for index, pool in enumerate(self.pools):
-            own = [(block, pages) for block, pages in intact if index in block.where]
-            for piece in _pieces(own):
-                saved = [block.saved for block, _ in piece]
-                done += pool.install(saved, [pages for _, pages in piece], self.version)
-        return done, corrupt
+        for pool in pools:
+            done += pool.install(saved, is_intact, parts, self.version)
+        return done, [block for block, intact in zip(group, is_intact, strict=True) if not intact]
 
     # ---- orders
 
@@ -154,17 +153,3 @@ class Restoring:
                 continue
             for index, pool in enumerate(self.pools):
                 put_orders(pool, [one for one in found if self.is_wanted(index, one["kind"], one["owner"])])
-
-
-def _pieces(blocks: Sequence[tuple[RankedBlock, KVPages]]) -> Iterator[list[tuple[RankedBlock, KVPages]]]:
-    """Groups in order, as many as one write takes and at least one."""
-    piece: list[tuple[RankedBlock, KVPages]] = []
-    num_pages = 0
-    for block, pages in blocks:
-        if piece and num_pages + pages.num_pages > PIECE_PAGES:
-            yield piece
-            piece, num_pages = [], 0
-        piece.append((block, pages))
-        num_pages += pages.num_pages
-    if piece:
-        yield piece

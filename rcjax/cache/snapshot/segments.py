@@ -90,7 +90,7 @@ class SegmentBuilder:
                 at=self.num_bytes,
                 num_bytes=len(value),
                 num_pages=pages.num_pages,
-                digest=digest_of_bytes(key, value),
+                digest=digest_of_bytes(key, [value]),
             )
         )
         self._values.append(value)
