@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from rcjax.cluster.arrivals import recorded_gaps
 from rcjax.cluster.simulation import (
     Cluster,
     CostTable,
@@ -18,7 +19,6 @@ from rcjax.cluster.simulation import (
     recorded,
 )
 from rcjax.cluster.simulation.arm import Reuse
-from rcjax.cluster.arrivals import recorded_gaps
 from rcjax.cluster.simulation.blocks import BoundedBlocks
 from rcjax.cluster.simulation.sources import Sources
 from rcjax.engine.cost import CostModel
