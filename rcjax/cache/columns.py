@@ -18,7 +18,7 @@ class BlockColumns:
     """Ready blocks by slot, found by key and by (kind, owner).
 
     Both ways of finding are hash tables of our own: buckets lead to the first slot with that hash, a column to the next
-    one. A million blocks of 100 tokens take 454 bytes each with the eviction's columns and the pages' links, of which
+    one. A million blocks of 100 tokens take 456 bytes each with the eviction's columns and the pages' links, of which
     the tokens and the key are 272 and the owner's name some 64. As Python objects in two dicts they took 1,215.
     """
 
