@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.claims import Claim
 from rcjax.cache import BlockDirectory, GreedyDual, PagePool
+from rcjax.prompt import Owner
 
 NUM_TOKENS, PAGE_TOKENS = 100, 16
 VOCABULARY, LARGE_VOCABULARY = 49_152, 151_936  # of SmolLM2, and of Qwen2.5
@@ -78,8 +79,8 @@ def _measure(num_blocks: int, low: int, high: int) -> dict[str, Any]:
     return figures | {"integrity_round": _timed_round(directory)}
 
 
-def _put(directory: BlockDirectory, key: bytes, owner: str, ids: np.ndarray) -> None:
-    block = directory.reserve(key, "item", owner, ids, 1e-3)
+def _put(directory: BlockDirectory, key: bytes, item_id: str, ids: np.ndarray) -> None:
+    block = directory.reserve(key, "item", Owner("", item_id), ids, 1e-3)
     directory.commit(block)
     directory.unpin(block)
 

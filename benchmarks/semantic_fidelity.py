@@ -19,7 +19,7 @@ from rcjax.engine.assembly import Row, Source
 from rcjax.evaluation.bootstrap import interval, resampled_means
 from rcjax.evaluation.fidelity import fidelity, kl_divergence
 from rcjax.model.scoring import Scorer
-from rcjax.prompt import BlockKind, Layout, Prompt, Reuse, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, Prompt, Reuse, Scoring
 
 MIN_SIMILARITY = 0.9
 BOUNDARY_TOKENS = 4  # of each item computed again, as the default arm does
@@ -64,7 +64,7 @@ class HistoryKV:
         key = ids.tobytes()
         if key not in self._known:
             start = time.perf_counter()
-            with self._bare.pinned([self._bare.builder.history_block(ids, "sampled")]) as (cached,):
+            with self._bare.pinned([self._bare.builder.history_block(ids, Owner("", "sampled"))]) as (cached,):
                 self.prefill_ms.append((time.perf_counter() - start) * 1e3)
                 pages = self._bare.cache.executor.read_pages(cached.pages)
             layers, _, _, *heads = pages.k.shape
@@ -148,7 +148,7 @@ class RankingBench:
                     scores, pass_ms = self._scores(prompt, changed, table)
                     self._note(arm, reference, scores, float(fresh.mean()), pass_ms)
         # The block's pages now hold semantic KV under the key of exact KV.
-        self._bare.cache.directory.drop(BlockKind.HISTORY, request.user_id, 0)
+        self._bare.cache.directory.drop(BlockKind.HISTORY, Owner("", request.user_id), 0)
         prompt = self._prompt(request, other.user_id)
         with self._pinned(prompt) as (sources, _, pinned):
             scores, pass_ms = self._scores(prompt, sources, [block.pages for block in pinned])
@@ -167,7 +167,7 @@ class RankingBench:
 
     def _prompt(self, request: Request, user_id: str) -> Prompt:
         builder = self._bare.builder
-        history = builder.history_block(self._history(user_id), user_id)
+        history = builder.history_block(self._history(user_id), Owner("", user_id))
         items = [builder.item_block(self._world.items[item_id]) for item_id in request.candidates]
         return builder.build(history, items, Layout.SEQUENTIAL, Scoring.LABEL)
 

@@ -24,6 +24,7 @@ from rcjax.cluster.simulation.arm import PassSizes
 from rcjax.config import MeshSettings, Settings
 from rcjax.engine.origin import Origin
 from rcjax.engine.shape import Shape
+from rcjax.prompt import Owner
 from rcjax.request import RecommendRequest
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.routing import owners_of, policy_of
@@ -136,7 +137,7 @@ def twin(
     token_bytes = format.page_bytes / format.page_tokens
     number_of = {item: n for n, item in enumerate(dict.fromkeys(item for ask in asks for item in ask.candidates))}
     ids = tuple(number_of)
-    tokens = [len(engine.router.planner.item_block(item).block) for item in ids]
+    tokens = [len(engine.router.planner.item_block(Owner("", item)).block) for item in ids]
     rows = [[number_of[item] for item in asks[number % len(asks)].candidates] for number in range(len(gaps))]
     workload = Workload(
         item_tokens=np.array(tokens, np.uint16),

@@ -10,9 +10,9 @@ from rcjax.catalog.types import Event, Item, User
 class RecommendRequest:
     """Rank `candidates` (ids of known items, or items given inline) for a user.
 
-    `user_id` names a user that the engine knows; `history`, where given, is used instead of the stored one
-    and may come without a `user_id`. `top_k=0` returns every candidate. `arm` names one of the engine's
-    configured arms; empty means its default.
+    `user_id` names a user that the engine knows; `history`, where given, is used instead of the stored one and may come
+    without a `user_id`. `top_k=0` returns every candidate. `arm` names one of the engine's arms. `tenant`, here and in
+    writes, says whose the ids are: a server sets it by who calls. Of both, empty is the default one.
     """
 
     candidates: tuple[str | Item, ...]
@@ -20,6 +20,7 @@ class RecommendRequest:
     history: tuple[Event, ...] | None = None
     top_k: int = 0
     arm: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +238,7 @@ class PutItems:
     """Adds or replaces items and builds their KV; an item whose text did not change costs nothing."""
 
     items: tuple[Item, ...]
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,7 @@ class DeleteItems:
     """Forgets items and frees their KV; ids that are unknown are passed over."""
 
     item_ids: tuple[str, ...]
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,7 @@ class PutUser:
     """Adds or replaces a user with their whole history and builds its KV."""
 
     user: User
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,7 @@ class AppendEvents:
 
     user_id: str
     events: tuple[Event, ...]
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +271,7 @@ class DeleteUser:
     """Forgets a user and frees the KV of their history."""
 
     user_id: str
+    tenant: str = ""
 
 
 Write = PutItems | DeleteItems | PutUser | AppendEvents | DeleteUser

@@ -11,6 +11,7 @@ from jaxtyping import Int32
 from rcjax.cache.errors import BlockBusyError
 from rcjax.cache.eviction import cost_class
 from rcjax.cache.keys import KEY_BYTES, TokenIds, as_token_ids
+from rcjax.prompt import NOBODY, Owner
 
 SCRATCH = "scratch"  # the kind of blocks that hold pages for a while and cannot be found
 NO_SLOT = -1
@@ -56,7 +57,7 @@ class CachedBlock:
     _fill: "Callable[[CachedBlock], None]"
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     token_ids: Int32[np.ndarray, "S"]  # read-only
     pages: tuple[int, ...]  # empty once they were given back
     cost: float  # seconds that it takes to compute it again
@@ -74,7 +75,7 @@ class CachedBlock:
         self,
         key: bytes,
         kind: str,
-        owner: str,
+        owner: Owner,
         token_ids: Int32[np.ndarray, "S"],
         pages: tuple[int, ...],
         cost: float,
@@ -110,7 +111,7 @@ class CachedBlock:
 
     @classmethod
     def scratch(cls, pages: tuple[int, ...]) -> "CachedBlock":
-        block = cls(b"", SCRATCH, "", as_token_ids(()), pages, 0.0)
+        block = cls(b"", SCRATCH, NOBODY, as_token_ids(()), pages, 0.0)
         block.superseded = True
         return block
 
@@ -136,11 +137,11 @@ class CachedBlock:
         if self.state is not READY or not self.pins:
             raise ValueError(f"only a ready block pinned by the caller can grow: {self.state=!s} {self.pins=}")
         if self.pins > 1:
-            raise BlockBusyError(f"{self.kind} block of {self.owner!r} has {self.pins - 1} other readers")
+            raise BlockBusyError(f"{self.kind} block of {self.owner} has {self.pins - 1} other readers")
 
     def __repr__(self) -> str:
         where = f"{self.num_tokens} tokens in pages {self.pages}"
-        return f"<{self.state} {self.kind} block of {self.owner!r}: {where}, {self.pins} pins>"
+        return f"<{self.state} {self.kind} block of {self.owner}: {where}, {self.pins} pins>"
 
 
 def checked_ids(key: bytes, kind: str, token_ids: TokenIds, cost: float) -> Int32[np.ndarray, "S"]:
@@ -162,7 +163,7 @@ class ListedBlock:
 
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     num_pages: int
     last_use: float
 

@@ -9,6 +9,7 @@ from jaxtyping import Int32
 from rcjax.cache.errors import IntegrityError
 from rcjax.cache.keys import KEY_BYTES, TokenIds
 from rcjax.cache.packing import holds_ids, pack_ids, unpack_ids
+from rcjax.prompt import NOBODY, Owner
 
 _PAGES_PER_BUCKET = 4  # a bucket of the hash tables for so many pages: one for a block, if blocks are as long as that
 
@@ -17,7 +18,7 @@ class BlockColumns:
     """Ready blocks by slot, found by key and by (kind, owner).
 
     Both ways of finding are hash tables of our own: buckets lead to the first slot with that hash, a column to the next
-    one. A million blocks of 100 tokens take 454 bytes each with the eviction's columns and the pages' links, of which
+    one. A million blocks of 100 tokens take 456 bytes each with the eviction's columns and the pages' links, of which
     the tokens and the key are 272 and the owner's name some 64. As Python objects in two dicts they took 1,215.
     """
 
@@ -27,7 +28,8 @@ class BlockColumns:
         self._key_buckets = array("i", bytes(4)) * num_buckets  # slots plus one; 0 is the end of a chain
         self._name_buckets = array("i", bytes(4)) * num_buckets
         # By slot.
-        self.owners: list[str] = []
+        self._ids: list[str] = []  # of owners, which would take 80 bytes each as tuples
+        self._tenant_numbers = array("H")
         self.kind_numbers = array("B")
         self.first_page = array("i")
         self.num_tokens = array("i")  # 0 where the slot is free
@@ -37,6 +39,9 @@ class BlockColumns:
         self._after_name = array("i")
 
         self._free: list[int] = []
+        self._inline: dict[int, str] = {}  # of the owners that are inline, by slot
+        self._tenants: list[str] = []  # by tenant number
+        self._number_of_tenant: dict[str, int] = {}
         self.kinds: list[str] = []  # by kind number
         self._number_of_kind: dict[str, int] = {}
         self.num_blocks_by_kind: Counter[str] = Counter()
@@ -55,10 +60,10 @@ class BlockColumns:
             slot = self._after_key[slot] - 1
         return slot
 
-    def find_name(self, kind: str, owner: str) -> int:
+    def find_name(self, kind: str, owner: Owner) -> int:
         """The slot of the block of that item or user, or `NO_SLOT`."""
         slot = self._name_buckets[hash((kind, owner)) & self._mask] - 1
-        while slot >= 0 and not (self.owners[slot] == owner and self.kind(slot) == kind):
+        while slot >= 0 and not (self._ids[slot] == owner.id and self.owner(slot) == owner and self.kind(slot) == kind):
             slot = self._after_name[slot] - 1
         return slot
 
@@ -71,6 +76,9 @@ class BlockColumns:
     def kind(self, slot: int) -> str:
         return self.kinds[self.kind_numbers[slot]]
 
+    def owner(self, slot: int) -> Owner:
+        return Owner(self._tenants[self._tenant_numbers[slot]], self._ids[slot], self._inline.get(slot, ""))
+
     def token_ids(self, slot: int) -> Int32[np.ndarray, "S"]:
         return unpack_ids(self._records[slot], KEY_BYTES)
 
@@ -78,13 +86,13 @@ class BlockColumns:
         return holds_ids(self._records[slot], KEY_BYTES, token_ids)
 
     def add(
-        self, key: bytes, kind: str, owner: str, token_ids: Int32[np.ndarray, "S"], first_page: int, cost: float
+        self, key: bytes, kind: str, owner: Owner, token_ids: Int32[np.ndarray, "S"], first_page: int, cost: float
     ) -> int:
         """Puts a block, whose key and name are not there yet, into a free slot and returns it."""
         slot = self._free.pop() if self._free else self._new_slot()
         self._records[slot] = key + pack_ids(token_ids)
-        self.owners[slot] = owner
-        self.kind_numbers[slot] = self._kind_number(kind)
+        self._set_owner(slot, owner)
+        self.kind_numbers[slot] = _number(kind, self.kinds, self._number_of_kind)
         self.first_page[slot] = first_page
         self.num_tokens[slot] = len(token_ids)
         self.cost[slot] = cost
@@ -99,13 +107,13 @@ class BlockColumns:
         return slot
 
     def remove(self, slot: int) -> None:
-        kind, owner = self.kind(slot), self.owners[slot]
+        kind, owner = self.kind(slot), self.owner(slot)
         _unchain(self._key_buckets, hash(self.key(slot)) & self._mask, self._after_key, slot)
         _unchain(self._name_buckets, hash((kind, owner)) & self._mask, self._after_name, slot)
         self.num_blocks_by_kind[kind] -= 1
         self.num_tokens_in_all -= self.num_tokens[slot]
         self._records[slot] = b""
-        self.owners[slot] = ""
+        self._set_owner(slot, NOBODY)
         self.num_tokens[slot] = 0
         self._free.append(slot)
 
@@ -119,9 +127,9 @@ class BlockColumns:
         """Raises `IntegrityError` where a used slot cannot be found, or does not hold what its columns say."""
         if self.find(self.key(slot)) != slot:
             raise IntegrityError(f"the key of {slot=} leads to slot {self.find(self.key(slot))}")
-        kind, owner = self.kind(slot), self.owners[slot]
+        kind, owner = self.kind(slot), self.owner(slot)
         if self.find_name(kind, owner) != slot:
-            raise IntegrityError(f"{kind} of {owner!r} in {slot=} leads to slot {self.find_name(kind, owner)}")
+            raise IntegrityError(f"{kind} of {owner} in {slot=} leads to slot {self.find_name(kind, owner)}")
         if len(self.token_ids(slot)) != self.num_tokens[slot]:
             raise IntegrityError(f"{slot=} holds {len(self.token_ids(slot))} tokens, not {self.num_tokens[slot]}")
 
@@ -140,19 +148,30 @@ class BlockColumns:
 
     def _new_slot(self) -> int:
         self._records.append(b"")
-        self.owners.append("")
+        self._ids.append("")
+        self._tenant_numbers.append(0)
         self.kind_numbers.append(0)
         self.cost.append(0.0)
         for column in (self.first_page, self.num_tokens, self._after_key, self._after_name):
             column.append(0)
         return len(self._records) - 1
 
-    def _kind_number(self, kind: str) -> int:
-        number = self._number_of_kind.get(kind)
-        if number is None:
-            number = self._number_of_kind[kind] = len(self.kinds)
-            self.kinds.append(kind)
-        return number
+    def _set_owner(self, slot: int, owner: Owner) -> None:
+        self._ids[slot] = owner.id
+        self._tenant_numbers[slot] = _number(owner.tenant, self._tenants, self._number_of_tenant)
+        if owner.inline:
+            self._inline[slot] = owner.inline
+        else:
+            self._inline.pop(slot, None)
+
+
+def _number(text: str, texts: list[str], number_of: dict[str, int]) -> int:
+    """The place of a text among those that recur, where it is put if it is new."""
+    number = number_of.get(text)
+    if number is None:
+        number = number_of[text] = len(texts)
+        texts.append(text)
+    return number
 
 
 def _unchain(buckets: "array[int]", bucket: int, after: "array[int]", slot: int) -> None:

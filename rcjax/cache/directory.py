@@ -17,6 +17,7 @@ from rcjax.cache.pages import PagePool
 from rcjax.cache.ready import ReadyBlocks
 from rcjax.cache.replicas import Replicas
 from rcjax.cache.versions import KnownVersions
+from rcjax.prompt import Owner
 
 
 def _ignore(key: bytes) -> None:
@@ -101,7 +102,7 @@ class BlockDirectory(DirectoryReport):
         slot = self._ready.columns.find(key)
         return self._ready.handle(slot) if slot >= 0 and self._ready.columns.holds(slot, token_ids) else None
 
-    def current(self, kind: str, owner: str) -> CachedBlock | None:
+    def current(self, kind: str, owner: Owner) -> CachedBlock | None:
         """The ready block of an item or user, whatever its content; counts neither as a use nor as a miss."""
         slot = self._ready.find_name((kind, owner))
         return None if slot < 0 else self._ready.handle(slot)
@@ -118,7 +119,7 @@ class BlockDirectory(DirectoryReport):
         return self._accounts.num_available
 
     def reserve(
-        self, key: bytes, kind: str, owner: str, token_ids: TokenIds, cost: float, version: int = 0
+        self, key: bytes, kind: str, owner: Owner, token_ids: TokenIds, cost: float, version: int = 0
     ) -> CachedBlock:
         """Gives a new block its pages, evicting others as needed; it is pending, and pinned by the caller.
 
@@ -191,7 +192,7 @@ class BlockDirectory(DirectoryReport):
             raise ValueError(f"only scratch blocks are released, this one is {block.kind!r}; unpin or abort it")
         self.abort(block)
 
-    def drop(self, kind: str, owner: str, version: int = 0) -> bool:
+    def drop(self, kind: str, owner: Owner, version: int = 0) -> bool:
         """Forgets an item or user, built or being built: unfindable at once; whether there was anything.
 
         Pages are freed when the last pin goes. Blocks of `version` or smaller that are pending cannot become ready
@@ -250,7 +251,7 @@ class BlockDirectory(DirectoryReport):
         """
         self._orders.give(block, order)
 
-    def put_order(self, key: bytes, kind: str, owner: str, order: TokenIds) -> bool:
+    def put_order(self, key: bytes, kind: str, owner: Owner, order: TokenIds) -> bool:
         """Stores an order for content that is not cached; False, and nothing stored, where its name has other content
         in cache, or an order already."""
         return self._orders.offer(key, (kind, owner), order, self.current(kind, owner))
@@ -268,12 +269,12 @@ class BlockDirectory(DirectoryReport):
         elif block.pins:
             block.pins += 1
         else:
-            raise ValueError(f"{block.kind} block of {block.owner!r} has been freed; look it up again")
+            raise ValueError(f"{block.kind} block of {block.owner} has been freed; look it up again")
 
     def unpin(self, block: CachedBlock) -> None:
         """Takes a pin back; the last makes a ready block evictable, as just used, and frees a retired one."""
         if not block.pins:
-            raise ValueError(f"{block.kind} block of {block.owner!r} is not pinned")
+            raise ValueError(f"{block.kind} block of {block.owner} is not pinned")
         if block.state is READY:
             self._ready.unpin(block)
             if block.is_replica and not block.pins:

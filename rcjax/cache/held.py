@@ -54,7 +54,7 @@ class HeldBlocks:
 
     def require_pending(self, block: CachedBlock) -> None:
         if block.state is not PENDING:
-            raise ValueError(f"{block.kind} block of {block.owner!r} is not pending but {block.state}")
+            raise ValueError(f"{block.kind} block of {block.owner} is not pending but {block.state}")
 
     def remove_pending(self, block: CachedBlock) -> None:
         """Lets go of a pending block, which is about to be ready or retired."""
@@ -85,7 +85,7 @@ class HeldBlocks:
         for (kind, owner), blocks in self._pending.items():
             for block in blocks:
                 if (block.kind, block.owner, block.state) != (kind, owner, PENDING):
-                    raise IntegrityError(f"listed as pending {kind} of {owner!r}: {block}")
+                    raise IntegrityError(f"listed as pending {kind} of {owner}: {block}")
                 if kind == SCRATCH and not block.superseded:
                     raise IntegrityError(f"a scratch block can be found: {block}")
                 if not block.superseded:

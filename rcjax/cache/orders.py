@@ -10,6 +10,7 @@ from rcjax.cache.blocks import READY, CachedBlock
 from rcjax.cache.keys import TokenIds, as_token_ids
 from rcjax.cache.packing import pack_ids, unpack_ids
 from rcjax.cache.versions import Name
+from rcjax.prompt import Owner
 
 
 def as_order(order: TokenIds, num_tokens: int) -> Int32[np.ndarray, "S"]:
@@ -25,7 +26,7 @@ class NamedOrder:
     """An order and whose it is."""
 
     kind: str
-    owner: str
+    owner: Owner
     order: Int32[np.ndarray, "S"]
 
 

@@ -66,7 +66,7 @@ class ReadyBlocks:
             ListedBlock(
                 columns.key(slot),
                 columns.kind(slot),
-                columns.owners[slot],
+                columns.owner(slot),
                 self._pool.pages_for(columns.num_tokens[slot]),
                 math.inf if slot in self._pinned else self._policy.last_use(slot),
             )
@@ -210,7 +210,7 @@ class ReadyBlocks:
         columns = self.columns
         found = (block.key, block.kind, block.owner, block.pages, block.state, block.slot, block.is_replica)
         is_replica = slot in self.replicas
-        expected = (columns.key(slot), columns.kind(slot), columns.owners[slot], pages, READY, slot, is_replica)
+        expected = (columns.key(slot), columns.kind(slot), columns.owner(slot), pages, READY, slot, is_replica)
         if found != expected or not columns.holds(slot, block.token_ids):
             raise IntegrityError(f"the handle of {slot=} is not what is kept there: {block}")
         if (block.pins > 0) != (slot in self._pinned):
@@ -220,7 +220,7 @@ class ReadyBlocks:
         columns, slot = self.columns, block.slot
         block.key = columns.key(slot)
         block.kind = columns.kind(slot)
-        block.owner = columns.owners[slot]
+        block.owner = columns.owner(slot)
         block.token_ids = columns.token_ids(slot)
         block.cost = columns.cost[slot]
         block.pages = self._pool.run(columns.first_page[slot], self._pool.pages_for(columns.num_tokens[slot]))

@@ -11,11 +11,6 @@ import numpy as np
 from rcjax.kernels.kv import KVFormat, KVPages
 
 
-def is_inline(owner: str) -> bool:
-    """Whether this is the owner of content that came with a request: no item or user has such an id."""
-    return "\0" in owner
-
-
 def digest_of_block(key: bytes, pages: KVPages) -> str:
     """The SHA-256 over a block's key and its KV, as hex."""
     digest = hashlib.sha256(key)

@@ -1,6 +1,8 @@
 """What became of items and users lately: enough to refuse what a plan from before that would bring back."""
 
-Name = tuple[str, str]  # kind and owner
+from rcjax.prompt import Owner
+
+Name = tuple[str, Owner]  # kind and owner
 
 
 class KnownVersions:

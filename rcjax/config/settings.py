@@ -54,6 +54,11 @@ class Settings(StrictModel):
         for arm, place in self.admission.named_arms().items():
             if arm not in self.arms:
                 raise ValueError(f"{place} has {arm!r}, which is not one of the arms {sorted(self.arms)}")
+        if self.server.tenants and self.semantic_arms:
+            raise ValueError(
+                f"arm {self.semantic_arms[0]!r} has history: semantic, whose pool all users share, and server.tenants "
+                f"names {', '.join(sorted(set(self.server.tenants.values())))}; set history: exact, or drop the tenants"
+            )
         largest = max(shape.fresh_tokens for shape in self.shapes.build)
         needed = max(self.limits.max_item_tokens, self.limits.max_history_tokens)
         if largest < needed:

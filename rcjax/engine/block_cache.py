@@ -14,7 +14,7 @@ from rcjax.engine.plan import PlannedBlock
 from rcjax.engine.reservations import Reservations
 from rcjax.engine.shape import ShapeSet
 from rcjax.engine.spilling import Spilling
-from rcjax.prompt import Block
+from rcjax.prompt import NOBODY, Block
 
 
 class BlockCache:
@@ -52,7 +52,7 @@ class BlockCache:
     def build_instruction(self) -> None:
         """Computes the instruction, which stays pinned for as long as this cache lives; blocks."""
         cached = self.directory.reserve(
-            self.keys.instruction, self._instruction.kind, "", self._instruction.token_ids, 0.0
+            self.keys.instruction, self._instruction.kind, NOBODY, self._instruction.token_ids, 0.0
         )
         build = Build(self._instruction, cached)
         batch, source, destination, shape = self.passes.arrays([build])

@@ -10,7 +10,7 @@ from rcjax.engine.fetching import MAX_UNDER_WAY, Fetches
 from rcjax.engine.spilling import Spilling
 from rcjax.engine.state import fail, resolve
 from rcjax.engine.transfers import Transfers
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 
 class Exchange:
@@ -52,7 +52,7 @@ class Exchange:
         if self._tiers is not None:
             self._tiers.close()
 
-    def drop_after(self, dropped: Future[int], names: Sequence[tuple[BlockKind, str]]) -> Future[int]:
+    def drop_after(self, dropped: Future[int], names: Sequence[tuple[BlockKind, Owner]]) -> Future[int]:
         """`dropped` from the pool, and then from the tiers."""
         tiers = self._tiers
         if tiers is None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from rcjax.catalog.types import Event, Item
 from rcjax.engine.plan import Change, PlannedBlock, Stored, WritePlan
 from rcjax.engine.versions import Versions
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 BLOCK_BYTES = 500  # what a block takes besides its tokens: objects, key, place in the order of use
 
@@ -17,7 +17,7 @@ StoredUser: TypeAlias = Stored[tuple[Event, ...]]
 
 
 class Library:
-    """Items and users by id. Any thread may read and swap.
+    """Items and users of each tenant by id. Any thread may read and swap.
 
     A reader finds what an id stands for before a swap or after it, never a mix. Tokens are kept within
     `max_cache_bytes`, those used last; they go with their item or user, and with it nothing of its text stays.
@@ -25,60 +25,62 @@ class Library:
 
     def __init__(self, max_cache_bytes: int) -> None:
         self.versions = Versions()
-        self._items: dict[str, StoredItem] = {}
-        self._users: dict[str, StoredUser] = {}
+        self._items: dict[str, dict[str, StoredItem]] = {}  # by tenant
+        self._users: dict[str, dict[str, StoredUser]] = {}
         self._max_cache_bytes = max_cache_bytes
         self._lock = threading.Lock()  # of all below, and for changes of the two above
         self._cache_bytes = 0
         self._used: OrderedDict[Stored[Any], int] = OrderedDict()  # those with tokens, and their bytes; last used last
-        self._deleted: OrderedDict[tuple[BlockKind, str], int] = OrderedDict()  # versions, while older plans live
+        self._deleted: OrderedDict[tuple[BlockKind, Owner], int] = OrderedDict()  # versions, while older plans live
 
     @property
     def num_items(self) -> int:
-        return len(self._items)
+        return sum(map(len, list(self._items.values())))
 
     @property
     def num_users(self) -> int:
-        return len(self._users)
+        return sum(map(len, list(self._users.values())))
 
     @property
-    def item_ids(self) -> list[str]:
-        return list(self._items)
+    def item_owners(self) -> list[Owner]:
+        return _owners(self._items)
 
     @property
-    def user_ids(self) -> list[str]:
-        return list(self._users)
+    def user_owners(self) -> list[Owner]:
+        return _owners(self._users)
 
     @property
     def cache_bytes(self) -> int:
         """What the tokens take that are kept."""
         return self._cache_bytes
 
-    def item(self, item_id: str) -> StoredItem | None:
-        return self._items.get(item_id)
+    def item(self, tenant: str, item_id: str) -> StoredItem | None:
+        table = self._items.get(tenant)
+        return None if table is None else table.get(item_id)
 
-    def user(self, user_id: str) -> StoredUser | None:
-        return self._users.get(user_id)
+    def user(self, tenant: str, user_id: str) -> StoredUser | None:
+        table = self._users.get(tenant)
+        return None if table is None else table.get(user_id)
 
-    def items(self) -> dict[str, StoredItem]:
-        """All items by id, as they are now."""
-        return self._items.copy()
+    def items(self) -> dict[Owner, StoredItem]:
+        """All items, as they are now."""
+        return _flat(self._items)
 
-    def users(self) -> dict[str, StoredUser]:
-        """All users by id, as they are now."""
-        return self._users.copy()
+    def users(self) -> dict[Owner, StoredUser]:
+        """All users, as they are now."""
+        return _flat(self._users)
 
-    def add_missing(self, kind: BlockKind, stored: Iterable[tuple[str, Stored[Any]]]) -> int:
-        """Adds items or users by id that are not known; returns how many.
+    def add_missing(self, kind: BlockKind, stored: Iterable[tuple[Owner, Stored[Any]]]) -> int:
+        """Adds items or users that are not known; returns how many.
 
         Their version is that of a read that lives: what was deleted since it began stays so.
         """
         num_added = 0
-        table = self._table(kind)
         for owner, one in stored:
             with self._lock:
-                if owner not in table and self._deleted.get((kind, owner), 0) <= one.version:
-                    table[owner] = one
+                table = self._table(kind, owner.tenant)
+                if owner.id not in table and self._deleted.get((kind, owner), 0) <= one.version:
+                    table[owner.id] = one
                     num_added += 1
         return num_added
 
@@ -92,7 +94,8 @@ class Library:
     def remember(self, stored: Stored[Any], block: PlannedBlock) -> None:
         """Keeps the tokens of an item or user, if this is still what the library has."""
         with self._lock:
-            if self._table(block.block.kind).get(block.block.owner) is stored:
+            owner = block.block.owner
+            if self._table(block.block.kind, owner.tenant).get(owner.id) is stored:
                 self._keep(stored, block)
 
     def swap(self, plan: WritePlan) -> int:
@@ -109,9 +112,9 @@ class Library:
 
     def _apply(self, change: Change, version: int) -> bool:
         """Whether the change deleted something."""
-        table = self._table(change.kind)
+        table = self._table(change.kind, change.owner.tenant)
         name = (change.kind, change.owner)
-        former = table.get(change.owner)
+        former = table.get(change.owner.id)
         if version < max(former.version if former else 0, self._deleted.get(name, 0)):
             return False
         if former is not None:
@@ -119,16 +122,17 @@ class Library:
         if change.stored is None:
             self._deleted[name] = version
             self._deleted.move_to_end(name)
-            table.pop(change.owner, None)
+            table.pop(change.owner.id, None)
             return former is not None
         self._deleted.pop(name, None)
-        table[change.owner] = change.stored
+        table[change.owner.id] = change.stored
         if change.stored.block is not None:
             self._keep(change.stored, change.stored.block)
         return False
 
-    def _table(self, kind: BlockKind) -> dict[str, Stored[Any]]:
-        return self._items if kind is BlockKind.ITEM else self._users
+    def _table(self, kind: BlockKind, tenant: str) -> dict[str, Stored[Any]]:
+        tables: dict[str, dict[str, Stored[Any]]] = self._items if kind is BlockKind.ITEM else self._users
+        return tables.setdefault(tenant, {})
 
     def _keep(self, stored: Stored[Any], block: PlannedBlock) -> None:
         stored.block = block
@@ -141,3 +145,13 @@ class Library:
     def _forget(self, stored: Stored[Any]) -> None:
         stored.block = None
         self._cache_bytes -= self._used.pop(stored, 0)
+
+
+def _owners(tables: dict[str, dict[str, Stored[Any]]]) -> list[Owner]:
+    return [Owner(tenant, one) for tenant, table in list(tables.items()) for one in list(table)]
+
+
+def _flat(tables: dict[str, dict[str, Stored[Any]]]) -> dict[Owner, Stored[Any]]:
+    return {
+        Owner(tenant, one): stored for tenant, table in list(tables.items()) for one, stored in table.copy().items()
+    }

@@ -13,7 +13,7 @@ from rcjax.engine.selector import PinnedPrompt, Selector
 from rcjax.engine.shape import RowSize
 from rcjax.engine.tasks import Steps
 from rcjax.model.selection import Measure, Quantity
-from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
+from rcjax.prompt import Block, BlockKind, Layout, Owner, Prompt, PromptBuilder, Scoring
 
 NUM_CONTEXTS = 4  # prompts that each item is measured in
 NUM_ITEMS = 20  # in such a prompt, where a shape holds it
@@ -24,8 +24,8 @@ class OrderChooser:
     """Measures items' KV in sampled prompts and stores with each block where it deviates most.
 
     "CacheTune", arXiv 2605.24022. A context is a `sequential` prompt of `NUM_ITEMS` items in random order, filled with
-    other items of the library, after a random user's history. The deviation is ||KV_new - KV_cached||_2, averaged
-    over layers and contexts. Choosing gives way after each prompt.
+    other items of the same tenant, after the history of one of its users. The deviation is ||KV_new - KV_cached||_2,
+    averaged over layers and contexts. Choosing gives way after each prompt.
     """
 
     def __init__(self, selector: Selector, cache: BlockCache, builder: PromptBuilder, planner: Planner):
@@ -38,7 +38,7 @@ class OrderChooser:
     def choose_all(self, seed: int) -> Steps[int]:
         """Gives every item of the library its order, and later ones as they come; returns how many got one."""
         self._seed = seed
-        return (yield from self._choose(self._items(self._planner.library.item_ids), seed))
+        return (yield from self._choose(self._items(self._planner.library.item_owners), seed))
 
     def choose_new(self, blocks: Sequence[PlannedBlock]) -> Steps[int]:
         """Gives items that were just put their order, once `choose_all` has been called."""
@@ -48,13 +48,21 @@ class OrderChooser:
 
     def _choose(self, blocks: Sequence[PlannedBlock], seed: int) -> Steps[int]:
         """A block that the pool cannot keep gets none. Costs `NUM_CONTEXTS` prefills of every block."""
-        rng = np.random.default_rng(seed)
         orders = self._cache.directory.orders()
-        wanted = [planned for planned in blocks if planned.key not in orders]
-        if not wanted:
-            return 0
+        wanted: dict[str, list[PlannedBlock]] = {}
+        for planned in blocks:
+            if planned.key not in orders:
+                wanted.setdefault(planned.block.owner.tenant, []).append(planned)
+        num_stored = 0
+        for tenant, of_tenant in wanted.items():
+            num_stored += yield from self._choose_for(tenant, of_tenant, np.random.default_rng(seed))
+        return num_stored
+
+    def _choose_for(self, tenant: str, wanted: list[PlannedBlock], rng: np.random.Generator) -> Steps[int]:
+        """In contexts of what one tenant has, as an order tells of these."""
         totals = {planned.block.owner: np.zeros(len(planned.block)) for planned in wanted}
-        known = _Known(self._planner.library.item_ids, self._planner.library.user_ids)
+        library = self._planner.library
+        known = _Known(_of(tenant, library.item_owners), _of(tenant, library.user_owners))
         for _ in range(NUM_CONTEXTS):
             shuffled = [wanted[i] for i in rng.permutation(len(wanted))]
             for prompt, measured in self._contexts(shuffled, known, rng):
@@ -94,22 +102,22 @@ class OrderChooser:
 
     def _prompt(self, measured: Sequence[PlannedBlock], size: int, known: "_Known", rng: np.random.Generator) -> Prompt:
         owners = {planned.block.owner for planned in measured}
-        others = [item_id for item_id in known.some_items(size + len(owners), rng) if item_id not in owners]
+        others = [item for item in known.some_items(size + len(owners), rng) if item not in owners]
         items = [planned.block for planned in measured]
         items += [planned.block for planned in self._items(others[: size - len(measured)])]
         shuffled = [items[i] for i in rng.permutation(len(items))]
         history = self._history(known.some_user(rng))
         return self._builder.build(history, shuffled, Layout.SEQUENTIAL, Scoring.LABEL)
 
-    def _items(self, item_ids: Sequence[str]) -> list[PlannedBlock]:
-        found = map(self._planner.item_block, item_ids)
+    def _items(self, items: Sequence[Owner]) -> list[PlannedBlock]:
+        found = map(self._planner.item_block, items)
         return [planned for planned in found if planned is not None]
 
-    def _history(self, user_id: str | None) -> Block:
-        planned = self._planner.history_block(user_id) if user_id is not None else None
+    def _history(self, user: Owner | None) -> Block:
+        planned = self._planner.history_block(user) if user is not None else None
         if planned is not None:
             return planned.block
-        return self._builder.block(BlockKind.HISTORY, self._builder.history_ids(()), "")
+        return self._builder.block(BlockKind.HISTORY, self._builder.history_ids(()))
 
     def _deviations(self, prompt: Prompt, measured: Sequence[PlannedBlock]) -> Steps[list[np.ndarray]]:
         at = {block.owner: i for i, block in enumerate(prompt.blocks) if block.kind is BlockKind.ITEM}
@@ -130,14 +138,18 @@ class OrderChooser:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The library's ids when choosing began: listing them for every prompt would be quadratic in the catalogue."""
+    """What a tenant had when choosing began: listing it for every prompt would be quadratic in the catalogue."""
 
-    item_ids: list[str]
-    user_ids: list[str]
+    items: list[Owner]
+    users: list[Owner]
 
-    def some_items(self, num: int, rng: np.random.Generator) -> list[str]:
-        num = min(num, len(self.item_ids))
-        return [self.item_ids[i] for i in rng.choice(len(self.item_ids), num, replace=False)] if num else []
+    def some_items(self, num: int, rng: np.random.Generator) -> list[Owner]:
+        num = min(num, len(self.items))
+        return [self.items[i] for i in rng.choice(len(self.items), num, replace=False)] if num else []
 
-    def some_user(self, rng: np.random.Generator) -> str | None:
-        return self.user_ids[rng.integers(len(self.user_ids))] if self.user_ids else None
+    def some_user(self, rng: np.random.Generator) -> Owner | None:
+        return self.users[rng.integers(len(self.users))] if self.users else None
+
+
+def _of(tenant: str, owners: Sequence[Owner]) -> list[Owner]:
+    return [owner for owner in owners if owner.tenant == tenant]

@@ -7,7 +7,7 @@ from rcjax.catalog.types import Event, Item
 from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Row
 from rcjax.engine.shape import RowSize
-from rcjax.prompt import Block, BlockKind, Prompt
+from rcjax.prompt import Block, BlockKind, Owner, Prompt
 from rcjax.request import RecommendRequest, Write
 
 Content = TypeVar("Content", Item, tuple[Event, ...])
@@ -68,7 +68,7 @@ class Change:
     """What a write makes of one item or user: `stored` is None where it is deleted."""
 
     kind: BlockKind
-    owner: str
+    owner: Owner
     stored: Stored[Any] | None
 
 
@@ -83,5 +83,5 @@ class WritePlan:
     version: int
     build: tuple[PlannedBlock, ...]
     grow_from: PlannedBlock | None
-    drop: tuple[tuple[BlockKind, str], ...]
+    drop: tuple[tuple[BlockKind, Owner], ...]
     commit: tuple[Change, ...]  # for `Library.swap`

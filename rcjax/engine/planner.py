@@ -18,7 +18,7 @@ from rcjax.engine.source_plan import SourcePlanner
 from rcjax.engine.validation import candidate_field, ids_of, validate_request
 from rcjax.engine.write_planner import WritePlanner
 from rcjax.errors import InvalidRequestError, NotFoundError
-from rcjax.prompt import BlockKind, FittingTexts, Prompt, PromptBuilder
+from rcjax.prompt import BlockKind, FittingTexts, Owner, Prompt, PromptBuilder
 from rcjax.request import EngineInfo, GenerateRequest, RecommendRequest, Write
 
 
@@ -101,15 +101,15 @@ class Planner:
         """
         return self._writes.plan(write)
 
-    def item_block(self, item_id: str) -> PlannedBlock | None:
+    def item_block(self, owner: Owner) -> PlannedBlock | None:
         """An item of the library."""
-        stored = self.library.item(item_id)
-        return None if stored is None else self._blocks.item(stored)
+        stored = self.library.item(owner.tenant, owner.id)
+        return None if stored is None else self._blocks.item(owner, stored)
 
-    def history_block(self, user_id: str) -> PlannedBlock | None:
+    def history_block(self, owner: Owner) -> PlannedBlock | None:
         """The history of a user of the library."""
-        stored = self.library.user(user_id)
-        return None if stored is None else self._blocks.history(user_id, stored)
+        stored = self.library.user(owner.tenant, owner.id)
+        return None if stored is None else self._blocks.history(owner, stored)
 
     def _plan(self, request: RecommendRequest, version: int, start_s: float) -> Plan:
         validate_request(request, self._info, self._limits)
@@ -118,7 +118,7 @@ class Planner:
         arm = self._arms[request.arm]
         used: list[Stored[Any]] = []
         history = self._request_history(request, used)
-        items = [self._candidate(candidate, i, used) for i, candidate in enumerate(request.candidates)]
+        items = [self._candidate(request.tenant, candidate, i, used) for i, candidate in enumerate(request.candidates)]
         self.library.note_used(used)
         prompt = self.builder.build(history.block, [item.block for item in items], arm.layout, arm.scoring)
         cached, num_tokens, block_pages = self._count(prompt, arm)
@@ -183,33 +183,34 @@ class Planner:
             wanted += items
         return tuple(wanted)
 
-    def _candidate(self, candidate: str | Item, index: int, used: list[Stored[Any]]) -> PlannedBlock:
-        stored = self.library.item(candidate if isinstance(candidate, str) else candidate.item_id)
+    def _candidate(self, tenant: str, candidate: str | Item, index: int, used: list[Stored[Any]]) -> PlannedBlock:
+        item_id = candidate if isinstance(candidate, str) else candidate.item_id
+        stored = self.library.item(tenant, item_id)
         if stored is not None and (isinstance(candidate, str) or stored.content == candidate):
             used.append(stored)
-            return stored.block or self._blocks.item(stored)
+            return stored.block or self._blocks.item(Owner(tenant, item_id), stored)
         field = candidate_field(index, candidate)
         if isinstance(candidate, str):
             raise NotFoundError(f"item {candidate!r} is not in the catalogue; put it or send its text", field=field)
         ids = self._texts.item_ids(candidate, field)
-        return self._blocks.make_inline(BlockKind.ITEM, ids, candidate.item_id)
+        return self._blocks.make_inline(BlockKind.ITEM, ids, Owner(tenant, item_id))
 
     def _request_history(self, request: RecommendRequest, used: list[Stored[Any]]) -> PlannedBlock:
         """The history that a request is ranked for: its own, where given, else the stored one."""
-        user_id = request.user_id
-        stored = self.library.user(user_id)
+        owner = Owner(request.tenant, request.user_id)
+        stored = self.library.user(owner.tenant, owner.id)
         if request.history is None:
             if stored is None:
-                raise unknown_user(user_id)
+                raise unknown_user(owner.id)
             used.append(stored)
-            return stored.block or self._blocks.history(user_id, stored)
+            return stored.block or self._blocks.history(owner, stored)
         if stored is not None and stored.content == request.history:
             used.append(stored)
-            return stored.block or self._blocks.history(user_id, stored)
+            return stored.block or self._blocks.history(owner, stored)
         ids = self._texts.history(request.history, "history.events").token_ids
         if stored is not None:
-            own = stored.block or self._blocks.history(user_id, stored)
+            own = stored.block or self._blocks.history(owner, stored)
             if own.block.token_ids.tobytes() == ids.tobytes():
                 used.append(stored)
                 return own
-        return self._blocks.make_inline(BlockKind.HISTORY, ids, user_id)
+        return self._blocks.make_inline(BlockKind.HISTORY, ids, owner)

@@ -23,7 +23,7 @@ from rcjax.engine.tasks import Steps
 from rcjax.kernels.kv import KVPages, quantise_pages
 from rcjax.kernels.selective_attention import Rope
 from rcjax.model.rope import turned, turned_back
-from rcjax.prompt import BlockKind, History
+from rcjax.prompt import BlockKind, History, Owner
 
 if TYPE_CHECKING:
     from rcjax.engine.planner import Planner  # which plans generations too, and so imports what generates
@@ -61,7 +61,7 @@ class SemanticHistories:
         self._max_prototypes = max_prototypes
         self._min_similarity = min_similarity
         self._pool: SemanticPool | None = None
-        self._lenders: list[set[str]] = []  # the users of each history that the pool was built from
+        self._lenders: list[set[Owner]] = []  # the users of each history that the pool was built from
 
     def build(self, seed: int) -> Steps[int]:
         """Builds the pool from the exact KV of users drawn from the library; returns the number of its prototypes.
@@ -69,16 +69,16 @@ class SemanticHistories:
         It replaces a former pool. Histories that miss are computed, one at a time. Without users there is no pool.
         """
         self._pool, self._lenders = None, []
-        known = self._planner.library.user_ids
+        known = self._planner.library.user_owners
         drawn = np.random.default_rng(seed).permutation(len(known))[: self._num_sampled_users]
         users = [known[i] for i in drawn]
         blocks: dict[bytes, PlannedBlock] = {}
-        lenders: dict[bytes, set[str]] = {}
-        for user_id in users:
-            planned = self._planner.history_block(user_id)
+        lenders: dict[bytes, set[Owner]] = {}
+        for user in users:
+            planned = self._planner.history_block(user)
             if planned is not None and len(planned.block):
                 blocks[planned.block.token_ids.tobytes()] = planned
-                lenders.setdefault(planned.block.token_ids.tobytes(), set()).add(user_id)
+                lenders.setdefault(planned.block.token_ids.tobytes(), set()).add(user)
         if not blocks:
             return 0
         self._lenders = list(lenders.values())  # from here on, as a user may be deleted before all is computed
@@ -102,7 +102,7 @@ class SemanticHistories:
                 return 0 if self._pool is None else self._pool.num_prototypes
             kv = yield from exact_kv(self._cache, blocks[wanted.tobytes()], self._rope)
 
-    def drop(self, names: Sequence[tuple[BlockKind, str]]) -> None:
+    def drop(self, names: Sequence[tuple[BlockKind, Owner]]) -> None:
         """Takes what users lent who are deleted out of the pool; requests that have it in their pages go on."""
         gone = {owner for kind, owner in names if kind is BlockKind.HISTORY}
         if any(lenders & gone for lenders in self._lenders):

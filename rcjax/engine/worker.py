@@ -27,7 +27,7 @@ from rcjax.engine.state import RequestState, claim_of, fail, public, resolve
 from rcjax.engine.tasks import Steps, Task
 from rcjax.engine.worker_stats import WorkerStats
 from rcjax.errors import InvalidRequestError, UnavailableError
-from rcjax.prompt import Block, BlockKind
+from rcjax.prompt import Block, BlockKind, Owner
 from rcjax.request import RecommendResult
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class SliceWorker:
         """Makes `block` cached, extending `former` in place where it is cached and nobody reads it."""
         return self.run(lambda worker: tasks.grow(worker.cache, former, block, version))
 
-    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
+    def drop(self, names: Sequence[tuple[BlockKind, Owner]], version: int) -> Future[int]:
         """Makes the blocks of items or users unfindable, also those that older plans would bring back.
 
         Where there are tiers the result is there once they have none of them, on the disk neither.

@@ -51,9 +51,9 @@ class PromptTexts:
     def _prompt_tokens(self, dataset: Dataset, request: Request) -> list[int]:
         builder = self._builder
         user = dataset.asked.users[request.user_id]
-        history = builder.history_block(self._texts.history(user.events, "user.events").token_ids, user.user_id)
+        history = builder.history_block(self._texts.history(user.events, "user.events").token_ids)
         items = [
-            builder.block(BlockKind.ITEM, self._texts.item_ids(dataset.asked.items[i], f"items[{i!r}]"), i)
+            builder.block(BlockKind.ITEM, self._texts.item_ids(dataset.asked.items[i], f"items[{i!r}]"))
             for i in request.candidates
         ]
         return [builder.build(history, items, *way).num_tokens for way in self._ways]

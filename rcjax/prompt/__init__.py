@@ -10,5 +10,7 @@ from rcjax.prompt.encoder import Encoder as Encoder
 from rcjax.prompt.fitting import FittedHistory as FittedHistory
 from rcjax.prompt.fitting import FittingTexts as FittingTexts
 from rcjax.prompt.labels import single_token_labels as single_token_labels
+from rcjax.prompt.owner import NOBODY as NOBODY
+from rcjax.prompt.owner import Owner as Owner
 from rcjax.prompt.reuse import History as History
 from rcjax.prompt.reuse import Reuse as Reuse

@@ -17,6 +17,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from rcjax.prompt.owner import NOBODY, Owner
+
 
 class BlockKind(StrEnum):
     INSTRUCTION = "instruction"
@@ -38,7 +40,7 @@ class Scoring(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A run of tokens at `start, start + 1, ...`; `owner` is the item's or user's id, where the kind has one.
+    """A run of tokens at `start, start + 1, ...`; `owner` is the item or user, where the kind has one.
 
     Nobody changes a block. It is not `frozen` because a prompt makes 40 of them, and a frozen one takes seven times as
     long to make (1.2 us).
@@ -49,7 +51,7 @@ class Block:
     start: int
     segment: int = 0
     horizon: int = 0
-    owner: str = ""
+    owner: Owner = NOBODY
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -10,6 +10,7 @@ from rcjax.catalog.types import Event, Item
 from rcjax.prompt.blocks import Block, BlockKind, Layout, Prompt, Scoring
 from rcjax.prompt.encoder import Encoder
 from rcjax.prompt.labels import single_token_labels
+from rcjax.prompt.owner import NOBODY, Owner
 from rcjax.prompt.template import Glue, Template
 
 TokenIds = Int32[np.ndarray, "_"]
@@ -96,15 +97,15 @@ class PromptBuilder:
         """The tokens of a history whose events have these tokens."""
         return _read_only(np.concatenate([self._open_ids, *(ids_of_events or [self._empty_ids])]))
 
-    def item_block(self, item: Item, owner: str = "") -> Block:
-        """An item as it is cached: right after the instruction."""
-        return self.block(BlockKind.ITEM, self.item_ids(item), owner or item.item_id)
+    def item_block(self, item: Item, owner: Owner | None = None) -> Block:
+        """An item as it is cached: right after the instruction. By default it is one of the default tenant."""
+        return self.block(BlockKind.ITEM, self.item_ids(item), owner or Owner("", item.item_id))
 
-    def history_block(self, token_ids: TokenIds, owner: str) -> Block:
+    def history_block(self, token_ids: TokenIds, owner: Owner = NOBODY) -> Block:
         """A history as it is cached: right after the instruction."""
         return self.block(BlockKind.HISTORY, token_ids, owner)
 
-    def block(self, kind: BlockKind, token_ids: TokenIds, owner: str) -> Block:
+    def block(self, kind: BlockKind, token_ids: TokenIds, owner: Owner = NOBODY) -> Block:
         """An item or a history as it is cached: right after the instruction."""
         return Block(kind, token_ids, len(self.instruction_ids), owner=owner)
 

@@ -92,8 +92,11 @@ def request_to_message(request: RecommendRequest) -> rcjax_pb2.RecommendRequest:
     return message
 
 
-def request_from_message(message: rcjax_pb2.RecommendRequest) -> RecommendRequest:
-    """Raises `InvalidRequestError` for a candidate that is neither an id nor an item."""
+def request_from_message(message: rcjax_pb2.RecommendRequest, tenant: str) -> RecommendRequest:
+    """A request of the caller's tenant, which no message says.
+
+    Raises `InvalidRequestError` for a candidate that is neither an id nor an item.
+    """
     candidates: list[str | Item] = []
     for index, candidate in enumerate(message.candidates):
         kind = candidate.WhichOneof("candidate")
@@ -107,6 +110,7 @@ def request_from_message(message: rcjax_pb2.RecommendRequest) -> RecommendReques
         history=events_from_messages(message.history.events) if message.HasField("history") else None,
         top_k=message.top_k,
         arm=message.arm,
+        tenant=tenant,
     )
 
 

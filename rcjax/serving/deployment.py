@@ -136,7 +136,7 @@ def new_server(settings: Settings, factory: Callable[[], OwnedEngine]) -> Server
         port=server.port,
         admin_host=server.admin_host,
         admin_port=server.admin_port,
-        security=ServerSecurity.of(files, server.tokens),
+        security=ServerSecurity.of(files, server.tokens, tenants=server.tenants),
         limits=settings.limits,
         telemetry=telemetry_of(settings.telemetry),
         grace_s=server.grace_s,

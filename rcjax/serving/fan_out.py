@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from rcjax.errors import UnavailableError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.serving.parts import BlockToBuild, Worker
 from rcjax.serving.scheduler import MissCosts
 
@@ -54,12 +54,14 @@ class FanOut:
         self._all(lambda index: self._workers[index].grow(former, block, version), self._alive(), then, failed)
 
     def drop(
-        self, names: Mapping[int, Sequence[tuple[BlockKind, str]]], version: int, then: Then, failed: Failed
+        self, names: Mapping[int, Sequence[tuple[BlockKind, Owner]]], version: int, then: Then, failed: Failed
     ) -> None:
         """Drops from each slice what is named for it."""
         self._all(lambda index: self._workers[index].drop(names[index], version), list(names), then, failed)
 
-    def drop_everywhere(self, names: Sequence[tuple[BlockKind, str]], version: int, then: Then, failed: Failed) -> None:
+    def drop_everywhere(
+        self, names: Sequence[tuple[BlockKind, Owner]], version: int, then: Then, failed: Failed
+    ) -> None:
         self.drop(dict.fromkeys(self._alive(), names), version, then, failed)
 
     def _fill(self, parts: Mapping[int, Sequence[BlockToBuild]], version: int, then: Then, failed: Failed) -> None:

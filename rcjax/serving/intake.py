@@ -26,7 +26,7 @@ class Intake:
     """Takes requests from any thread: each is refused at once, or its call is answered by a slice, or with an error.
 
     What `admission` lets in waits in its queues, for a planner thread and for a slice. `request_log` gets the items of
-    what slices are given.
+    what slices are given of the default tenant.
     """
 
     def __init__(
@@ -148,7 +148,8 @@ class Intake:
                 self._attempts.close(ticket.call, ticket.plan, UnavailableError("the call was cancelled"))
 
     def _hand_over(self, call: Call[Body], plan: Any) -> None:
-        if self._request_log is not None and not isinstance(call.body, Generation):
+        # Placements are learnt for the settings' catalogue, which is the default tenant's.
+        if self._request_log is not None and not isinstance(call.body, Generation) and not call.body.tenant:
             self._request_log.append(plan.item_ids)
         self._attempts.hand_over(call, plan)
 

@@ -1,4 +1,4 @@
-"""The library in a snapshot: items and users as records, in the catalogue's own layout."""
+"""The library in a snapshot: items and users as records, in the catalogue's own layout and with their tenant."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -7,9 +7,9 @@ from typing import Any
 from rcjax.cache.snapshot import Content, Restoring
 from rcjax.catalog.schema import record_of
 from rcjax.catalog.types import Event, Item
-from rcjax.engine.library import Library, StoredUser
+from rcjax.engine.library import Library, StoredItem, StoredUser
 from rcjax.engine.plan import Stored
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 Record = Mapping[str, Any]
 
@@ -17,10 +17,15 @@ Record = Mapping[str, Any]
 def library_content(library: Library) -> Content:
     """What a snapshot holds of a library, as it is when it is asked for."""
     return Content(
-        items=lambda: {name: partial(record_of, stored.content) for name, stored in library.items().items()},
-        users=lambda: {name: partial(_user_record, name, stored) for name, stored in library.users().items()},
-        is_known=lambda kind, owner: (library.item if kind == BlockKind.ITEM else library.user)(owner) is not None,
+        items=lambda: {one.full_id: partial(_item_record, one, stored) for one, stored in library.items().items()},
+        users=lambda: {one.full_id: partial(_user_record, one, stored) for one, stored in library.users().items()},
+        is_known=partial(is_known, library),
     )
+
+
+def is_known(library: Library, kind: str, owner: Owner) -> bool:
+    """Whether the library has the item or user."""
+    return (library.item if kind == BlockKind.ITEM else library.user)(owner.tenant, owner.id) is not None
 
 
 def add_records(library: Library, restoring: Restoring, version: int) -> tuple[int, int]:
@@ -35,16 +40,21 @@ def add_records(library: Library, restoring: Restoring, version: int) -> tuple[i
     return num_items, num_users
 
 
-def _user_record(user_id: str, stored: StoredUser) -> Record:
+def _item_record(owner: Owner, stored: StoredItem) -> Record:
+    return {"tenant": owner.tenant, "item": record_of(stored.content)}
+
+
+def _user_record(owner: Owner, stored: StoredUser) -> Record:
     events = [record_of(event) for event in stored.content]
-    return {"user_id": user_id, "events": events, "event_lens": stored.event_lens}
+    return {"tenant": owner.tenant, "user_id": owner.id, "events": events, "event_lens": stored.event_lens}
 
 
-def _stored_item(record: Record, version: int) -> tuple[str, Stored[Any]]:
-    item = Item(**{**record, "categories": tuple(record["categories"])})
-    return item.item_id, Stored(item, version, None)
+def _stored_item(record: Record, version: int) -> tuple[Owner, Stored[Any]]:
+    item = Item(**{**record["item"], "categories": tuple(record["item"]["categories"])})
+    return Owner(record["tenant"], item.item_id), Stored(item, version, None)
 
 
-def _stored_user(record: Record, version: int) -> tuple[str, Stored[Any]]:
+def _stored_user(record: Record, version: int) -> tuple[Owner, Stored[Any]]:
     events = tuple(Event(**event) for event in record["events"])
-    return record["user_id"], Stored(events, version, None, tuple(record["event_lens"]))
+    stored = Stored(events, version, None, tuple(record["event_lens"]))
+    return Owner(record["tenant"], record["user_id"]), stored

@@ -35,9 +35,9 @@ MAX_WRITES_UNDER_WAY = 64  # enough to fill a build pass of thousands of tokens;
 class LocalEngine:
     """A router with calls that block until they are done; `router` is what a server serves.
 
-    What is more than one call may carry (`info().limits`) is parted or shortened. `text_block` makes the block of a
-    plain text to generate from. Any thread may call this. Failures are `RcjaxError`s; a write that fails changes
-    nothing.
+    Its writes are the default tenant's. What is more than one call may carry (`info().limits`) is parted or shortened.
+    `text_block` makes the block of a plain text to generate from. Any thread may call this. Failures are `RcjaxError`s;
+    a write that fails changes nothing.
     """
 
     def __init__(self, router: Router, text_block: Callable[[str], Block]):
@@ -150,9 +150,10 @@ class LocalEngine:
         return workers
 
     def known(self) -> tuple[dict[str, Item], set[str]]:
-        """The items by id, and the ids of the users, that this engine has."""
+        """The items by id, and the ids of the users, that this engine has of the default tenant."""
         library: Any = self.router.library
-        return {name: stored.content for name, stored in library.items().items()}, set(library.users())
+        items = {one.id: stored.content for one, stored in library.items().items() if not one.tenant}
+        return items, {one.id for one in library.users() if not one.tenant}
 
     def info(self) -> EngineInfo:
         return self.router.info

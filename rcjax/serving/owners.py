@@ -14,7 +14,7 @@ HASH_SEED = 0
 
 @runtime_checkable
 class OwnerRule(Protocol):
-    """From an item's id to its slices, ascending and at least one; nobody changes it."""
+    """From an item's full id (`rcjax.prompt.Owner`) to its slices, ascending and at least one; nobody changes it."""
 
     @property
     def num_slices(self) -> int: ...

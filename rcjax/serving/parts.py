@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
-from rcjax.prompt import Block, BlockKind, Prompt
+from rcjax.prompt import Block, BlockKind, Owner, Prompt
 from rcjax.request import GenerateRequest, RecommendRequest, RecommendResult, Write
 from rcjax.serving.engine import RestoreResult, SnapshotResult
 
@@ -83,7 +83,7 @@ class WritePlanned(Protocol):
     def grow_from(self) -> BlockToBuild | None: ...
 
     @property
-    def drop(self) -> Sequence[tuple[BlockKind, str]]: ...
+    def drop(self) -> Sequence[tuple[BlockKind, Owner]]: ...
 
 
 @runtime_checkable
@@ -100,7 +100,7 @@ class Planner(Protocol):
 
     def plan_write(self, write: Write) -> Any: ...
 
-    def item_block(self, item_id: str) -> Any:
+    def item_block(self, owner: Owner) -> Any:
         """The block of an item as the library has it, None where it has none."""
         ...
 
@@ -132,7 +132,7 @@ class Library(Protocol):
     def num_users(self) -> int: ...
 
     @property
-    def item_ids(self) -> list[str]: ...
+    def item_owners(self) -> list[Owner]: ...
 
     @property
     def versions(self) -> Any: ...
@@ -246,7 +246,7 @@ class Worker(Protocol):
 
     def grow(self, former: Any, block: Any, version: int) -> Future[int]: ...
 
-    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]: ...
+    def drop(self, names: Sequence[tuple[BlockKind, Owner]], version: int) -> Future[int]: ...
 
     def generate(
         self, source: Any, sampling: Any, *, deadline_s: float | None = None, listener: Any = ...

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rcjax.cache.placement import Placement, moves
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import Rebalanced
 from rcjax.serving.fan_out import FanOut
 from rcjax.serving.owners import Both, ItemOwners, OwnerRule, Placed, placement_of
@@ -55,9 +55,9 @@ class Rebalance:
         self._ended = ended
         self._former = owners.rule
         # Newcomers of the placement stand where the hash of their id says, whatever its slices are called.
-        known = placement_of(self._former, library.item_ids)
+        known = placement_of(self._former, [item.full_id for item in library.item_owners])
         self._following: OwnerRule = Placed(moves(known, placement).placement)
-        self._arriving: dict[int, list[str]] = {}
+        self._arriving: dict[int, list[Owner]] = {}
         self._num_arriving = self._num_built = 0
 
     def begin(self) -> None:
@@ -78,7 +78,7 @@ class Rebalance:
         self._ended(error)
 
     def _find_arriving(self) -> None:
-        self._arriving = _gained(self._former, self._following, self._library.item_ids)
+        self._arriving = _gained(self._former, self._following, self._library.item_owners)
         self._num_arriving = sum(map(len, self._arriving.values()))
         self._build_batch()
 
@@ -88,9 +88,9 @@ class Rebalance:
             self._owners.swap(self._following)
             self._steps.after_begun(self._guarded(self._drop_leaving))
             return
-        batch = {index: item_ids[-BATCH_ITEMS:] for index, item_ids in self._arriving.items()}
-        left = {index: item_ids[:-BATCH_ITEMS] for index, item_ids in self._arriving.items()}
-        self._arriving = {index: item_ids for index, item_ids in left.items() if item_ids}
+        batch = {index: items[-BATCH_ITEMS:] for index, items in self._arriving.items()}
+        left = {index: items[:-BATCH_ITEMS] for index, items in self._arriving.items()}
+        self._arriving = {index: items for index, items in left.items() if items}
         version = self._versions.begin_read()  # before anything is looked up: what is written later replaces it
 
         def then(num_built: int) -> None:
@@ -108,16 +108,16 @@ class Rebalance:
             self._versions.end_read(version)
             raise
 
-    def _blocks(self, batch: dict[int, list[str]]) -> dict[int, Sequence[BlockToBuild]]:
+    def _blocks(self, batch: dict[int, list[Owner]]) -> dict[int, Sequence[BlockToBuild]]:
         """The blocks of items of each slice; those deleted meanwhile are left out. Slices share them."""
-        item_ids = dict.fromkeys(item_id for of_slice in batch.values() for item_id in of_slice)
-        found = {item_id: self._planner.item_block(item_id) for item_id in item_ids}
-        parts = {index: [found[item_id] for item_id in of_slice] for index, of_slice in batch.items()}
+        items = dict.fromkeys(item for of_slice in batch.values() for item in of_slice)
+        found = {item: self._planner.item_block(item) for item in items}
+        parts = {index: [found[item] for item in of_slice] for index, of_slice in batch.items()}
         return {index: blocks for index, part in parts.items() if (blocks := [one for one in part if one is not None])}
 
     def _drop_leaving(self) -> None:
-        leaving = _gained(self._following, self._former, self._library.item_ids)
-        names = {index: [(BlockKind.ITEM, item_id) for item_id in item_ids] for index, item_ids in leaving.items()}
+        leaving = _gained(self._following, self._former, self._library.item_owners)
+        names = {index: [(BlockKind.ITEM, item) for item in items] for index, items in leaving.items()}
         result = Rebalanced(self._num_arriving, self._num_built, sum(map(len, leaving.values())))
         version = self._versions.begin_write()  # newer than all that the slices hold
 
@@ -129,12 +129,12 @@ class Rebalance:
         self._fan_out.drop(names, version, lambda _: end(result), end)
 
 
-def _gained(former: OwnerRule, following: OwnerRule, item_ids: Sequence[str]) -> dict[int, list[str]]:
+def _gained(former: OwnerRule, following: OwnerRule, items: Sequence[Owner]) -> dict[int, list[Owner]]:
     """The items that each slice owns by `following` and not by `former`."""
-    gained: dict[int, list[str]] = {}
-    for item_id in item_ids:
-        had = former.slices_of(item_id)
-        for index in following.slices_of(item_id):
+    gained: dict[int, list[Owner]] = {}
+    for item in items:
+        had = former.slices_of(item.full_id)
+        for index in following.slices_of(item.full_id):
             if index not in had:
-                gained.setdefault(index, []).append(item_id)
+                gained.setdefault(index, []).append(item)
     return gained

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.errors import InvalidRequestError
 from rcjax.request import (
     EngineInfo,
     EngineStats,
@@ -142,7 +143,10 @@ def restore_snapshot(number: int) -> Rpc[RestoreResult]:
 
 
 def recommend_message(request: RecommendRequest) -> rcjax_pb2.RecommendRequest:
-    """Raises `InvalidRequestError` for a text that no message can carry."""
+    """Raises `InvalidRequestError` for a text that no message can carry, and for a tenant, which none carries."""
+    if request.tenant:
+        message = f"tenant is {request.tenant!r}: a server knows a caller's tenant by who calls; leave it out"
+        raise InvalidRequestError(message, field="tenant")
     with named_texts(candidates=request.candidates, user_id=request.user_id, history=request.history, arm=request.arm):
         return codec.request_to_message(request)
 

@@ -18,11 +18,11 @@ from rcjax.request import (
     DeleteUser,
     PutItems,
     PutUser,
-    RecommendRequest,
     Write,
     WriteResult,
 )
 from rcjax.serving import codec, stream_codec, streams
+from rcjax.serving.caller import current_caller
 from rcjax.serving.engine import Engine
 from rcjax.serving.telemetry.stage_traces import trace_stages
 from rcjax.serving.v1 import rcjax_pb2, rcjax_pb2_grpc
@@ -44,7 +44,7 @@ class RecommenderService(rcjax_pb2_grpc.RecommenderServicer):
 
     async def Recommend(self, request: rcjax_pb2.RecommendRequest, context: RpcContext) -> rcjax_pb2.RecommendResponse:
         arrival_s = self._clock()
-        return await self._rank(codec.request_from_message(request), arrival_s, deadline(context, arrival_s))
+        return await self._rank(request, arrival_s, deadline(context, arrival_s))
 
     async def RecommendStream(self, requests: AsyncIterator[Any], context: RpcContext) -> None:
         async def answer(index: int, asked: Any) -> rcjax_pb2.RecommendStreamResponse:
@@ -64,18 +64,19 @@ class RecommenderService(rcjax_pb2_grpc.RecommenderServicer):
             raise asked
         arrival_s = self._clock()
         deadline_s = stream_codec.entry_deadline(asked, arrival_s, deadline(context, arrival_s))
-        return await self._rank(codec.request_from_message(asked.request), arrival_s, deadline_s)
+        return await self._rank(asked.request, arrival_s, deadline_s)
 
     async def _rank(
-        self, request: RecommendRequest, arrival_s: float, deadline_s: float | None
+        self, message: rcjax_pb2.RecommendRequest, arrival_s: float, deadline_s: float | None
     ) -> rcjax_pb2.RecommendResponse:
+        request = codec.request_from_message(message, current_caller().tenant)
         result = await self._engine().recommend(request, arrival_s=arrival_s, deadline_s=deadline_s)
         trace_stages(result)
         return codec.result_to_message(result)
 
     async def Generate(self, request: rcjax_pb2.GenerateRequest, context: RpcContext) -> None:
         arrival_s = self._clock()
-        asked = stream_codec.generate_from_message(request)
+        asked = stream_codec.generate_from_message(request, current_caller().tenant)
         generated = self._engine().generate(asked, arrival_s=arrival_s, deadline_s=deadline(context, arrival_s))
         async with aclosing(generated) as parts:
             async for part in parts:
@@ -89,7 +90,7 @@ class CatalogService(rcjax_pb2_grpc.CatalogServicer):
 
     async def PutItems(self, request: rcjax_pb2.PutItemsRequest, context: RpcContext) -> rcjax_pb2.PutItemsResponse:
         items = tuple(map(codec.item_from_message, request.items))
-        result = await self._apply(PutItems(items), context)
+        result = await self._apply(PutItems(items, current_caller().tenant), context)
         return rcjax_pb2.PutItemsResponse(num_built=result.num_built)
 
     async def PutItemsStream(self, requests: AsyncIterator[Any], context: RpcContext) -> None:
@@ -119,29 +120,30 @@ class CatalogService(rcjax_pb2_grpc.CatalogServicer):
     ) -> WriteResult:
         if isinstance(chunk, InvalidRequestError):
             raise chunk
-        return await self._apply(PutItems(tuple(map(codec.item_from_message, chunk.items))), context)
+        items = tuple(map(codec.item_from_message, chunk.items))
+        return await self._apply(PutItems(items, current_caller().tenant), context)
 
     async def DeleteItems(
         self, request: rcjax_pb2.DeleteItemsRequest, context: RpcContext
     ) -> rcjax_pb2.DeleteItemsResponse:
-        result = await self._apply(DeleteItems(tuple(request.item_ids)), context)
+        result = await self._apply(DeleteItems(tuple(request.item_ids), current_caller().tenant), context)
         return rcjax_pb2.DeleteItemsResponse(num_deleted=result.num_deleted)
 
     async def PutUser(self, request: rcjax_pb2.PutUserRequest, context: RpcContext) -> rcjax_pb2.PutUserResponse:
-        await self._apply(PutUser(codec.user_from_message(request.user)), context)
+        await self._apply(PutUser(codec.user_from_message(request.user), current_caller().tenant), context)
         return rcjax_pb2.PutUserResponse()
 
     async def AppendEvents(
         self, request: rcjax_pb2.AppendEventsRequest, context: RpcContext
     ) -> rcjax_pb2.AppendEventsResponse:
         events = codec.events_from_messages(request.events)
-        await self._apply(AppendEvents(request.user_id, events), context)
+        await self._apply(AppendEvents(request.user_id, events, current_caller().tenant), context)
         return rcjax_pb2.AppendEventsResponse()
 
     async def DeleteUser(
         self, request: rcjax_pb2.DeleteUserRequest, context: RpcContext
     ) -> rcjax_pb2.DeleteUserResponse:
-        result = await self._apply(DeleteUser(request.user_id), context)
+        result = await self._apply(DeleteUser(request.user_id, current_caller().tenant), context)
         return rcjax_pb2.DeleteUserResponse(existed=result.num_deleted > 0)
 
     async def _apply(self, write: Write, context: RpcContext) -> WriteResult:

@@ -33,6 +33,7 @@ from rcjax.model.sharding import slice_meshes
 from rcjax.model.spec import Model
 from rcjax.prompt import PromptBuilder
 from rcjax.serving.mesh import on_slices
+from rcjax.serving.security.salt import read_salt
 
 Progress = Callable[[str], None]
 Purpose = Literal["rank", "build", "generate"]
@@ -79,7 +80,7 @@ def slice_parts(
 ) -> SliceParts:
     """Works out sizes and keys, and puts the weights on `mesh` (`engine_mesh`); no pages yet, and nothing is compiled.
 
-    ValueError where the mesh cannot split the model.
+    ValueError where the mesh cannot split the model, or the salt of keys cannot be read.
     """
     config, page_tokens = model.config, settings.cache.page_tokens
     kv_dtype = settings.kv_dtype(model.dtype)
@@ -116,7 +117,7 @@ def slice_parts(
         scorer=scorer,
         instruction_ids=builder.instruction_ids,
         programs=programs,
-        keys=BlockKeys(identity, builder.instruction_ids),
+        keys=BlockKeys(identity, builder.instruction_ids, read_salt(settings.server.key_salt_file)),
         cost=cost,
         shapes={purpose: shapes_of(purpose, settings.shapes, cost) for purpose in purposes},
         num_reads=settings.limits.max_candidates,

@@ -12,9 +12,9 @@ from typing import Any, cast
 from rcjax.cache.snapshot import Pool, Restoring, SnapshotReport, SnapshotStore, open_snapshot, save_snapshot
 from rcjax.engine.library import Library
 from rcjax.errors import RcjaxError, ResourceExhaustedError, UnavailableError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.serving.engine import RestoreResult, SnapshotResult
-from rcjax.serving.library_records import add_records, library_content
+from rcjax.serving.library_records import add_records, is_known, library_content
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.router import Router
 
@@ -160,10 +160,9 @@ class Snapshots:
         workers = _living(self._router)
         slices = list(workers)
 
-        def is_wanted(pool: int, kind: str, owner: str) -> bool:
-            if kind != BlockKind.ITEM:
-                return library.user(owner) is not None
-            return slices[pool] in owners.slices_of(owner) and library.item(owner) is not None
+        def is_wanted(pool: int, kind: str, owner: Owner) -> bool:
+            is_here = kind != BlockKind.ITEM or slices[pool] in owners.slices_of(owner.full_id)
+            return is_here and is_known(library, kind, owner)
 
         pools = [_pool_of(worker) for worker in workers.values()]
         restoring = open_snapshot(self._store, self._keys(), pools, is_wanted=is_wanted, number=number, version=version)

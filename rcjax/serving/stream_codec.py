@@ -22,13 +22,13 @@ def generate_to_message(request: GenerateRequest) -> rcjax_pb2.GenerateRequest:
     return message
 
 
-def generate_from_message(message: rcjax_pb2.GenerateRequest) -> GenerateRequest:
-    """Raises `InvalidRequestError` where there is neither a text nor a request."""
+def generate_from_message(message: rcjax_pb2.GenerateRequest, tenant: str) -> GenerateRequest:
+    """As `codec.request_from_message`; raises `InvalidRequestError` where there is neither a text nor a request."""
     kind = message.WhichOneof("prompt")
     if kind is None:
         raise InvalidRequestError("there is no prompt: set text or request", field="text")
     return GenerateRequest(
-        message.text if kind == "text" else codec.request_from_message(message.request),
+        message.text if kind == "text" else codec.request_from_message(message.request, tenant),
         max_new_tokens=message.max_new_tokens or DEFAULT_NEW_TOKENS,
         temperature=message.temperature,
         seed=message.seed,

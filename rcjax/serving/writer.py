@@ -9,7 +9,7 @@ from typing import Any
 
 from rcjax.cache.placement import Placement
 from rcjax.errors import ResourceExhaustedError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import AppendEvents, DeleteUser, PutUser, Rebalanced, Write, WriteResult
 from rcjax.serving.calls import Call, Calls
 from rcjax.serving.fan_out import FanOut
@@ -48,7 +48,7 @@ class Writer:
         self._alive = alive
         self._to_do: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # of the three below
-        self._behind: dict[str, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
+        self._behind: dict[Owner, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
         self._under_way: set[Call[Write]] = set()  # begun
         self._barriers: list[tuple[set[Call[Write]], Callable[[], None]]] = []  # what waits for those to end
         self._is_rebalancing = False  # the writer's thread and the slices' take turns at it
@@ -62,14 +62,14 @@ class Writer:
 
     def submit(self, write: Write, deadline_s: float | None) -> Future[WriteResult]:
         call = self.calls.open(write, None, deadline_s)
-        user_id = _user_of(write)
-        if user_id is not None:
+        user = _user_of(write)
+        if user is not None:
             with self._lock:
-                behind = self._behind.get(user_id)
+                behind = self._behind.get(user)
                 if behind is not None:
                     behind.append(call)
                     return call.future
-                self._behind[user_id] = deque()
+                self._behind[user] = deque()
         self.soon(lambda: self._start(call))
         return call.future
 
@@ -162,7 +162,7 @@ class Writer:
         parts: dict[int, list[BlockToBuild]] = {}
         for planned in blocks:
             is_item = planned.block.kind is BlockKind.ITEM
-            for index in self._owners.slices_of(planned.block.owner) if is_item else self._alive():
+            for index in self._owners.slices_of(planned.block.owner.full_id) if is_item else self._alive():
                 parts.setdefault(index, []).append(planned)
         return parts
 
@@ -181,20 +181,20 @@ class Writer:
             self.soon(step)
 
     def _let_next(self, call: Call[Write]) -> None:
-        user_id = _user_of(call.body)
-        if user_id is None:
+        user = _user_of(call.body)
+        if user is None:
             return
         with self._lock:
-            behind = self._behind[user_id]
+            behind = self._behind[user]
             if not behind:
-                del self._behind[user_id]
+                del self._behind[user]
                 return
             following = behind.popleft()
         self.soon(lambda: self._start(following))
 
 
-def _user_of(write: Write) -> str | None:
+def _user_of(write: Write) -> Owner | None:
     """The user that a write changes, if it changes one."""
     if isinstance(write, PutUser):
-        return write.user.user_id
-    return write.user_id if isinstance(write, AppendEvents | DeleteUser) else None
+        return Owner(write.tenant, write.user.user_id)
+    return Owner(write.tenant, write.user_id) if isinstance(write, AppendEvents | DeleteUser) else None

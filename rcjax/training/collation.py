@@ -71,7 +71,7 @@ class Collator:
         )
 
     def _prompt(self, example: Example) -> Prompt:
-        history = self._builder.history_block(self._builder.history_ids(example.history), "")
+        history = self._builder.history_block(self._builder.history_ids(example.history))
         items = [self._builder.item_block(item) for item in example.candidates]
         return self._builder.build(history, items, self._layout, self._scoring)
 

@@ -4,6 +4,7 @@ import hashlib
 from contextlib import ExitStack, contextmanager
 
 from rcjax.cache import BlockDirectory, GreedyDual, PagePool
+from rcjax.prompt import Owner
 
 PAGE_TOKENS = 4
 
@@ -13,12 +14,17 @@ def key_of(name):
     return hashlib.sha256(repr(name).encode()).digest()
 
 
+def own(name, tenant=""):
+    """The owner that an id means."""
+    return Owner(tenant, name)
+
+
 def new_directory(capacity_pages=4, **hooks):
     return BlockDirectory(PagePool(capacity_pages + 1, PAGE_TOKENS), GreedyDual(), **hooks)
 
 
 def reserve(directory, owner, num_tokens=4, *, key=None, kind="item", cost=1.0, version=0):
-    return directory.reserve(key_of(key or owner), kind, owner, list(range(num_tokens)), cost, version)
+    return directory.reserve(key_of(key or owner), kind, own(owner), list(range(num_tokens)), cost, version)
 
 
 def build(directory, owner, num_tokens=4, **kwargs):

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 
 from rcjax.cache import CachedBlock
+from rcjax.cache.versions import Name
 
 
 @dataclass(eq=False)
 class Expected:
     """What the model knows of a block that has pages."""
 
-    name: tuple[str, str]
+    name: Name
     ids: tuple[int, ...]
     num_pages: int
     handle: CachedBlock

@@ -5,7 +5,7 @@ Each puts an item whose name is the snapshot's number, and tells when one is com
 
 import sys
 
-from snapshot_kit import Cache, save, stocked
+from snapshot_kit import Cache, own, save, stocked
 
 from rcjax.cache.snapshot import Content, saving
 
@@ -22,7 +22,7 @@ def main(folder: str) -> None:
         number += 1
         cache.put("item", f"n{number}")
         if number % 3 == 0:
-            cache.directory.drop("item", f"n{number - 2}", version=number)
+            cache.directory.drop("item", own(f"n{number - 2}"), version=number)
         report = save(cache, folder, content=content(number), keep=2)
         print(report.number, flush=True)
 

@@ -11,6 +11,7 @@ from rcjax.cache.snapshot import Pool, SnapshotStore, open_snapshot, save_snapsh
 from rcjax.cache.snapshot.manifest import read_manifest
 from rcjax.cache.snapshot.segments import SegmentIndex, index_name
 from rcjax.kernels.kv import KVFormat
+from rcjax.prompt import NOBODY, Owner
 
 PAGE_TOKENS = 4
 INSTRUCTION_IDS = (3, 1, 4, 1, 5, 9)
@@ -69,13 +70,13 @@ class HostPages:
 class Cache:
     """A directory, its pages and its keys; the instruction is cached and pinned, as in an engine."""
 
-    def __init__(self, num_pages=64, kv_format=FORMAT):
+    def __init__(self, num_pages=64, kv_format=FORMAT, salt=b""):
         self.directory = BlockDirectory(PagePool(num_pages, PAGE_TOKENS), GreedyDual())
         self.pages = HostPages(num_pages, kv_format)
         self._lock = threading.Lock()
         identity = PoolIdentity("model", "tokenizer", "template", kv_format.dtype, PAGE_TOKENS)
-        self.keys = BlockKeys(identity, INSTRUCTION_IDS)
-        self._put(self.keys.instruction, "instruction", "", as_token_ids(INSTRUCTION_IDS))
+        self.keys = BlockKeys(identity, INSTRUCTION_IDS, salt)
+        self._put(self.keys.instruction, "instruction", NOBODY, as_token_ids(INSTRUCTION_IDS))
 
     @property
     def pool(self):
@@ -85,10 +86,11 @@ class Cache:
         with self._lock:  # in place of the thread that owns an engine's cache
             return task()
 
-    def put(self, kind, owner, token_ids=None, version=0):
+    def put(self, kind, name, token_ids=None, version=0, tenant="", inline=""):
         """Caches a block; its KV is random, but always the same for the same content."""
+        owner = Owner(tenant, name, inline)
         if token_ids is None:
-            token_ids = range(100, 100 + LENGTHS.get(owner, 9))
+            token_ids = range(100, 100 + LENGTHS.get(name, 9))
         ids = as_token_ids(token_ids)
         block = self._put(self.keys.key(kind, owner, ids), kind, owner, ids, version)
         self.directory.unpin(block)
@@ -106,9 +108,9 @@ class Cache:
         return block
 
     def named_blocks(self):
-        """The blocks by kind and owner, without the instruction, in order."""
+        """The blocks by kind and full id, without the instruction, in order."""
         blocks = self.directory.ready_blocks()
-        return {(block.kind, block.owner): block for block in blocks if block.kind != "instruction"}
+        return {(block.kind, block.owner.full_id): block for block in blocks if block.kind != "instruction"}
 
     def kv_bytes(self, block):
         """The bytes of the block's KV, without what its last page holds after it."""
@@ -124,6 +126,11 @@ class Cache:
         self.directory.check_integrity()
         assert self.directory.stats().pages_pinned == 2
         assert not any(array[:, 0].any() for array in jax.tree.leaves(self.pages.values)), "the null page stays zero"
+
+
+def own(name, tenant=""):
+    """The owner that an id means."""
+    return Owner(tenant, name)
 
 
 def build_s(num_tokens):

@@ -75,7 +75,7 @@ class Books:
         self.columns._records[self.slot] = record[:-1] + b"\4"
 
     def owner(self):
-        self.columns.owners[self.slot] = "other"
+        self.columns._ids[self.slot] = "other"
 
     def hash_chain(self):
         self.columns._key_buckets = array("i", bytes(4 * len(self.columns._key_buckets)))

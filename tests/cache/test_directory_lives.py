@@ -1,7 +1,7 @@
 """Single cases of names, pins, growing and scratch pages."""
 
 import pytest
-from directory_kit import build, key_of, lookup, new_directory, pinned, reserve
+from directory_kit import build, key_of, lookup, new_directory, own, pinned, reserve
 
 from rcjax.cache import SCRATCH, BlockBusyError, BlockState
 from rcjax.errors import ResourceExhaustedError
@@ -24,7 +24,7 @@ def test_a_new_text_retires_the_former_under_its_reader(directory):
     assert lookup(directory, "v1") is former, "the old text is served until the new one is there"
     directory.commit(new)
     assert lookup(directory, "v1") is None
-    assert directory.current("item", "a") is new
+    assert directory.current("item", own("a")) is new
     assert (former.state, len(former.pages)) == (BlockState.RETIRED, 1)
     directory.pin(former)
     directory.unpin(former)
@@ -38,17 +38,17 @@ def test_a_new_text_retires_the_former_under_its_reader(directory):
 
 def test_the_same_owner_of_another_kind_is_another_block(directory):
     item, history = build(directory, "a", key="1"), build(directory, "a", key="2", kind="history")
-    assert directory.current("item", "a") is item
-    assert directory.current("history", "a") is history
-    assert directory.drop("item", "a")
-    assert directory.current("history", "a") is history
+    assert directory.current("item", own("a")) is item
+    assert directory.current("history", own("a")) is history
+    assert directory.drop("item", own("a"))
+    assert directory.current("history", own("a")) is history
 
 
 def test_the_newest_reservation_wins_whatever_the_order_of_commits(directory):
     older, newer = reserve(directory, "a", key="v1"), reserve(directory, "a", key="v2")
     directory.commit(newer)
     directory.commit(older)
-    assert directory.current("item", "a") is newer
+    assert directory.current("item", own("a")) is newer
     assert lookup(directory, "v1") is None
     assert (older.state, len(older.pages)) == (BlockState.RETIRED, 1), "its reserver may still read it"
     directory.unpin(older)
@@ -64,12 +64,12 @@ def test_an_older_reservation_counts_where_the_newer_one_fails(directory):
 
 def test_a_dropped_pending_block_never_becomes_ready(directory):
     block = reserve(directory, "a")
-    assert directory.drop("item", "a")
-    assert not directory.drop("item", "a")
+    assert directory.drop("item", own("a"))
+    assert not directory.drop("item", own("a"))
     again = reserve(directory, "a")  # the same text is put once more while the first is still being computed
     directory.commit(block)
     assert block.state is BlockState.RETIRED
-    assert directory.current("item", "a") is None
+    assert directory.current("item", own("a")) is None
     directory.commit(again)
     directory.unpin(block)
     assert lookup(directory, "a") is again
@@ -77,10 +77,10 @@ def test_a_dropped_pending_block_never_becomes_ready(directory):
 
 
 def test_dropping_what_is_not_there_says_so(directory):
-    assert not directory.drop("item", "a")
+    assert not directory.drop("item", own("a"))
     build(directory, "a")
-    assert directory.drop("item", "a")
-    assert not directory.drop("item", "a")
+    assert directory.drop("item", own("a"))
+    assert not directory.drop("item", own("a"))
     assert directory.pool.num_used == 0
     assert directory.stats().num_evictions == 0
 
@@ -124,7 +124,7 @@ def test_growing_keeps_the_pages_and_adds_the_missing_ones(directory):
     directory.commit(grown)
     directory.unpin(grown)
     assert lookup(directory, "grown", 9) is grown
-    assert directory.current("history", "u") is grown
+    assert directory.current("history", own("u")) is grown
     assert directory.pages_used_by_kind() == {"history": 3}
 
 
@@ -143,7 +143,7 @@ def test_growing_evicts_others(directory):
     directory.pin(block)
     grown = grow(directory, block, 16)
     assert len(set(grown.pages)) == 4
-    assert directory.current("item", "a") is None
+    assert directory.current("item", own("a")) is None
 
 
 def test_aborting_a_grown_block_frees_all_of_it(directory):
@@ -205,7 +205,7 @@ def test_scratch_pages_come_and_go(directory):
     assert len({*one.pages, *two.pages}) == 4
     assert directory.pages_used_by_kind() == {SCRATCH: 4}
     assert directory.lookup(b"", []) is None
-    assert not directory.drop(SCRATCH, "")
+    assert not directory.drop(SCRATCH, own(""))
     with pytest.raises(ValueError, match="cannot be committed"):
         directory.commit(one)
     directory.check_integrity()

@@ -6,7 +6,7 @@ pages hold is read back, by whoever may read it, after every step.
 """
 
 import pytest
-from directory_kit import key_of
+from directory_kit import key_of, own
 from directory_model import Expected, Model
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,7 +18,9 @@ from rcjax.errors import ResourceExhaustedError
 PAGE_TOKENS = 2
 GARBAGE = "half written"
 
-names = st.tuples(st.sampled_from(["item", "history"]), st.sampled_from("abc"))
+# One id, as far as that goes: of two tenants, and of content that came inline.
+OWNERS = [own("a"), own("a", "tenant"), own("a")._replace(inline="any")]
+names = st.tuples(st.sampled_from(["item", "history"]), st.sampled_from(OWNERS))
 # Prefixes of two sequences: a text changes, comes back, and can be appended to.
 texts = st.tuples(st.sampled_from([0, 100]), st.integers(1, 7)).map(lambda t: tuple(range(t[0], t[0] + t[1])))
 
@@ -274,7 +276,7 @@ class DirectoryMachine(RuleBasedStateMachine):
             assert (handle.state, handle.pins, tuple(handle.token_ids)) == (block.state, block.pins, block.ids)
             assert handle.is_replica == block.is_replica
         for kind in ("item", "history"):
-            for owner in "abc":
+            for owner in OWNERS:
                 ready = self.model.ready((kind, owner))
                 assert self.directory.current(kind, owner) is (ready and ready.handle)
 

@@ -8,14 +8,14 @@ found again. The hooks, the orders of correction and the integrity check are hel
 from dataclasses import dataclass, field
 
 import pytest
-from directory_kit import key_of
+from directory_kit import key_of, own
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rcjax.cache import NULL_PAGE, BlockDirectory, BlockState, CachedBlock, GreedyDual, IntegrityError, PagePool
 
-NAMES = [("item", "a"), ("item", "b"), ("history", "a")]
+NAMES = [("item", own("a")), ("item", own("a", "tenant")), ("history", own("a"))]
 names, texts = st.sampled_from(NAMES), st.integers(1, 4)
 CAPACITY = 12  # pages of two tokens, where a text takes one or two
 

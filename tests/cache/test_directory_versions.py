@@ -1,7 +1,7 @@
 """Single cases of versions, of the hooks, and of orders of correction."""
 
 import pytest
-from directory_kit import build, key_of, lookup, new_directory, reserve
+from directory_kit import build, key_of, lookup, new_directory, own, reserve
 
 from rcjax.cache import BlockState
 
@@ -17,28 +17,28 @@ def directory():
 
 
 def test_a_plan_older_than_a_deletion_does_not_bring_the_block_back(directory):
-    directory.drop("item", "a", 6)
+    directory.drop("item", own("a"), 6)
     block = reserve(directory, "a", version=5)
     directory.commit(block)
     assert (block.state, len(block.pages)) == (BlockState.RETIRED, 1), "the plan's own request may read it"
-    assert directory.current("item", "a") is None
+    assert directory.current("item", own("a")) is None
     directory.unpin(block)
     assert directory.pool.num_used == 0
 
 
 def test_a_block_put_after_the_deletion_stays(directory):
     new = build(directory, "a", version=7)
-    assert not directory.drop("item", "a", 6)
-    assert directory.current("item", "a") is new
+    assert not directory.drop("item", own("a"), 6)
+    assert directory.current("item", own("a")) is new
 
 
 def test_a_deletion_reaches_what_is_pending_and_not_newer(directory):
     old, new = reserve(directory, "a", key="old", version=6), reserve(directory, "a", key="new", version=7)
-    assert directory.drop("item", "a", 6)
+    assert directory.drop("item", own("a"), 6)
     directory.commit(old)
     directory.commit(new)
     assert lookup(directory, "old") is None
-    assert directory.current("item", "a") is new
+    assert directory.current("item", own("a")) is new
 
 
 def test_an_older_text_does_not_replace_a_newer_one(directory):
@@ -46,7 +46,7 @@ def test_an_older_text_does_not_replace_a_newer_one(directory):
     newer = build(directory, "a", key="newer", version=4)
     directory.commit(older)
     assert older.state is BlockState.RETIRED
-    assert directory.current("item", "a") is newer
+    assert directory.current("item", own("a")) is newer
 
 
 def test_that_a_newer_text_was_there_outlives_its_eviction(directory):
@@ -62,7 +62,7 @@ def test_a_newer_version_reserved_first_is_not_overtaken_by_an_older_one(directo
     directory.commit(older)
     assert lookup(directory, "older") is older
     directory.commit(newer)
-    assert directory.current("item", "a") is newer
+    assert directory.current("item", own("a")) is newer
     assert older.state is BlockState.RETIRED
 
 
@@ -70,7 +70,7 @@ def test_a_grown_block_has_a_version_too(directory):
     block = build(directory, "u", 6, version=1)
     directory.pin(block)
     grown = directory.grow(block, key_of("grown"), range(7), 1.0, 2)
-    directory.drop("item", "u", 3)
+    directory.drop("item", own("u"), 3)
     directory.commit(grown)
     assert grown.state is BlockState.RETIRED
 
@@ -78,11 +78,11 @@ def test_a_grown_block_has_a_version_too(directory):
 def test_what_no_plan_can_be_too_old_for_is_forgotten(directory):
     for version in range(1, 100):
         build(directory, f"i{version % 9}", key=str(version), version=version)
-        directory.drop("item", f"j{version}", version)
+        directory.drop("item", own(f"j{version}"), version)
     assert len(directory._versions) == 9 + 99
     directory.forget_versions(90)
     assert len(directory._versions) == 9 + 9
-    directory.drop("item", "late", 90)
+    directory.drop("item", own("late"), 90)
     assert len(directory._versions) == 9 + 9, "what is forgotten already is not noted"
     directory.forget_versions(99)
     assert not len(directory._versions)
@@ -110,13 +110,13 @@ def test_the_hooks_tell_what_can_be_found():
     build(directory, "c", 4, key="c1")
     build(directory, "c", 4, key="c2")
     assert told("+c1", "-c1", "+c2"), "replaced"
-    block = directory.current("item", "c")
+    block = directory.current("item", own("c"))
     directory.pin(block)
     grown = directory.grow(block, key_of("c3"), range(6), 1.0)
     assert told("-c2")
     directory.commit(grown)
-    directory.drop("item", "c")
-    directory.drop("item", "c")
+    directory.drop("item", own("c"))
+    directory.drop("item", own("c"))
     assert told("+c3", "-c3")
     directory.unpin(grown)
     assert told()
@@ -157,7 +157,7 @@ def test_an_order_outlives_its_block(directory):
 def test_an_order_goes_with_its_item(directory):
     directory.set_order(build(directory, "a", 3), [2, 0, 1])
     evict_all(directory)
-    directory.drop("item", "a")
+    directory.drop("item", own("a"))
     assert not directory.orders()
     assert build(directory, "a", 3).order is None
 
@@ -203,14 +203,14 @@ def test_orders_are_told_and_put_back(directory):
 
 def test_an_order_put_back_does_not_displace_what_is_there(directory):
     directory.set_order(build(directory, "a", 3), [2, 0, 1])
-    assert not directory.put_order(key_of("a"), "item", "a", [0, 1, 2])
+    assert not directory.put_order(key_of("a"), "item", own("a"), [0, 1, 2])
     block = build(directory, "b", 3, key="newer")
-    assert not directory.put_order(key_of("b"), "item", "b", [0, 1, 2])
-    assert directory.put_order(key_of("newer"), "item", "b", [0, 2, 1])
+    assert not directory.put_order(key_of("b"), "item", own("b"), [0, 1, 2])
+    assert directory.put_order(key_of("newer"), "item", own("b"), [0, 2, 1])
     assert block.order.tolist() == [0, 2, 1]
     pending = reserve(directory, "c", 3)
-    assert directory.put_order(key_of("c"), "item", "c", [1, 0, 2])
+    assert directory.put_order(key_of("c"), "item", own("c"), [1, 0, 2])
     directory.commit(pending)
     assert pending.order.tolist() == [1, 0, 2]
     with pytest.raises(ValueError, match="name each offset once"):
-        directory.put_order(key_of("d"), "item", "d", [1, 2])
+        directory.put_order(key_of("d"), "item", own("d"), [1, 2])

@@ -15,6 +15,7 @@ from snapshot_kit import (
     assert_blocks_are_of,
     index_of,
     of_dtype,
+    own,
     restore,
     save,
     stocked,
@@ -86,7 +87,7 @@ class TestRoundTrip:
         save(source, folder)
         restore(fresh, folder)
         fresh.put("item", "i2", [7, 8, 9], version=1)
-        fresh.directory.drop("item", "i3", 2)
+        fresh.directory.drop("item", own("i3"), 2)
         assert save(fresh, folder).num_blocks == NUM_BLOCKS - 1
         again = Cache()
         restore(again, folder)
@@ -164,13 +165,29 @@ class TestOrders:
         assert fresh.named_blocks()["item", "i1"].order.tolist() == newer
 
 
+def test_tenants_stay_apart(source, fresh, folder):
+    """The same item, in content and in id, is a block of each tenant, and so comes back to each."""
+    source.put("item", "i1", tenant="one")
+    mine = source.put("history", "u", [5, 6], tenant="two")
+    source.directory.set_order(mine, [1, 0])
+    assert save(source, folder).num_blocks == restore(fresh, folder).num_blocks == NUM_BLOCKS + 2
+    assert_blocks_are_of(fresh, source)
+    same = [fresh.directory.current("item", own("i1", tenant)) for tenant in ("", "one")]
+    assert same[0].token_ids.tolist() == same[1].token_ids.tolist()
+    assert same[0].key != same[1].key
+    assert fresh.directory.current("item", own("i1", "two")) is None
+    assert fresh.directory.current("history", own("u", "two")).order.tolist() == [1, 0]
+    assert fresh.directory.current("history", own("u")).order is None
+    fresh.assert_idle()
+
+
 class TestWhatIsLeftOut:
     def test_inline_content_is_not_saved(self, source, fresh, folder):
         for kind in ("item", "history"):
-            block = source.put(kind, "\0inline")
+            block = source.put(kind, "i1", [1, 2], inline="any")
             source.directory.set_order(block, range(block.num_tokens))
         assert save(source, folder).num_skipped == 2
-        assert {block.owner for _, block in index_of(folder)} == {owner for _, owner in NAMES}
+        assert {block.owner.full_id for _, block in index_of(folder)} == {owner for _, owner in NAMES}
         assert not read_manifest(SnapshotStore(folder)).orders
         assert restore(fresh, folder).num_blocks == NUM_BLOCKS
 
@@ -186,7 +203,7 @@ class TestWhatIsLeftOut:
         there = [fresh.put("item", "i2", [1, 2, 3]), fresh.put("item", "i4")]
         report = restore(fresh, folder)
         assert (report.num_blocks, report.num_present, report.num_skipped) == (NUM_BLOCKS - 2, 2, 0)
-        assert [fresh.directory.current("item", owner) for owner in ("i2", "i4")] == there
+        assert [fresh.directory.current("item", own(owner)) for owner in ("i2", "i4")] == there
         assert restore(fresh, folder).num_present == NUM_BLOCKS
         fresh.assert_idle()
 
@@ -215,7 +232,7 @@ class TestWhatIsLeftOut:
 
     def test_what_was_just_deleted_is_not_brought_back(self, source, fresh, folder):
         save(source, folder)
-        fresh.directory.drop("item", "i3", version=5)
+        fresh.directory.drop("item", own("i3"), version=5)
         report = restore(fresh, folder)
         assert (report.num_blocks, report.num_skipped) == (NUM_BLOCKS - 1, 1)
         assert ("item", "i3") not in fresh.named_blocks()
@@ -225,7 +242,7 @@ class TestWhatIsLeftOut:
 def test_a_restored_block_gives_way_to_a_write(source, fresh, folder):
     save(source, folder)
     restore(fresh, folder)
-    restored = fresh.directory.current("item", "i2")
+    restored = fresh.directory.current("item", own("i2"))
     fresh.put("item", "i2", [7, 8, 9], version=1)
     assert restored.state is BlockState.RETIRED
 

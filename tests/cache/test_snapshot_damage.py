@@ -14,6 +14,7 @@ from snapshot_kit import (
     assert_blocks_are_of,
     files_of,
     index_of,
+    own,
     restore,
     save,
     stocked,
@@ -70,7 +71,7 @@ def assert_right_or_refused(source, folder):
 class TestDamage:
     def test_a_changed_byte_of_kv_is_a_miss(self, source, fresh, folder):
         save(source, folder)
-        (segment, block) = next(found for found in index_of(folder) if found[1].owner == "i3")
+        (segment, block) = next(found for found in index_of(folder) if found[1].owner == own("i3"))
         path = folder / "segments" / segment
         raw = bytearray(path.read_bytes())
         raw[block.at + block.num_bytes // 2] ^= 0x10
@@ -84,7 +85,7 @@ class TestDamage:
         fresh.put("item", "i3")
 
     def test_every_64th_byte_of_every_file_may_be_flipped(self, source, folder):
-        block = source.directory.current("item", "i3")
+        block = source.directory.current("item", own("i3"))
         source.directory.set_order(block, range(block.num_tokens))
         save(source, folder)
         outcomes = {}
@@ -122,7 +123,8 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("field", "changed"),
         [
-            ("owner", "i300"),
+            ("owner", ["", "i300", ""]),
+            ("owner", ["tenant", "i3", ""]),
             ("kind", "history"),
             ("key", "00" * 32),
             ("tokens", "AQAAAAIAAAADAAAA"),
@@ -138,7 +140,7 @@ class TestDamage:
         save(source, folder)
         path = next(path for path in (folder / "segments").glob("*.index") if b'"i3"' in path.read_bytes())
         index = json.loads(path.read_bytes())
-        entry = next(entry for entry in index["blocks"] if entry["owner"] == "i3")
+        entry = next(entry for entry in index["blocks"] if entry["owner"] == ["", "i3", ""])
         assert entry[field] != changed
         entry[field] = changed
         path.write_text(json.dumps(index))
@@ -257,6 +259,23 @@ class TestIdentity:
         assert str(error.value).count(" there ") == 1
         assert ("or set dtype " in str(error.value)) == (field == "kv_dtype")
         assert not fresh.named_blocks()
+
+    def test_another_salt_is_refused_without_telling_it(self, source, fresh, folder):
+        salts = [b"salt of the past 0123", b"salt of today 0123456"]
+        source = Cache(salt=salts[0])
+        source.put("item", "i1")
+        save(source, folder)
+        assert not any(salt in path.read_bytes() for salt in salts for path in files_of(folder))
+        fresh = Cache(salt=salts[1])
+        with pytest.raises(InvalidRequestError) as error:
+            restore(fresh, folder)
+        theirs, ours = (BlockKeys(fresh.keys.identity, [1], salt).identity.key_salt for salt in salts)
+        assert f"key_salt is {theirs!r} there and {ours!r} here" in str(error.value)
+        assert str(error.value).endswith("or set server.key_salt_file to the salt that it was saved with")
+        assert str(error.value).count(" there ") == 1
+        assert not any(salt.decode() in str(error.value) for salt in salts)
+        assert not fresh.named_blocks()
+        assert restore(Cache(salt=salts[0]), folder).num_blocks == 1
 
     def test_all_that_differs_is_named(self, source, folder):
         save(source, folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from directory_kit import key_of
+from directory_kit import key_of, own
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -23,10 +23,10 @@ INT8 = KVFormat("int8", 2, 1, 4, 3)
 BLOCK_BYTES = 2 * FORMAT.page_bytes + 16  # of a block of 4 tokens
 
 
-def block_of(owner, text=0, kind="item"):
+def block_of(name, text=0, kind="item", inline=""):
     """A block as a pool has it; `text` tells contents of one owner apart."""
     ids = np.arange(4, dtype=np.int32) + 10 * text
-    return CachedBlock(key_of((kind, owner, text)), kind, owner, ids, (1, 2), 1.0)
+    return CachedBlock(key_of((kind, name, text)), kind, own(name)._replace(inline=inline), ids, (1, 2), 1.0)
 
 
 def pages_of(block, kv_format=FORMAT):
@@ -158,9 +158,9 @@ class TestDisk:
         assert tiers.find(block_of("a").key) is None
 
     def test_what_came_inline_does_not_go_to_the_disk(self, tiers):
-        for owner in ("\0one", "\0two", "\0three"):
-            spill(tiers, block_of(owner))
-        assert tiers.find(block_of("\0one").key) is None
+        for owner in ("one", "two", "three"):
+            spill(tiers, block_of(owner, inline="any"))
+        assert tiers.find(block_of("one").key) is None
         assert tiers.disk_bytes_used == 0
 
     def test_the_disk_has_a_limit_too(self, tmp_path):
@@ -186,7 +186,7 @@ class TestDisk:
         tiers.close()
         assert not (tmp_path / SUBFOLDER).exists()
         assert tiers.expect(block_of("d")) is None
-        assert tiers.drop([("item", "a")]).result(60) is None
+        assert tiers.drop([("item", own("a"))]).result(60) is None
 
     def test_another_process_has_the_folder(self, tmp_path):
         script = (
@@ -219,13 +219,13 @@ class TestDrop:
     def test_from_every_tier(self, tiers, tmp_path):
         for owner in "abc":
             spill(tiers, block_of(owner))
-        tiers.drop([("item", "a"), ("item", "c"), ("item", "unknown")]).result(60)
+        tiers.drop([("item", own("a")), ("item", own("c")), ("item", own("unknown"))]).result(60)
         assert not files(tmp_path)
         assert [tiers.find(block_of(owner).key) for owner in "abc"] == [None, "host", None]
 
     def test_what_is_on_its_way(self, tiers):
         arrival = tiers.expect(block_of("a"))
-        tiers.drop([("item", "a")])
+        tiers.drop([("item", own("a"))])
         tiers.keep(arrival, pages_of(block_of("a")))
         assert tiers.find(block_of("a").key) is None
         assert tiers.num_expected == 0
@@ -244,7 +244,7 @@ class TestDrop:
         reader = threading.Thread(target=read, args=(tiers, block_of("a")))
         reader.start()
         assert is_reading.wait(60)
-        tiers.drop([("item", "a")])
+        tiers.drop([("item", own("a"))])
         release.set()
         reader.join(60)
         assert tiers.find(block_of("a").key) is None
@@ -304,7 +304,7 @@ class TierMachine(RuleBasedStateMachine):
 
     @rule(owner=names)
     def drop(self, owner):
-        self.tiers.drop([("item", owner)]).result(60)
+        self.tiers.drop([("item", own(owner))]).result(60)
         for arrival in self.arrivals:
             arrival[2] = arrival[2] or arrival[1].owner == owner
         self.allowed -= {block_of(owner, text).key for text in (0, 1)}

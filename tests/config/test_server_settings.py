@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rcjax.config import Limits, ServerSettings, load_settings
+from rcjax.config import ArmSettings, Limits, ServerSettings, Settings, load_settings
 from rcjax.loopback import is_loopback
 from rcjax.request import ServiceLimits
 from rcjax.serving.connection_options import connection_options
@@ -40,6 +40,31 @@ def test_what_is_open_to_everybody_is_known() -> None:
     assert ServerSettings(**everywhere, tls=TLS | {"client_ca": "ca.pem"}).open_places == ()
 
 
+@pytest.mark.parametrize("known_by", [{"tokens": Path("tokens")}, {"tls": TLS | {"client_ca": "ca.pem"}}])
+def test_tenants_are_of_callers_that_are_known(known_by: dict[str, object]) -> None:
+    settings = ServerSettings(tenants={"web": "shop"}, **known_by)
+    assert settings.tenants == {"web": "shop"}
+    assert settings.changed(port=8).tenants == {"web": "shop"}
+    assert settings.for_this_process().tenants == {}
+    with pytest.raises(ValueError, match=r"asks nobody who they are; set tokens or tls\.client_ca"):
+        ServerSettings(tenants={"web": "shop"}, tls=TLS)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a\0b", "é", "x" * 65, "shop\n"])
+def test_a_tenants_name_is_plain(name: str) -> None:
+    with pytest.raises(ValueError, match=r"tenants\.web"):
+        ServerSettings(tenants={"web": name}, tokens=Path("tokens"))
+
+
+def test_tenants_and_a_semantic_pool_do_not_go_together() -> None:
+    arms = {"exact": ArmSettings(), "lent": ArmSettings(reuse="blocks", history="semantic")}
+    server = ServerSettings(tenants={"web": "shop", "mail": "mail"}, tokens=Path("tokens"))
+    with pytest.raises(ValueError, match=r"arm 'lent' has history: semantic, .* names mail, shop; set history: exact"):
+        Settings(arms=arms, default_arm="exact", server=server)
+    Settings(arms={"exact": ArmSettings()}, default_arm="exact", server=server)
+    Settings(arms=arms, default_arm="exact")
+
+
 def test_what_the_command_line_does_not_say_stays() -> None:
     settings = ServerSettings(host="localhost", port=7, tokens=Path("tokens"))
     assert settings.changed(host=None, port=None, admin_port=8) == ServerSettings(
@@ -51,11 +76,17 @@ def test_what_the_command_line_does_not_say_stays() -> None:
 
 def test_files_are_beside_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "rcjax.yaml"
-    file.write_text(f"server: {{tls: {{cert: server.pem, key: {TLS['key']}, client_ca: ca.pem}}, tokens: tokens}}\n")
+    file.write_text(
+        "server:\n"
+        f"  tls: {{cert: server.pem, key: {TLS['key']}, client_ca: ca.pem}}\n"
+        "  tokens: tokens\n"
+        "  key_salt_file: salt\n"
+    )
     server = load_settings(file).server
     assert server.tls is not None
     found = (server.tls.cert, server.tls.key, server.tls.client_ca, server.tokens)
     assert found == (tmp_path / "server.pem", Path(TLS["key"]), tmp_path / "ca.pem", tmp_path / "tokens")
+    assert server.key_salt_file == tmp_path / "salt"
     file.write_text("server: {tls: {cert: server.pem}}\n")
     with pytest.raises(ValueError, match=r"server\.tls\.key"):
         load_settings(file)

@@ -18,7 +18,7 @@ from rcjax.engine.compilation import use_compilation_cache
 from rcjax.engine.cost import CostModel
 from rcjax.engine.plan import Plan, PlannedBlock
 from rcjax.engine.worker import SliceWorker
-from rcjax.prompt import BlockKind, PromptBuilder
+from rcjax.prompt import BlockKind, Owner, PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.request import DeleteItems, PutItems, RecommendRequest, RecommendResult, Write
 from rcjax.serving.mesh import engine_mesh
@@ -147,8 +147,8 @@ class Slices:
         """An item, by number, as the library would have it."""
         one = item(number)
         ids = self.builder.item_ids(one)
-        key = self.parts.keys.key(BlockKind.ITEM, one.item_id, ids)
-        return PlannedBlock(self.builder.block(BlockKind.ITEM, ids, one.item_id), key)
+        key = self.parts.keys.key(BlockKind.ITEM, Owner("", one.item_id), ids)
+        return PlannedBlock(self.builder.block(BlockKind.ITEM, ids, Owner("", one.item_id)), key)
 
     def on(self, index: int, look: Any) -> Any:
         """What `look` says of a slice's worker, on its thread."""

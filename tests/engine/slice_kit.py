@@ -26,7 +26,7 @@ from rcjax.engine.shape import Shape, ShapeSet
 from rcjax.engine.state import RequestState, claim_of, fail, public, resolve
 from rcjax.engine.tasks import Steps, Task
 from rcjax.model.scoring import Scorer
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import RecommendRequest
 
 RANK = {Shape(400, 64): 1.0, Shape(400, 64, 4): 1.5}
@@ -234,8 +234,8 @@ class Slice:
         """An item of the catalogue, whose id is its own."""
         one = item(number, text=text)
         ids = self.planner.builder.item_ids(one)
-        key = self.planner.keys.key(BlockKind.ITEM, one.item_id, ids)
-        return PlannedBlock(self.planner.builder.block(BlockKind.ITEM, ids, one.item_id), key)
+        key = self.planner.keys.key(BlockKind.ITEM, Owner("", one.item_id), ids)
+        return PlannedBlock(self.planner.builder.block(BlockKind.ITEM, ids, Owner("", one.item_id)), key)
 
     def turn(self) -> None:
         self.loop.turn()

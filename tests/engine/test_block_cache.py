@@ -13,7 +13,7 @@ from rcjax.catalog.types import Item
 from rcjax.engine import tasks
 from rcjax.engine.claim import Claim
 from rcjax.errors import ResourceExhaustedError
-from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.prompt import NOBODY, BlockKind, Layout, Owner, Scoring
 
 TOLERANCE = 1e-5
 
@@ -62,8 +62,8 @@ def grow(cache, former, block):
     return drain(cache, tasks.grow(cache, planned(cache, former), planned(cache, block), 0))
 
 
-def history(builder, *numbers, owner="u"):
-    return builder.history_block(builder.history_ids([event(i) for i in numbers]), owner)
+def history(builder, *numbers):
+    return builder.history_block(builder.history_ids([event(i) for i in numbers]), Owner("", "u"))
 
 
 def words(item_id, num_chars):
@@ -87,7 +87,7 @@ def assert_idle(cache):
 
 class TestContent:
     def test_instruction(self, engine, oracle):
-        cached = engine.cache.directory.current(BlockKind.INSTRUCTION, "")
+        cached = engine.cache.directory.current(BlockKind.INSTRUCTION, NOBODY)
         assert cached.token_ids.tolist() == oracle.instruction.tolist()
         assert_same_kv(read(engine, cached)[0], cached_kv(oracle.model, oracle.instruction))
 
@@ -139,7 +139,7 @@ class TestContent:
         first = kv_of(engine, block)
         kv_of(engine, engine.builder.item_block(words("b", 40)))
         assert engine.cache.directory.num_evictions == 1
-        assert engine.cache.directory.current(BlockKind.ITEM, "a") is None
+        assert engine.cache.directory.current(BlockKind.ITEM, Owner("", "a")) is None
         again = kv_of(engine, block)
         assert [values.tobytes() for values in again] == [values.tobytes() for values in first]
 
@@ -181,13 +181,13 @@ class TestFinding:
         cache, block = engine.cache, builder.item_block(item(1))
         expected = kv_of(engine, block)
         with held(cache, [block]) as ((cached,), _):
-            assert cache.directory.drop(BlockKind.ITEM, "i1")
+            assert cache.directory.drop(BlockKind.ITEM, Owner("", "i1"))
             with held(cache, [builder.item_block(words("b", 40))]) as ((other,), _):  # takes what pages are free
                 assert not set(other.pages) & set(cached.pages)
                 assert_same_kv(read(engine, cached)[0], expected, 0)
         assert_idle(cache)
-        assert cache.directory.current(BlockKind.ITEM, "i1") is None
-        assert not cache.directory.drop(BlockKind.ITEM, "i1")
+        assert cache.directory.current(BlockKind.ITEM, Owner("", "i1")) is None
+        assert not cache.directory.drop(BlockKind.ITEM, Owner("", "i1"))
 
 
 class TestOvertaking:
@@ -196,13 +196,13 @@ class TestOvertaking:
         block = planned(cache, builder.item_block(item(1)))
         first, second = (Claim([block], version, is_urgent=True) for version in (1, 3))
         assert cache.grant(first)
-        cache.directory.drop(BlockKind.ITEM, "i1", 2)
+        cache.directory.drop(BlockKind.ITEM, Owner("", "i1"), 2)
         assert cache.grant(second)
         assert first.pins[0] is not second.pins[0]
         build_all(cache)
         assert first.is_done
         assert second.is_done
-        assert cache.directory.current(BlockKind.ITEM, "i1").pages == second.pins[0].pages
+        assert cache.directory.current(BlockKind.ITEM, Owner("", "i1")).pages == second.pins[0].pages
         for claim in (first, second):
             cache.release(claim)
         assert_idle(cache)
@@ -211,7 +211,7 @@ class TestOvertaking:
         block = planned(cache, builder.item_block(item(1)))
         first, second = (Claim([block], version, is_urgent=True) for version in (1, 3))
         assert cache.grant(first)
-        cache.directory.drop(BlockKind.ITEM, "i1", 2)
+        cache.directory.drop(BlockKind.ITEM, Owner("", "i1"), 2)
         assert cache.grant(second)
         cache.release(first)
         build_all(cache)
@@ -316,7 +316,7 @@ class TestGrowing:
     def test_equals_building_the_whole(self, engine, builder, oracle, former_len, more):
         """From a page partly filled, just full, just begun; to within it, to its end and over several."""
         ids = oracle.text("z".join("abcdefghijklmnopqrstuvwxyz0123456789" * 3))[: former_len + more]
-        former, block = builder.history_block(ids[:former_len], "u"), builder.history_block(ids, "u")
+        former, block = (builder.history_block(part, Owner("", "u")) for part in (ids[:former_len], ids))
         found, num_built = grown(engine, former, block)
         assert num_built == more
         assert_same_kv(found, cached_kv(oracle.model, oracle.instruction, ids))
@@ -324,9 +324,9 @@ class TestGrowing:
     def test_the_cached_part_keeps_its_bytes_and_pages(self, engine, builder):
         former, block = history(builder, 1), history(builder, 1, 2)
         kept = kv_of(engine, former)
-        pages = engine.cache.directory.current(BlockKind.HISTORY, "u").pages
+        pages = engine.cache.directory.current(BlockKind.HISTORY, Owner("", "u")).pages
         found, _ = grown(engine, former, block)
-        assert engine.cache.directory.current(BlockKind.HISTORY, "u").pages[: len(pages)] == pages
+        assert engine.cache.directory.current(BlockKind.HISTORY, Owner("", "u")).pages[: len(pages)] == pages
         assert_same_kv([values[:, : len(former)] for values in found], kept, 0)
 
     def test_many_steps(self, engine, builder, oracle):
@@ -364,7 +364,7 @@ class TestGrowing:
     def test_more_than_a_growing_pass_can_take(self, engine, builder, oracle):
         """50 tokens on 40: the small build shape has too few tokens, the large one too few pages for the old ones."""
         ids = oracle.text("z".join("abcdefghijklmnopqrstuvwxyz0123456789" * 3))[:90]
-        former, block = builder.history_block(ids[:40], "u"), builder.history_block(ids, "u")
+        former, block = (builder.history_block(part, Owner("", "u")) for part in (ids[:40], ids))
         found, _ = grown(engine, former, block)
         assert_same_kv(found, cached_kv(oracle.model, oracle.instruction, ids))
 

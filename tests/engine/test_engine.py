@@ -9,7 +9,7 @@ from tiny_engine import ARMS, LIMITS, assert_idle, close_to, event, item, recomm
 
 from rcjax.catalog.types import Event, Item, User
 from rcjax.errors import InvalidRequestError, NotFoundError, ResourceExhaustedError
-from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, Scoring
 from rcjax.request import RecommendRequest
 
 TOLERANCE = 1e-5
@@ -245,7 +245,8 @@ class TestChanging:
 
     def test_inline_content_does_not_displace_what_is_stored(self, stocked, oracle):
         kept = {
-            kind: stocked.cache.directory.current(*kind) for kind in [(BlockKind.ITEM, "i1"), (BlockKind.HISTORY, "u")]
+            kind: stocked.cache.directory.current(*kind)
+            for kind in [(BlockKind.ITEM, Owner("", "i1")), (BlockKind.HISTORY, Owner("", "u"))]
         }
         other, events = item(1, text="in disguise"), (event(8),)
         found = scores(stocked, ["i0", other], history=events)
@@ -272,10 +273,10 @@ class TestChanging:
             engine.append_events("u", [event(number + i) for i in range(step)])
             number += step
             other = restarted(compiled, settings)
-            other.put_user(User("u", engine.library.user("u").content))
+            other.put_user(User("u", engine.library.user("", "u").content))
             pages = []
             for one in (engine, other):
-                block = one.cache.directory.current(BlockKind.HISTORY, "u")
+                block = one.cache.directory.current(BlockKind.HISTORY, Owner("", "u"))
                 kv = one.executor.read_pages(block.pages)
                 pages.append([x.reshape(x.shape[0], -1, *x.shape[3:])[:, : block.num_tokens] for x in (kv.k, kv.v)])
             np.testing.assert_allclose(pages[0], pages[1], atol=TOLERANCE, rtol=TOLERANCE)

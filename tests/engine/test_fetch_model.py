@@ -20,6 +20,7 @@ from rcjax.cache.tiers import KVTiers
 from rcjax.engine.origin import Origin
 from rcjax.engine.state import Stage
 from rcjax.errors import RcjaxError
+from rcjax.prompt import Owner
 from rcjax.serving.residency import Residency
 
 NUM_PAGES = 24  # the null page, those of the instruction, and few enough for blocks to be evicted
@@ -68,9 +69,9 @@ class FetchMachine(RuleBasedStateMachine):
     def drop(self, number):
         self.version += 1
         for one in self.slices:
-            one.directory.drop("item", f"i{number}", self.version)
+            one.directory.drop("item", Owner("", f"i{number}"), self.version)
         if self.tiers is not None:
-            self.tiers.drop([("item", f"i{number}")])
+            self.tiers.drop([("item", Owner("", f"i{number}"))])
         self.dropped[number] = self.version
 
     @precondition(lambda self: any(state for _, state in self.states))
@@ -203,7 +204,7 @@ class FetchMachine(RuleBasedStateMachine):
         for number, version in self.dropped.items():
             if self.filled.get(number, 0) < version:
                 key = self.slices[0].planned(number).key
-                assert all(one.directory.current("item", f"i{number}") is None for one in self.slices)
+                assert all(one.directory.current("item", Owner("", f"i{number}")) is None for one in self.slices)
                 assert self.tiers is None or self.tiers.find(key) is None
                 assert number in self.late or not self.residency.holders([key]).any()
 

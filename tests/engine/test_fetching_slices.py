@@ -12,7 +12,7 @@ from connected_slices import WATCHDOG_S, Slices, scores
 from rcjax.cache import IntegrityError
 from rcjax.cache.tiers import KVTiers
 from rcjax.engine import fetching
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import RecommendRequest
 
 ITEMS = (1, 2, 3, 4)
@@ -197,21 +197,21 @@ class TestWrites:
         release = hold(slices.workers[0])
         future = slices.submit(1, plan)
         let_ask(slices, 1)
-        dropped = slices.workers[1].drop([(BlockKind.ITEM, "i1")], plan.version + 1)
+        dropped = slices.workers[1].drop([(BlockKind.ITEM, Owner("", "i1"))], plan.version + 1)
         assert dropped.result(WATCHDOG_S) == 1, "it was being fetched"
         release.set()
         assert future.result(WATCHDOG_S).tokens.fetched > 0
         held = slices.residency.holders(keys)
         assert held.tolist() == [[1, 0], [1, 1]]
-        assert slices.on(1, lambda worker: worker.cache.directory.current("item", "i1")) is None
+        assert slices.on(1, lambda worker: worker.cache.directory.current("item", Owner("", "i1"))) is None
         slices.assert_idle()
 
     def test_an_older_plan_does_not_bring_back_what_is_deleted(self, slices):
         slices.put_items(ITEMS, on=[0])
         plan = slices.plan_of(RecommendRequest(("i1", "i2"), history=()))
-        slices.workers[1].drop([(BlockKind.ITEM, "i1")], plan.version + 1).result(WATCHDOG_S)
+        slices.workers[1].drop([(BlockKind.ITEM, Owner("", "i1"))], plan.version + 1).result(WATCHDOG_S)
         assert slices.submit(1, plan).result(WATCHDOG_S).tokens.fetched > 0
-        assert slices.on(1, lambda worker: worker.cache.directory.current("item", "i1")) is None
+        assert slices.on(1, lambda worker: worker.cache.directory.current("item", Owner("", "i1"))) is None
 
     def test_a_write_copies_what_another_slice_built(self, slices):
         slices.put_items(ITEMS, on=[0])
@@ -274,12 +274,12 @@ class TestReplicas:
         block = slices.block(1)
 
         def choose(worker):
-            cached = worker.cache.directory.current("item", "i1")
+            cached = worker.cache.directory.current("item", Owner("", "i1"))
             worker.cache.directory.set_order(cached, np.arange(cached.num_tokens)[::-1])
 
         slices.on(0, choose)
         slices.workers[1].fill([block], 9).result(WATCHDOG_S)
-        order = slices.on(1, lambda worker: worker.cache.directory.current("item", "i1").order)
+        order = slices.on(1, lambda worker: worker.cache.directory.current("item", Owner("", "i1")).order)
         assert order.tolist() == list(range(len(block.block)))[::-1]
 
 

@@ -11,7 +11,7 @@ from rcjax.cache.tiers import KVTiers
 from rcjax.cache.tiers.disk import SUBFOLDER, DiskTier
 from rcjax.engine import spilling
 from rcjax.engine.compilation import CompilationCounter
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import RecommendRequest
 
 ITEMS = (1, 2, 3, 4)
@@ -129,7 +129,7 @@ class TestHost:
         host.delete_items([2])
         release.set()
         assert scores(future.result(WATCHDOG_S)) == pytest.approx(scores(first), abs=1e-5)
-        assert host.on(0, lambda worker: worker.cache.directory.current("item", "i2")) is None
+        assert host.on(0, lambda worker: worker.cache.directory.current("item", Owner("", "i2"))) is None
         assert host.tiers.find(host.block(2).key) is None
 
     def test_what_is_deleted_while_it_goes_is_not_kept(self, host):
@@ -220,6 +220,6 @@ class TestDisk:
                 raise OSError(30, "Read-only file system")
 
         monkeypatch.setattr(disk.tiers._disk, "_store", Stuck())
-        dropped = disk.workers[0].drop([(BlockKind.ITEM, item_id) for item_id in IDS], 99)
+        dropped = disk.workers[0].drop([(BlockKind.ITEM, Owner("", item_id)) for item_id in IDS], 99)
         assert "cannot be deleted" in str(dropped.exception(WATCHDOG_S))
         monkeypatch.undo()

@@ -14,13 +14,13 @@ from rcjax.catalog.types import Item, User
 from rcjax.engine.library import BLOCK_BYTES, Library
 from rcjax.engine.plan import Change, Stored, WritePlan
 from rcjax.errors import NotFoundError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, RecommendRequest
 
 
 def kept_bytes(library):
     """Looked up item by item."""
-    stored = [*map(library.item, library.item_ids), *map(library.user, library.user_ids)]
+    stored = [*library.items().values(), *library.users().values()]
     return sum(BLOCK_BYTES + 4 * len(one.block.block) for one in stored if one.block is not None)
 
 
@@ -43,7 +43,7 @@ def test_the_newest_write_of_an_owner_counts_in_whatever_order_they_are_swapped(
         for one in sorted(applied, key=lambda one: one.version):
             newest[writes[plans.index(one)][0]] = writes[plans.index(one)][1]
         expected = {name: item_named(name, text) for name, text in newest.items() if text is not None}
-        assert {name: library.item(name).content for name in library.item_ids} == expected
+        assert {one.id: stored.content for one, stored in library.items().items()} == expected
         if data.draw(st.booleans()):  # ended early or late, which decides what is forgotten of deletions
             library.versions.end_write(plan.version)
     assert library.cache_bytes == kept_bytes(library)
@@ -71,7 +71,7 @@ def test_deletions_are_forgotten_once_no_older_write_lives():
     write_to(planner, PutItems((item(1, text="new"),)))
     write_to(planner, DeleteItems(("i1",)))
     library.swap(late)
-    assert library.item("i1") is None, "the deletion is newer"
+    assert library.item("", "i1") is None, "the deletion is newer"
     library.versions.end_write(late.version)
     for i in range(100):
         write_to(planner, DeleteItems((f"i{i}",)))
@@ -89,7 +89,7 @@ def test_tokens_are_kept_within_the_bytes_allowed_those_used_last(num_kept):
     for i in (3, 0, 7, 1, 3, 6, 2):
         planned(planner, RecommendRequest((f"i{i}",), history=()))
         assert kept_bytes(library) == library.cache_bytes <= num_kept * size
-    kept = [i for i in range(8) if library.item(f"i{i}").block is not None]
+    kept = [i for i in range(8) if library.item("", f"i{i}").block is not None]
     assert set((2, 6, 3, 1, 7)[:num_kept]) <= set(kept)
     assert len(kept) <= num_kept + 1, "a shorter one may fit besides"
 
@@ -107,7 +107,7 @@ def test_forgotten_tokens_are_made_again():
 
 def reachable_blocks(planner):
     """Weak references to the tokens of an item and of a history, and to the texts they were made of."""
-    stored = planner.library.item("i1"), planner.library.user("u")
+    stored = planner.library.item("", "i1"), planner.library.user("", "u")
     return [weakref.ref(one.block.block.token_ids) for one in stored]
 
 
@@ -118,11 +118,11 @@ def test_nothing_of_a_deleted_text_stays(is_planned_late):
     write_to(planner, PutUser(User("u", (event(1),))))
     planned(planner, RecommendRequest(("i1",), "u"))
     gone = reachable_blocks(planner)
-    late = [planner.library.item("i1"), planner.library.user("u")]
+    late = [planner.library.item("", "i1"), planner.library.user("", "u")]
     write_to(planner, DeleteItems(("i1",)))
     write_to(planner, DeleteUser("u"))
     if is_planned_late:  # a planner thread that had looked it up before, and makes its tokens only now
-        blocks = [planner._blocks.item(late[0]), planner._blocks.history("u", late[1])]
+        blocks = [planner._blocks.item(Owner("", "i1"), late[0]), planner._blocks.history(Owner("", "u"), late[1])]
         gone += [weakref.ref(block.block.token_ids) for block in blocks]
         blocks.clear()
     late.clear()
@@ -150,7 +150,7 @@ def test_nothing_inline_is_kept():
     write_to(planner, PutItems((item(1),)))
     before = planner.library.cache_bytes
     plan = planned(planner, RecommendRequest((item(1, text="other"), item(2)), "u", history=(event(1),)))
-    gone = [weakref.ref(block.token_ids) for block in plan.prompt.blocks if block.owner.startswith("\0")]
+    gone = [weakref.ref(block.token_ids) for block in plan.prompt.blocks if block.owner.is_inline]
     assert len(gone) == 3
     del plan
     gc.collect()
@@ -172,7 +172,7 @@ def test_appending_tokenises_the_new_events_only(monkeypatch):
         assert block.token_ids[: len(former)].tolist() == former.token_ids.tolist()
     assert len(seen) == i - 2, "no old event was tokenised again, not even when the oldest had to go"
     assert i > 4
-    assert planner.library.user("u").block.block.kind is BlockKind.HISTORY
+    assert planner.library.user("", "u").block.block.kind is BlockKind.HISTORY
 
 
 def test_what_comes_back_gives_way_to_what_is_known_or_was_deleted_since():
@@ -181,7 +181,7 @@ def test_what_comes_back_gives_way_to_what_is_known_or_was_deleted_since():
     def write(name, content):
         version = library.versions.begin_write()
         stored = None if content is None else Stored(content, version, None)
-        change = Change(BlockKind.ITEM, name, stored)
+        change = Change(BlockKind.ITEM, Owner("", name), stored)
         library.swap(WritePlan(DeleteItems((name,)), version, (), None, (), (change,)))
         library.versions.end_write(version)
 
@@ -190,11 +190,11 @@ def test_what_comes_back_gives_way_to_what_is_known_or_was_deleted_since():
     version = library.versions.begin_read()
     write("gone", gone)
     write("gone", None)
-    found = [(one.item_id, Stored(one, version, None)) for one in (kept, gone, new)]
+    found = [(Owner("", one.item_id), Stored(one, version, None)) for one in (kept, gone, new)]
     assert library.add_missing(BlockKind.ITEM, found) == 1
-    assert {name: stored.content for name, stored in library.items().items()} == {
+    assert {one.id: stored.content for one, stored in library.items().items()} == {
         "kept": item_named("kept", "newer"),
         "new": new,
     }
     write("new", None)  # as any other
-    assert library.item("new") is None
+    assert library.item("", "new") is None

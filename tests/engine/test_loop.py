@@ -7,6 +7,7 @@ from slice_kit import BUILD, PROBING_ARM, RANK, Slice, warm
 
 from rcjax.engine.state import Stage
 from rcjax.errors import ResourceExhaustedError
+from rcjax.prompt import Owner
 
 ALONE, FOUR = RANK
 BUILD_SHORT, BUILD_LONG = BUILD
@@ -202,7 +203,7 @@ class TestWrites:
     def test_a_block_that_a_request_wants_too_is_built_for_it(self, slice_):
         future = slice_.fill(range(20, 60))
         slice_.turn()
-        names = [("item", f"i{number}") for number in (58, 59)]
+        names = [("item", Owner("", f"i{number}")) for number in (58, 59)]
         assert not any(slice_.directory.current(*name) for name in names)
         slice_.land_all()
         assert future.result() == 40
@@ -212,7 +213,7 @@ class TestWrites:
         future = small.fill(range(60))
         small.land_all()
         assert future.result() == 60
-        assert small.directory.current("item", "i59") is not None
+        assert small.directory.current("item", Owner("", "i59")) is not None
         small.assert_idle()
 
     def test_content_that_is_dropped_and_wanted_again_while_it_waits_is_built_again(self, slice_):
@@ -221,11 +222,11 @@ class TestWrites:
         slice_.turn()
         first = slice_.fill([1], version=1)
         slice_.turn()
-        slice_.directory.drop("item", "i1", 2)
+        slice_.directory.drop("item", Owner("", "i1"), 2)
         second = slice_.fill([1], version=3)
         slice_.land_all()
         assert (first.result(), second.result()) == (1, 1)
-        assert slice_.directory.current("item", "i1") is not None
+        assert slice_.directory.current("item", Owner("", "i1")) is not None
         slice_.assert_idle()
 
 

@@ -93,7 +93,7 @@ class TestGivingUp:
         given_up.future.cancel()
         slice_.land_all()
         assert kept.future.result().tokens.built > 0
-        assert {block.owner.split("\0")[1] for block in slice_.directory.ready_blocks() if block.kind == "item"} == {
+        assert {block.owner.id for block in slice_.directory.ready_blocks() if block.kind == "item"} == {
             "i1",
             "i9",
         }
@@ -179,7 +179,7 @@ class TestFailing:
         slice_.land(logits)
         assert type(states[0].future.exception()) is RcjaxError
         assert states[1].future.result()
-        left = {block.owner.split("\0")[1] for block in slice_.directory.ready_blocks() if block.kind == "item"}
+        left = {block.owner.id for block in slice_.directory.ready_blocks() if block.kind == "item"}
         assert left == {"i2"}
         again = slice_.request([1])
         slice_.land_all()

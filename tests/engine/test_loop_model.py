@@ -19,6 +19,7 @@ from slice_kit import PROBING_ARM, Slice
 from rcjax.engine import tasks
 from rcjax.engine.state import Stage
 from rcjax.errors import RcjaxError
+from rcjax.prompt import Owner
 
 NUM_PAGES = 30  # the null page, those of the instruction, and few enough for requests to wait for each other's
 ARMS = ("parallel_anchor_blocks", "parallel_label_prefix", "sequential_label_none", PROBING_ARM)
@@ -58,7 +59,7 @@ class LoopMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def drop(self, number):
         self.version += 1
-        self.slice.directory.drop("item", f"i{number}", self.version)
+        self.slice.directory.drop("item", Owner("", f"i{number}"), self.version)
 
     @rule(
         items=st.one_of(st.just("oak"), st.lists(numbers, min_size=1, max_size=3, unique=True)),

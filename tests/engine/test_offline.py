@@ -6,7 +6,7 @@ from dense_oracle import causal_kv, dense
 from probing import EVENTS, IDS, ITEMS, know
 from tiny_engine import close_to, item, recommend, restarted
 
-from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, Scoring
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def mean_deviations(oracle, prompt):
                 ((new[:, block.start : block.end] - old) ** 2).sum((2, 3))
                 for new, old in zip((k, v), alone, strict=True)
             )
-            found[block.owner] = np.sqrt(square).mean(0)
+            found[block.owner.id] = np.sqrt(square).mean(0)
     return found
 
 
@@ -45,18 +45,18 @@ def test_stored_orders_are_of_mean_deviation_in_the_sampled_prompts(probing, ora
     assert len(prompts) == 4
     totals = {one.item_id: np.zeros(len(oracle.item_ids(one))) for one in ITEMS}
     for sampled in prompts:
-        assert sampled.blocks[1].owner == "u"
-        assert sorted(b.owner for b in sampled.blocks if b.kind is BlockKind.ITEM) == sorted(IDS)
+        assert sampled.blocks[1].owner == Owner("", "u")
+        assert sorted(b.owner.id for b in sampled.blocks if b.kind is BlockKind.ITEM) == sorted(IDS)
         for item_id, deviation in mean_deviations(oracle, sampled).items():
             totals[item_id] += deviation
     for item_id, total in totals.items():
-        order = engine.cache.directory.current(BlockKind.ITEM, item_id).order
+        order = engine.cache.directory.current(BlockKind.ITEM, Owner("", item_id)).order
         assert sorted(order) == list(range(len(total)))
         assert (np.diff(total[order]) <= 1e-4).all(), "largest first"
 
 
 def orders(engine):
-    return {i: engine.cache.directory.current(BlockKind.ITEM, i).order for i in engine.library.item_ids}
+    return {one.id: engine.cache.directory.current(BlockKind.ITEM, one).order for one in engine.library.item_owners}
 
 
 def test_the_same_calls_and_seed_give_the_same_orders(probing, engine):
@@ -72,7 +72,7 @@ def test_items_put_later_get_one_and_others_keep_theirs(engine):
     before = orders(engine)
     engine.put_items([item(40), item(1, text="new")])
     after = orders(engine)
-    assert len(after["i40"]) == engine.cache.directory.current(BlockKind.ITEM, "i40").num_tokens
+    assert len(after["i40"]) == engine.cache.directory.current(BlockKind.ITEM, Owner("", "i40")).num_tokens
     assert len(after["i1"]) > len(before["i1"])
     assert all(after[i].tolist() == before[i].tolist() for i in IDS if i != "i1")
     assert engine.choose_orders() == 0

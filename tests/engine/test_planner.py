@@ -22,7 +22,7 @@ from tiny_engine import ARMS, LIMITS, PAGE_TOKENS, TEMPLATE, event, item
 from rcjax.catalog.types import User
 from rcjax.config import ArmSettings
 from rcjax.engine.shape import Shape
-from rcjax.prompt import BlockKind, History, Layout, Reuse, Scoring
+from rcjax.prompt import NOBODY, BlockKind, History, Layout, Owner, Reuse, Scoring
 from rcjax.prompt.template import Template
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutItems, PutUser, RecommendRequest
 
@@ -63,7 +63,7 @@ class TestPrompts:
         planner = new_planner(template=template_of(text))
         write_to(planner, PutItems(tuple(ITEMS)))
         plan, _ = write_to(planner, PutUser(User("u")))
-        assert (plan.build, plan.drop) == ((), ((BlockKind.HISTORY, "u"),))
+        assert (plan.build, plan.drop) == ((), ((BlockKind.HISTORY, Owner("", "u")),))
         arm = f"{layout}_{scoring}_blocks"
         for request in (RecommendRequest(ALL, "u", arm=arm), RecommendRequest(ALL, history=(), arm=arm)):
             plan = planned(planner, request)
@@ -84,15 +84,15 @@ def template_of(text):
 
 class TestOwners:
     def owners(self, planner, request):
-        return [block.owner for block in planned(planner, request).prompt.blocks if block.owner]
+        return [block.owner for block in planned(planner, request).prompt.blocks if block.owner != NOBODY]
 
     def test_what_is_the_librarys_is_its_block_however_it_comes(self, stocked):
-        expected = ["u", "i0", "i1"]
+        expected = [Owner("", name) for name in ("u", "i0", "i1")]
         for candidates in (("i0", "i1"), tuple(ITEMS[:2]), ("i0", ITEMS[1])):
             for history in (None, EVENTS, tuple(replace(one, timestamp_s=7) for one in EVENTS)):
                 assert self.owners(stocked, RecommendRequest(candidates, "u", history)) == expected
 
-    def test_other_inline_content_has_an_owner_that_is_nobodys_id(self, stocked):
+    def test_other_inline_content_has_another_owner_than_the_librarys(self, stocked):
         requests = [
             RecommendRequest((item(1, text="new"),), "u", history=()),
             RecommendRequest((item(1, text="newer"),), "", history=()),
@@ -101,7 +101,7 @@ class TestOwners:
         ]
         owners = [owner for request in requests for owner in self.owners(stocked, request)]
         assert len(set(owners)) == len(owners) == 8
-        assert all(owner.startswith("\0") for owner in owners), "which no id may hold"
+        assert all(owner.is_inline for owner in owners)
 
     def test_the_same_content_of_the_same_name_is_one_block(self, stocked):
         request = RecommendRequest((item(9),), "v", history=EVENTS)
@@ -112,10 +112,10 @@ class TestOwners:
         requests = [RecommendRequest(("i0",), "u", one) for one in (EVENTS[:1], (), tuple(reversed(EVENTS)))]
         owners = {self.owners(stocked, request)[0] for request in requests}
         assert len(owners) == 1
-        assert all(owner.startswith("\0u\0") for owner in owners)
+        assert all(owner.is_inline and owner[:2] == ("", "u") for owner in owners)
         assert len({planned(stocked, request).keys[1] for request in requests}) == 3
         plan, _ = write_to(stocked, DeleteUser("u"))
-        assert plan.drop == ((BlockKind.HISTORY, "u"), (BlockKind.HISTORY, *owners))
+        assert plan.drop == ((BlockKind.HISTORY, Owner("", "u")), (BlockKind.HISTORY, *owners))
 
 
 # How many of the items' tokens each selects; of an exact history and the instruction, none.
@@ -220,13 +220,13 @@ class TestWhatAPlanSays:
 class TestWrites:
     def test_what_is_to_be_computed_and_dropped(self, stocked):
         plan, _ = write_to(stocked, PutItems((item(0), item(1, text="new"))))
-        assert [block.block.owner for block in plan.build] == ["i0", "i1"]
+        assert [block.block.owner for block in plan.build] == [Owner("", "i0"), Owner("", "i1")]
         assert [block.key for block in plan.build] == list(
             planned(stocked, RecommendRequest(("i0", "i1"), "u")).keys[2:]
         )
         assert (plan.grow_from, plan.drop) == (None, ())
         plan, _ = write_to(stocked, DeleteItems(("i0", "x")))
-        assert (plan.build, plan.drop) == ((), ((BlockKind.ITEM, "i0"), (BlockKind.ITEM, "x")))
+        assert (plan.build, plan.drop) == ((), ((BlockKind.ITEM, Owner("", "i0")), (BlockKind.ITEM, Owner("", "x"))))
 
     def test_planning_a_write_changes_nothing(self, stocked):
         before = planned(stocked, RecommendRequest(ALL, "u")).keys
@@ -238,7 +238,7 @@ class TestWrites:
     def test_users_keep_their_newest_events(self, stocked):
         events = tuple(event(i) for i in range(40))
         write_to(stocked, PutUser(User("v", events)))
-        kept = stocked.library.user("v").content
+        kept = stocked.library.user("", "v").content
         assert kept == events[-len(kept) :]
         used = len(ORACLE.history_ids(kept))
         assert LIMITS.max_history_tokens / 2 < used <= 0.75 * LIMITS.max_history_tokens
@@ -248,7 +248,7 @@ class TestWrites:
         former, num_shifts = (), 0
         for i in range(30):
             plan, _ = write_to(stocked, AppendEvents("v", (event(i),)))
-            kept = stocked.library.user("v").content
+            kept = stocked.library.user("", "v").content
             assert kept[-1] == event(i)
             ids = ORACLE.history_ids(kept).tolist()
             assert len(ids) <= LIMITS.max_history_tokens

@@ -21,13 +21,13 @@ class TestRefusing:
     def test_the_error_names_field_and_limit_and_nothing_stays(self, stocked, name):
         request, kind, field, part = BAD[name]
         library = stocked.library
-        before = (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest)
+        before = (library.cache_bytes, library.item_owners, library.user_owners, library.versions.oldest)
         with pytest.raises(kind) as caught:
             (stocked.plan if isinstance(request, RecommendRequest) else stocked.plan_write)(request)
         assert type(caught.value) is kind
         assert caught.value.field == field
         assert part in caught.value.message
-        assert (library.cache_bytes, library.item_ids, library.user_ids, library.versions.oldest) == before
+        assert (library.cache_bytes, library.item_owners, library.user_owners, library.versions.oldest) == before
         assert not library.versions._reads
         assert not library.versions._writes
 

@@ -61,14 +61,14 @@ def ask(planner, texts, faults, stop, keys):
                 faults.append(f"{owner} was not found, but was there all the time")
             continue
         for block in plan.prompt.blocks:
-            if block.owner:
-                possible = texts.between(block.owner, since[block.owner])
+            if block.owner.id:
+                possible = texts.between(block.owner.id, since[block.owner.id])
                 if number_in(block) not in possible:
                     faults.append(f"{block.owner} is {number_in(block)}, not of {possible}")
         for index, key in zip(plan.cached, plan.keys, strict=True):
             block = plan.prompt.blocks[index]
             if keys.key(block.kind, block.owner, block.token_ids) != key:
-                faults.append(f"the key of {block.owner!r} is another text's")
+                faults.append(f"the key of {block.owner} is another text's")
         planner.library.versions.end_read(plan.version)
 
 

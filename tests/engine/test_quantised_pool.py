@@ -20,7 +20,7 @@ from rcjax.config import ArmSettings, CacheSettings, SemanticSettings, ShapeSett
 from rcjax.errors import RcjaxError
 from rcjax.evaluation.fidelity import kl_divergence
 from rcjax.kernels.quantisation import dequantise
-from rcjax.prompt import BlockKind, History, Layout, Scoring
+from rcjax.prompt import BlockKind, History, Layout, Owner, Scoring
 from rcjax.serving.snapshots import restore, save
 
 ITEMS = [item(i, num_words=1 + i) for i in range(6)]  # 1 to 4 pages each
@@ -62,8 +62,8 @@ def engine(quantised):
     return engine
 
 
-def block(engine, kind, owner):
-    return engine.cache.directory.current(kind, owner)
+def block(engine, kind, name):
+    return engine.cache.directory.current(kind, Owner("", name))
 
 
 def bits(engine, cached, num_tokens=None):

@@ -19,7 +19,7 @@ from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.shape import Shape
 from rcjax.kernels.kv import KVPages
 from rcjax.model.selection import Measure, Quantity
-from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, Scoring
 from rcjax.request import PutItems, PutUser, RecommendRequest
 
 TOLERANCE = 1e-5
@@ -190,7 +190,7 @@ def expected_choice(name, prompt, engine):
             best(np.where(is_first, np.inf, prompt.deviation(1, prompt.all_items)), math.ceil(0.4 * num))
         )
     assert name == "offline"
-    orders = [engine.cache.directory.current(BlockKind.ITEM, item_id).order for item_id in IDS]
+    orders = [engine.cache.directory.current(BlockKind.ITEM, Owner("", item_id)).order for item_id in IDS]
     return [sorted(order[:3].tolist()) for order in orders]
 
 

@@ -26,7 +26,7 @@ from rcjax.engine.compilation import CompilationCounter
 from rcjax.engine.generation import Sampling
 from rcjax.engine.state import RequestState, claim_of
 from rcjax.errors import RcjaxError, ResourceExhaustedError
-from rcjax.prompt import BlockKind, Layout, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, Scoring
 from rcjax.request import PutUser, RecommendRequest
 
 LAYOUTS = [layout.value for layout in Layout]
@@ -192,9 +192,9 @@ class TestPages:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_the_exact_key_still_misses_and_is_computed_when_put(self, engine, oracle, layout):
         engine.put_user(User("u", EVENTS))
-        engine.call_workers(lambda worker: worker.cache.directory.drop(BlockKind.HISTORY, "u"))
+        engine.call_workers(lambda worker: worker.cache.directory.drop(BlockKind.HISTORY, Owner("", "u")))
         assert ask(engine, f"{layout}_none", "u", None)[0].semantic > 0
-        assert engine.directory.current(BlockKind.HISTORY, "u") is None
+        assert engine.directory.current(BlockKind.HISTORY, Owner("", "u")) is None
         engine.put_user(User("u", EVENTS))
         tokens, found = ask(engine, f"{layout}_none", "u", None)
         assert tokens.semantic == 0
@@ -234,7 +234,7 @@ class TestPages:
         semantic = engine.worker._semantic
         drain(engine.cache, semantic.build(0))
         with engine.router.planned(RecommendRequest((item(1),), "u", arm="parallel_none")) as plan:
-            engine.directory.drop(BlockKind.HISTORY, "u", plan.version)
+            engine.directory.drop(BlockKind.HISTORY, Owner("", "u"), plan.version)
             state = RequestState(plan, 0.0, None, Future(), claim_of(plan))
         wanted = state.claim.wanted
         semantic.borrow(state)
@@ -247,7 +247,7 @@ class TestPages:
             semantic.borrow(state)
         assert (state.loan, state.extra_fresh, state.claim.num_scratch_pages) == (None, 0, 0)
         assert [one.key for one in state.claim.wanted] == [one.key for one in wanted]
-        other = engine.builder.history_block(engine.builder.history_ids(DONOR_EVENTS), "u")
+        other = engine.builder.history_block(engine.builder.history_ids(DONOR_EVENTS), Owner("", "u"))
         with held(engine.cache, [other], version=plan.version):  # the user's, and of other content
             semantic.borrow(state)
         assert state.loan is not None

@@ -18,9 +18,9 @@ from rcjax.cache.packing import pack_ids
 from rcjax.cache.tiers import KVTiers
 from rcjax.cache.tiers.disk import DiskTier
 from rcjax.catalog.types import Event, User
-from rcjax.engine.library_blocks import inline_owner
-from rcjax.prompt import BlockKind
-from rcjax.request import AppendEvents, DeleteUser, PutUser, RecommendRequest
+from rcjax.engine.library_blocks import ANY_HISTORY
+from rcjax.prompt import BlockKind, Owner
+from rcjax.request import AppendEvents, DeleteUser, PutItems, PutUser, RecommendRequest
 
 SECRET = "zqxjkvwy"  # in no other text
 EVENTS = (Event("i1", f"{SECRET} vase"), Event("i2", f"lamp {SECRET}"))
@@ -96,19 +96,40 @@ def test_an_engine_forgets_a_user_everywhere(lending) -> None:
     assert engine.delete_user("ann")
     assert copies(engine, ids) == []
     assert 0 < engine.worker._semantic._pool.num_prototypes < before
-    assert engine.library.user_ids == ["bob"]
+    assert engine.library.user_owners == [Owner("", "bob")]
 
 
 def test_what_came_inline_goes_though_the_library_never_had_the_user(lending) -> None:
     engine = restarted(*lending)
     engine.put_items(ITEMS)
     engine.recommend([RecommendRequest(IDS, "eve", history=INLINE, arm="parallel_exact")])
-    owner = inline_owner("eve")
+    owner = Owner("", "eve", ANY_HISTORY)
     assert engine.directory.current(BlockKind.HISTORY, owner) is not None
     assert not engine.delete_user("eve")
     assert engine.directory.current(BlockKind.HISTORY, owner) is None
     engine.recommend([RecommendRequest(IDS, history=DONOR_EVENTS, arm="parallel_exact")])
     assert copies(engine, secret_ids(engine.builder)) == []
+
+
+def test_a_user_goes_from_one_tenant_and_the_others_of_that_id_stay(lending) -> None:
+    """The same user, with the same texts, in two tenants: the secret is gone with the second one only."""
+    engine = restarted(*lending)
+    ids = secret_ids(engine.builder)
+    for tenant in ("one", "two"):
+        for write in (PutItems(tuple(ITEMS), tenant), PutUser(User("ann", EVENTS), tenant)):
+            engine.router.submit_write(write).result(WATCHDOG_S)
+    asked = [RecommendRequest(IDS, "ann", arm="parallel_exact", tenant=tenant) for tenant in ("one", "two")]
+    asked += [RecommendRequest(IDS, "ann", history=INLINE, arm="parallel_exact", tenant=one.tenant) for one in asked]
+    asked += [RecommendRequest(IDS, "", history=DONOR_EVENTS, arm="parallel_exact", tenant=one.tenant) for one in asked]
+    for outcome in engine.recommend(asked):
+        assert not isinstance(outcome, Exception), outcome
+    del asked, outcome, write
+    engine.router.submit_write(DeleteUser("ann", "one")).result(WATCHDOG_S)
+    assert len(copies(engine, ids)) > 3
+    owners = {block.owner for block in engine.directory.ready_blocks() if block.owner.id == "ann"}
+    assert owners == {Owner("two", "ann"), Owner("two", "ann", ANY_HISTORY)}
+    engine.router.submit_write(DeleteUser("ann", "two")).result(WATCHDOG_S)
+    assert copies(engine, ids) == []
 
 
 @pytest.fixture

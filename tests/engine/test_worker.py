@@ -15,7 +15,7 @@ from rcjax.engine.executor import ExecutorLostError
 from rcjax.engine.generation import Sampling
 from rcjax.engine.worker import SliceWorker
 from rcjax.errors import DeadlineExceededError, InvalidRequestError, RcjaxError, UnavailableError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 WATCHDOG_S = 60.0  # far beyond what anything here takes; a test that hangs fails by it
 
@@ -113,15 +113,17 @@ class TestWork:
         former, longer = threaded.slice.planned(1), threaded.slice.planned(1, text="and more")
         result(threaded.worker.fill([former], 1))
         assert result(threaded.worker.grow(former, longer, 2)) == 1
-        current = result(threaded.worker.call(lambda worker: worker.cache.directory.current("item", "i1")))
+        current = result(threaded.worker.call(lambda worker: worker.cache.directory.current("item", Owner("", "i1"))))
         assert current.token_ids.tolist() == longer.block.token_ids.tolist()
 
     def test_what_is_dropped_is_gone_and_older_plans_do_not_bring_it_back(self, threaded):
         threaded.all_pass()
         result(threaded.worker.fill([threaded.slice.planned(1)], 1))
-        assert result(threaded.worker.drop([(BlockKind.ITEM, "i1"), (BlockKind.ITEM, "i2")], 5)) == 1
+        assert (
+            result(threaded.worker.drop([(BlockKind.ITEM, Owner("", "i1")), (BlockKind.ITEM, Owner("", "i2"))], 5)) == 1
+        )
         result(threaded.worker.fill([threaded.slice.planned(1)], 4))
-        find = lambda worker: worker.cache.directory.current("item", "i1")  # noqa: E731
+        find = lambda worker: worker.cache.directory.current("item", Owner("", "i1"))  # noqa: E731
         assert result(threaded.worker.call(find)) is None
         result(threaded.worker.fill([threaded.slice.planned(1)], 6))
         assert result(threaded.worker.call(find)) is not None
@@ -288,7 +290,7 @@ class TestStopping:
             threaded.submit([1]),
             worker.fill([planned], 1),
             worker.grow(planned, planned, 1),
-            worker.drop([(BlockKind.ITEM, "i1")], 1),
+            worker.drop([(BlockKind.ITEM, Owner("", "i1"))], 1),
             worker.call(lambda worker: 1),
             worker.generate(threaded.slice.planner.builder.text_block("oak"), Sampling(3)),
         ):

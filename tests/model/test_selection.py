@@ -16,14 +16,14 @@ from rcjax.model.selection import (
     UnionSelection,
     parse_policy,
 )
-from rcjax.prompt import BlockKind, Layout, PromptBuilder, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, PromptBuilder, Scoring
 
 CACHED = (BlockKind.INSTRUCTION, BlockKind.HISTORY, BlockKind.ITEM)
 
 
 def cached_prompt(layout=Layout.SEQUENTIAL, titles=("abcdefgh", "xy", "pqrst")):
     build = PromptBuilder(small_template(), CharEncoder(), len(titles))
-    history = build.history_block(build.history_ids([Event("e", "a")]), "user")
+    history = build.history_block(build.history_ids([Event("e", "a")]), Owner("", "user"))
     items = [build.item_block(Item(str(i), title)) for i, title in enumerate(titles)]
     prompt = build.build(history, items, layout, Scoring.LABEL)
     return prompt, [block for block in prompt.blocks if block.kind in CACHED]

@@ -14,7 +14,7 @@ from rcjax.catalog.types import Event, Item
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
 from rcjax.model.tokenizer import Tokenizer
-from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
+from rcjax.prompt import Block, BlockKind, Layout, Owner, Prompt, PromptBuilder, Scoring
 from rcjax.prompt.template import Template
 
 TEXTS = {
@@ -88,7 +88,7 @@ def prompt_of(build: PromptBuilder, history: list, candidates: list, layout: Lay
         build.item_block(Item(f"item-{i}", title, description, brand, tuple(categories)))
         for i, (title, description, brand, categories) in enumerate(candidates)
     ]
-    return build.build(build.history_block(ids, "user"), blocks, layout, scoring)
+    return build.build(build.history_block(ids, Owner("", "user")), blocks, layout, scoring)
 
 
 def written_by_the_template(prompt: Prompt) -> list[tuple[BlockKind, list[int]]]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcjax.catalog.types import Event, Item
-from rcjax.prompt import BlockKind, Layout, PromptBuilder, Scoring
+from rcjax.prompt import BlockKind, Layout, Owner, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 
 SEQUENTIAL, PARALLEL, LABEL, ANCHOR = Layout.SEQUENTIAL, Layout.PARALLEL, Scoring.LABEL, Scoring.ANCHOR
@@ -23,7 +23,7 @@ def builder(encoder=ENCODER, max_candidates=8, **changes):
 
 
 def prompt_of(build, events, titles, layout, scoring):
-    history = build.history_block(build.history_ids([Event("e", title) for title in events]), "user")
+    history = build.history_block(build.history_ids([Event("e", title) for title in events]), Owner("", "user"))
     items = [build.item_block(Item(f"id{i}", title)) for i, title in enumerate(titles)]
     return build.build(history, items, layout, scoring)
 
@@ -216,7 +216,7 @@ def test_in_parallel_an_item_stands_the_same_in_any_order(order):
         anchors = dict(zip([b.owner for b in prompt.blocks if b.kind is BlockKind.ITEM], prompt.readouts, strict=True))
         return {owner: (prompt.blocks[i].start, prompt.blocks[i].token_ids.tolist()) for owner, i in anchors.items()}
 
-    history = build.history_block(build.history_ids([]), "user")
+    history = build.history_block(build.history_ids([]), Owner("", "user"))
     items = [build.item_block(Item(title, title)) for title in titles]
     straight = build.build(history, items, PARALLEL, ANCHOR)
     shuffled = build.build(history, [items[i] for i in order], PARALLEL, ANCHOR)
@@ -225,11 +225,11 @@ def test_in_parallel_an_item_stands_the_same_in_any_order(order):
 
 def test_labels_go_by_place_and_owners_by_item():
     build = builder()
-    history = build.history_block(build.history_ids([]), "user")
+    history = build.history_block(build.history_ids([]), Owner("", "user"))
     items = [build.item_block(Item(title, title)) for title in ("xy", "p", "rs")]
     prompt = build.build(history, [items[2], items[0], items[1]], SEQUENTIAL, LABEL)
     assert flat_text(prompt) == "INSh:noneA=rsB=xyC=p?"
-    assert [b.owner for b in prompt.blocks] == ["", "user", "", "rs", "", "xy", "", "p", ""]
+    assert [b.owner.id for b in prompt.blocks] == ["", "user", "", "rs", "", "xy", "", "p", ""]
 
 
 def test_only_a_sequential_item_is_inexact():
@@ -244,9 +244,9 @@ def test_cached_blocks_stand_right_after_the_instruction():
     build = builder()
     assert (build.instruction_block().start, build.instruction_block().end) == (0, 3)
     item = build.item_block(Item("id", "xy"))
-    assert (item.start, item.end, len(item), item.owner) == (3, 5, 2, "id")
-    assert build.item_block(Item("id", "xy"), owner="other").owner == "other"
-    assert build.history_block(build.history_ids([]), "user").start == 3
+    assert (item.start, item.end, len(item), item.owner) == (3, 5, 2, Owner("", "id"))
+    assert build.item_block(Item("id", "xy"), owner=Owner("t", "other")).owner == Owner("t", "other")
+    assert build.history_block(build.history_ids([])).start == 3
 
 
 def test_a_bos_and_the_chat_frame_surround_the_prompt():
@@ -263,7 +263,7 @@ def test_the_shop_template_reads_as_one_text():
     build = PromptBuilder(template, encoder, 4)
     events = [Event("1", "Lamp", "too dim", 2.0), Event("2", "Desk")]
     items = [Item("3", "Acme Chair", "Folds.", "Acme", price=20.0), Item("4", "Mug", brand="Kiln")]
-    history = build.history_block(build.history_ids(events), "user")
+    history = build.history_block(build.history_ids(events), Owner("", "user"))
     blocks = [build.item_block(item) for item in items]
     head = f"<s>{template.instruction}</s><u>My purchases:\n- Lamp (2/5): too dim\n- Desk\n"
     question = "\nWhich one do I buy next? Answer with its label only.</u><a>"

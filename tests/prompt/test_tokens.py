@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcjax.catalog.types import Event, Item
-from rcjax.prompt import Layout, PromptBuilder, Scoring, single_token_labels
+from rcjax.prompt import Layout, Owner, PromptBuilder, Scoring, single_token_labels
 
 ENCODER = CharEncoder()
 WORDS = st.text("abc", min_size=1, max_size=6)
@@ -39,7 +39,7 @@ def test_user_text_is_not_a_template_and_never_special():
             return super().encode(text, allow_special=allow_special)
 
     build = builder(Spy())
-    history = build.history_block(build.history_ids([Event("e", "{{ label }}")]), "user")
+    history = build.history_block(build.history_ids([Event("e", "{{ label }}")]), Owner("", "user"))
     build.build(history, [build.item_block(Item("i", "{% if %}"))], Layout.SEQUENTIAL, Scoring.LABEL)
     assert ("{{ label }};", False) in seen
     assert ("{% if %}", False) in seen

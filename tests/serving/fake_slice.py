@@ -14,7 +14,7 @@ import numpy as np
 from fake_router import INFO, ranked
 
 from rcjax.errors import InvalidRequestError, NotFoundError, UnavailableError
-from rcjax.prompt import Block, BlockKind, Layout, Prompt, Scoring
+from rcjax.prompt import Block, BlockKind, Layout, Owner, Prompt, Scoring
 from rcjax.request import (
     AppendEvents,
     DeleteItems,
@@ -43,9 +43,15 @@ class Clock:
         return self.now_s
 
 
+def owner_of(full_id: str) -> Owner:
+    """The owner whose full id this is."""
+    tenant, _, own_id = full_id.rpartition("\0")
+    return Owner(tenant, own_id)
+
+
 @dataclass(frozen=True)
 class FakePlannedBlock:
-    """A block named `owner` whose tokens are the letters of `text`."""
+    """A block of `owner`, as its full id, whose tokens are the letters of `text`."""
 
     owner: str
     text: str
@@ -53,7 +59,7 @@ class FakePlannedBlock:
 
     @property
     def block(self) -> Block:
-        return Block(self.kind, np.zeros(len(self.text), np.int32), 0, owner=self.owner)
+        return Block(self.kind, np.zeros(len(self.text), np.int32), 0, owner=owner_of(self.owner))
 
     @property
     def key(self) -> bytes:
@@ -101,7 +107,7 @@ class FakeWritePlan:
     version: int
     build: tuple[FakePlannedBlock, ...] = ()
     grow_from: FakePlannedBlock | None = None
-    drop: tuple[tuple[BlockKind, str], ...] = ()
+    drop: tuple[tuple[BlockKind, Owner], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ class FakeVersions:
 
 
 class FakeLibrary:
-    """Users' texts and items' texts by id; a swap says in `log` that it happened."""
+    """Users' texts and items' texts by full id; a swap says in `log` that it happened."""
 
     def __init__(self, log: list[Any]):
         self.texts: dict[str, str] = {"ann": "", **{f"item-{n}": f"No. {n}" for n in range(10)}}
@@ -164,20 +170,20 @@ class FakeLibrary:
 
     @property
     def num_items(self) -> int:
-        return sum(owner.startswith("item") for owner in self.texts)
+        return len(self.item_owners)
 
     @property
     def num_users(self) -> int:
         return len(self.texts) - self.num_items
 
     @property
-    def item_ids(self) -> list[str]:
-        return [owner for owner in self.texts if owner.startswith("item")]
+    def item_owners(self) -> list[Owner]:
+        return [owner_of(full_id) for full_id in self.texts if owner_of(full_id).id.startswith("item")]
 
     def swap(self, plan: FakeWritePlan) -> int:
         self._log.append("swap")
         self.texts |= {planned.owner: planned.text for planned in plan.build}
-        existed = [self.texts.pop(owner, None) is not None for _, owner in plan.drop]
+        existed = [self.texts.pop(owner.full_id, None) is not None for _, owner in plan.drop]
         return sum(existed)
 
 
@@ -192,10 +198,11 @@ class FakePlanner:
     def plan(self, request: RecommendRequest) -> FakePlan:
         self.threads.add(threading.current_thread().name)
         self.before(request)
+        full = [Owner(request.tenant, item_id).full_id for item_id in request.candidates]
         for index, candidate in enumerate(request.candidates):
-            if candidate not in self._library.texts:
+            if full[index] not in self._library.texts:
                 raise NotFoundError(f"unknown item {candidate!r}", field=f"candidates[{index}].item_id")
-        wanted = tuple(FakePlannedBlock(item_id, self._library.texts[item_id]) for item_id in request.candidates)
+        wanted = tuple(FakePlannedBlock(full_id, self._library.texts[full_id]) for full_id in full)
         return FakePlan(request, self._library.versions.begin(), wanted)
 
     def plan_generation(self, request: GenerateRequest) -> FakeGenerationPlan:
@@ -206,9 +213,9 @@ class FakePlanner:
         """1 is "a", 2 is "b"."""
         return "".join(chr(ord("a") - 1 + token_id) for token_id in token_ids)
 
-    def item_block(self, item_id: str) -> FakePlannedBlock | None:
-        text = self._library.texts.get(item_id)
-        return None if text is None else FakePlannedBlock(item_id, text)
+    def item_block(self, owner: Owner) -> FakePlannedBlock | None:
+        text = self._library.texts.get(owner.full_id)
+        return None if text is None else FakePlannedBlock(owner.full_id, text)
 
     def plan_write(self, write: Write) -> FakeWritePlan:
         self.before(write)
@@ -218,21 +225,24 @@ class FakePlanner:
         if isinstance(write, PutItems):
             if not write.items:
                 raise InvalidRequestError("items is empty", field="items")
-            build = tuple(FakePlannedBlock(item.item_id, item.title) for item in write.items)
+            build = tuple(
+                FakePlannedBlock(Owner(write.tenant, item.item_id).full_id, item.title) for item in write.items
+            )
         elif isinstance(write, PutUser):
             events = write.user.events
             text = "".join(event.title for event in events)
-            build = (FakePlannedBlock(write.user.user_id, text, BlockKind.HISTORY),)
+            build = (FakePlannedBlock(Owner(write.tenant, write.user.user_id).full_id, text, BlockKind.HISTORY),)
         elif isinstance(write, AppendEvents):
-            if write.user_id not in texts:
+            full_id = Owner(write.tenant, write.user_id).full_id
+            if full_id not in texts:
                 raise NotFoundError(f"unknown user {write.user_id!r}", field="user_id")
-            grow_from = FakePlannedBlock(write.user_id, texts[write.user_id], BlockKind.HISTORY)
+            grow_from = FakePlannedBlock(full_id, texts[full_id], BlockKind.HISTORY)
             added = "".join(event.title for event in write.events)
-            build = (FakePlannedBlock(write.user_id, grow_from.text + added, BlockKind.HISTORY),)
+            build = (FakePlannedBlock(full_id, grow_from.text + added, BlockKind.HISTORY),)
         elif isinstance(write, DeleteItems):
-            drop = tuple((BlockKind.ITEM, item_id) for item_id in write.item_ids)
+            drop = tuple((BlockKind.ITEM, Owner(write.tenant, item_id)) for item_id in write.item_ids)
         else:
-            drop = ((BlockKind.HISTORY, write.user_id),)
+            drop = ((BlockKind.HISTORY, Owner(write.tenant, write.user_id)),)
         return FakeWritePlan(write, self._library.versions.begin(), build, grow_from, drop)
 
 
@@ -274,8 +284,8 @@ class FakeWorker:
     def grow(self, former: FakePlannedBlock, block: FakePlannedBlock, version: int) -> Future[int]:
         return self._put("grow", (former.text, block.text), lambda: 1)
 
-    def drop(self, names: Sequence[tuple[BlockKind, str]], version: int) -> Future[int]:
-        return self._put("drop", [owner for _, owner in names], lambda: len(names))
+    def drop(self, names: Sequence[tuple[BlockKind, Owner]], version: int) -> Future[int]:
+        return self._put("drop", [owner.full_id for _, owner in names], lambda: len(names))
 
     def generate(
         self, source: Any, sampling: Any, *, deadline_s: float | None = None, listener: Any = None

@@ -18,7 +18,7 @@ from rcjax.catalog.types import Event, Item, User
 from rcjax.engine.library import Library
 from rcjax.engine.plan import Change, PlannedBlock, Stored, WritePlan
 from rcjax.errors import NotFoundError, UnavailableError
-from rcjax.prompt import Block, BlockKind
+from rcjax.prompt import Block, BlockKind, Owner
 from rcjax.request import (
     AppendEvents,
     DeleteItems,
@@ -36,21 +36,25 @@ from rcjax.serving.owners import ItemOwners
 from rcjax.serving.residency import Residency
 from rcjax.serving.router import Router
 
-Name = tuple[BlockKind, str]
+Name = tuple[BlockKind, str]  # of what a slice holds, with the full id
 INSTRUCTION = (BlockKind.INSTRUCTION, "")
 
 
-def put(item_id: str, number: int) -> PutItems:
-    return PutItems((Item(item_id, str(number)),))
+def put(item_id: str, number: int, tenant: str = "") -> PutItems:
+    return PutItems((Item(item_id, str(number)),), tenant)
 
 
 def user(user_id: str, *numbers: int) -> User:
     return User(user_id, tuple(Event("item", str(number)) for number in numbers))
 
 
-def block_of(kind: BlockKind, owner: str, numbers: Sequence[int]) -> PlannedBlock:
+def block_of(kind: BlockKind, owner: Owner, numbers: Sequence[int]) -> PlannedBlock:
     block = Block(kind, np.array(numbers, np.int32), 0, owner=owner)
     return PlannedBlock(block, hashlib.sha256(f"{kind} {owner} {list(numbers)}".encode()).digest())
+
+
+def name_of(kind: BlockKind, owner: Owner) -> Name:
+    return kind, owner.full_id
 
 
 def numbers_of(planned: PlannedBlock) -> tuple[int, ...]:
@@ -78,8 +82,9 @@ class ManualPlanner:
     def plan(self, request: RecommendRequest) -> ManualPlan:
         version = self.library.versions.begin_read()
         try:
-            user = self.library.user(request.user_id)
-            blocks = [user.block if user else None, *map(self.item_block, request.candidates)]
+            user = self.library.user(request.tenant, request.user_id)
+            items = [self.item_block(Owner(request.tenant, item_id)) for item_id in request.candidates]
+            blocks = [user.block if user else None, *items]
             if None in blocks:
                 raise NotFoundError("unknown")
             return ManualPlan(request, tuple(blocks), version)
@@ -87,32 +92,33 @@ class ManualPlanner:
             self.library.versions.end_read(version)
             raise
 
-    def item_block(self, item_id: str) -> PlannedBlock | None:
-        stored = self.library.item(item_id)
+    def item_block(self, owner: Owner) -> PlannedBlock | None:
+        stored = self.library.item(owner.tenant, owner.id)
         return None if stored is None else stored.block
 
     def plan_write(self, write: Write) -> WritePlan:
         former: PlannedBlock | None = None
-        drop: tuple[Name, ...] = ()
-        contents: list[tuple[Name, Any, PlannedBlock]] = []
+        drop: tuple[tuple[BlockKind, Owner], ...] = ()
+        contents: list[tuple[tuple[BlockKind, Owner], Any, PlannedBlock]] = []
         if isinstance(write, PutItems):
             for item in write.items:
-                block = block_of(BlockKind.ITEM, item.item_id, [int(item.title)])
-                contents.append(((BlockKind.ITEM, item.item_id), item, block))
+                owner = Owner(write.tenant, item.item_id)
+                block = block_of(BlockKind.ITEM, owner, [int(item.title)])
+                contents.append(((BlockKind.ITEM, owner), item, block))
         elif isinstance(write, DeleteItems):
-            drop = tuple((BlockKind.ITEM, item_id) for item_id in write.item_ids)
+            drop = tuple((BlockKind.ITEM, Owner(write.tenant, item_id)) for item_id in write.item_ids)
         elif isinstance(write, DeleteUser):
-            drop = ((BlockKind.HISTORY, write.user_id),)
+            drop = ((BlockKind.HISTORY, Owner(write.tenant, write.user_id)),)
         else:
-            user_id = write.user.user_id if isinstance(write, PutUser) else write.user_id
+            owner = Owner(write.tenant, write.user.user_id if isinstance(write, PutUser) else write.user_id)
             events = write.user.events if isinstance(write, PutUser) else write.events
             if isinstance(write, AppendEvents):
-                stored = self.library.user(user_id)
+                stored = self.library.user(owner.tenant, owner.id)
                 if stored is None:
                     raise NotFoundError("unknown")
                 former, events = stored.block, (*stored.content, *events)
-            block = block_of(BlockKind.HISTORY, user_id, [int(event.title) for event in events])
-            contents.append(((BlockKind.HISTORY, user_id), events, block))
+            block = block_of(BlockKind.HISTORY, owner, [int(event.title) for event in events])
+            contents.append(((BlockKind.HISTORY, owner), events, block))
         version = self.library.versions.begin_write()
         stored_by_name = [(name, Stored(content, version, block)) for name, content, block in contents]
         commit = [Change(*name, stored) for name, stored in stored_by_name] + [Change(*name, None) for name in drop]
@@ -180,8 +186,8 @@ class ManualSlice:
         planned, _ = self.held.pop(name)
         self._residency.evict(self.index, planned.key)
 
-    def holds(self, kind: BlockKind, owner: str, *numbers: int) -> bool:
-        held = self.held.get((kind, owner))
+    def holds(self, kind: BlockKind, full_id: str, *numbers: int) -> bool:
+        held = self.held.get((kind, full_id))
         return held is not None and numbers_of(held[0]) == numbers
 
     # ---- a worker
@@ -213,8 +219,8 @@ class ManualSlice:
     def grow(self, former: PlannedBlock, block: PlannedBlock, version: int) -> Future[int]:
         return self._put("grow", lambda: self._make(block, version))
 
-    def drop(self, names: Sequence[Name], version: int) -> Future[int]:
-        return self._put("drop", lambda: sum(self._drop(name, version) for name in names))
+    def drop(self, names: Sequence[tuple[BlockKind, Owner]], version: int) -> Future[int]:
+        return self._put("drop", lambda: sum(self._drop(name_of(*name), version) for name in names))
 
     def generate(self, plan: Any, sampling: Any) -> Future[list[int]]:
         raise NotImplementedError
@@ -248,7 +254,7 @@ class ManualSlice:
 
     def _make(self, planned: PlannedBlock, version: int) -> bool:
         """Whether it had to be computed."""
-        name = (planned.block.kind, planned.block.owner)
+        name = name_of(planned.block.kind, planned.block.owner)
         former, former_version = self.held.get(name, (None, 0))
         if former is not None and former.key == planned.key:
             self.held[name] = former, max(version, former_version)
@@ -303,8 +309,8 @@ class ManualMesh:
     def living(self) -> list[ManualSlice]:
         return [one for one in self.slices if not one.is_dead]
 
-    def ask(self, user_id: str, *item_ids: str) -> Future[RecommendResult]:
-        (future,) = self.router.submit_planned([RecommendRequest(item_ids, user_id)])
+    def ask(self, user_id: str, *item_ids: str, tenant: str = "") -> Future[RecommendResult]:
+        (future,) = self.router.submit_planned([RecommendRequest(item_ids, user_id, tenant=tenant)])
         return future
 
     def write(self, write: Write) -> Future[Any]:

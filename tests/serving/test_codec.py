@@ -51,7 +51,7 @@ def test_request(candidates: list, user_id: str, history: list | None, top_k: in
         arm=arm,
     )
     data = codec.request_to_message(request).SerializeToString()
-    assert codec.request_from_message(rcjax_pb2.RecommendRequest.FromString(data)) == request
+    assert codec.request_from_message(rcjax_pb2.RecommendRequest.FromString(data), request.tenant) == request
 
 
 @settings(deadline=None)

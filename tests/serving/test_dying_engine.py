@@ -14,7 +14,7 @@ from rcjax.cache.placement import Placement
 from rcjax.catalog.types import User
 from rcjax.config import ArmSettings, MeshSettings, SchedulerSettings, ShapeSettings
 from rcjax.engine.executor import ExecutorLostError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import RecommendRequest
 from rcjax.serving.startup import start_engine
 
@@ -48,13 +48,17 @@ def owners_of(engine):
 def held_by(engine, index):
     """The items whose blocks a slice holds."""
     worker = engine.router.workers[index]
-    current = worker.call(lambda worker: [worker.cache.directory.current(BlockKind.ITEM, i.item_id) for i in ITEMS])
+    current = worker.call(
+        lambda worker: [worker.cache.directory.current(BlockKind.ITEM, Owner("", i.item_id)) for i in ITEMS]
+    )
     return [number for number, block in enumerate(current.result()) if block is not None]
 
 
 def test_a_rebalance_moves_items_under_requests(engine):
     before = engine.recommend(REQUESTS)
-    engine.call_workers(lambda worker: [worker.cache.directory.drop(BlockKind.ITEM, one.item_id) for one in ITEMS])
+    engine.call_workers(
+        lambda worker: [worker.cache.directory.drop(BlockKind.ITEM, Owner("", one.item_id)) for one in ITEMS]
+    )
     engine.put_items(ITEMS)  # which requests had brought to other slices
     assert [held_by(engine, index) for index in range(3)] == [
         [number for number, owners in enumerate(owners_of(engine)) if index in owners] for index in range(3)

@@ -8,7 +8,7 @@ from manual_slice import ManualMesh, block_of, put, user
 
 from rcjax.cache.placement import Placement, RequestLog
 from rcjax.errors import DeadlineExceededError, NotFoundError, UnavailableError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import AppendEvents, DeleteItems, PutUser, RecommendRequest, WriteResult
 from rcjax.serving.owners import Hashed, ItemOwners, Placed
 from rcjax.serving.scheduler import RoundRobin
@@ -31,7 +31,7 @@ def states(mesh: ManualMesh) -> list[str]:
 def test_requests_of_a_dying_slice_are_answered_by_others(caplog: pytest.LogCaptureFixture) -> None:
     with filled(3) as mesh, caplog.at_level(logging.ERROR):
         asked = [mesh.ask("u", "a") for _ in range(6)]
-        key = block_of(ITEM, "a", [1]).key
+        key = block_of(ITEM, Owner("", "a"), [1]).key
         assert mesh.residency.holders([key]).tolist() == [[1, 1, 1]]
         mesh.slices[1].die()
         assert mesh.residency.holders([key]).tolist() == [[1, 0, 1]]
@@ -203,7 +203,7 @@ def test_where_a_copy_costs_less_one_slice_builds_first() -> None:
         write = mesh.write(PutUser(user("u", 1, 2)))
         assert [len(one.work) for one in mesh.slices] == [1, 0, 0]
         mesh.slices[0].step()
-        assert mesh.residency.holders([block_of(HISTORY, "u", [1, 2]).key]).tolist() == [[1, 0, 0]]
+        assert mesh.residency.holders([block_of(HISTORY, Owner("", "u"), [1, 2]).key]).tolist() == [[1, 0, 0]]
         assert [len(one.work) for one in mesh.slices] == [0, 1, 1]  # which now find it at slice 0
         mesh.slices[1].step()
         assert not write.done()
@@ -231,3 +231,13 @@ def test_requests_are_logged_by_their_items_and_no_more_than_so_many() -> None:
         assert list(mesh.router.request_log) == [("b", "a"), ("b",)]
         assert mesh.router.request_log.num_dropped == 1
         mesh.run()
+
+
+def test_requests_of_other_tenants_are_not_logged() -> None:
+    with filled(2, request_log=RequestLog(2)) as mesh:
+        mesh.do(put("a", 4, "mail"))
+        mesh.do(PutUser(user("u", 1), "mail"))
+        answer = mesh.ask("u", "a", tenant="mail")
+        mesh.run()
+        assert [ranked.score for ranked in answer.result(0).ranking] == [4]
+        assert not list(mesh.router.request_log)

@@ -203,7 +203,9 @@ def test_a_catalogue_goes_in_but_for_the_chunk_that_cannot(served, stocked):
     assert [one.num_built for one in progress] == [3, 0, 3, 3]
     assert [(one.num_items, one.num_failed) for one in progress] == [(3, 0), (3, 3), (6, 3), (9, 3)]
     assert [one.error and one.error.field for one in progress] == [None, "items[1]", None, None]
-    assert set(stocked.library.item_ids) == {f"i{number}" for number in (1, 2, 3, 10, 11, 12, *range(16, 22))}
+    assert {one.id for one in stocked.library.item_owners} == {
+        f"i{number}" for number in (1, 2, 3, 10, 11, 12, *range(16, 22))
+    }
 
 
 def test_the_same_catalogue_again_costs_nothing(served, stocked):

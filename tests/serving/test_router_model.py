@@ -20,8 +20,17 @@ from rcjax.prompt import BlockKind
 from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutUser, RecommendResult, Write
 from rcjax.serving.owners import Hashed, ItemOwners, placement_of
 
-ITEMS, USERS, NUM_SLICES = ("a", "b", "c", "d"), ("u", "v"), 3
+# By full id: the second tenant has an item and a user under ids that the default one has too.
+ITEMS, USERS, NUM_SLICES = ("a", "b", "t\0a", "c"), ("u", "t\0u"), 3
 item_ids, user_ids, indices = st.sampled_from(ITEMS), st.sampled_from(USERS), st.integers(0, NUM_SLICES - 1)
+
+
+def tenant_of(full_id: str) -> str:
+    return full_id.rpartition("\0")[0]
+
+
+def own_id(full_id: str) -> str:
+    return full_id.rpartition("\0")[2]
 
 
 @dataclass(eq=False)
@@ -82,29 +91,30 @@ class RouterMachine(RuleBasedStateMachine):
     def put_item(self, item_id: str) -> None:
         number = self.new()
         self.evicted -= {(index, item_id) for index in range(NUM_SLICES)}
-        self.write(item_id, put(item_id, number), number)
+        self.write(item_id, put(own_id(item_id), number, tenant_of(item_id)), number)
 
     @rule(item_id=item_ids)
     def delete_item(self, item_id: str) -> None:
-        self.write(item_id, DeleteItems((item_id,)), None)
+        self.write(item_id, DeleteItems((own_id(item_id),), tenant_of(item_id)), None)
 
     @rule(user_id=user_ids)
     def put_user(self, user_id: str) -> None:
         self.users[user_id] = (self.new(),)
-        self.write(user_id, PutUser(user(user_id, *self.users[user_id])), self.users[user_id])
+        write = PutUser(user(own_id(user_id), *self.users[user_id]), tenant_of(user_id))
+        self.write(user_id, write, self.users[user_id])
 
     @rule(user_id=user_ids)
     def append(self, user_id: str) -> None:
         number, former = self.new(), self.users[user_id]
         if former is not None:
             self.users[user_id] = (*former, number)
-        write = AppendEvents(user_id, user(user_id, number).events)
+        write = AppendEvents(own_id(user_id), user("", number).events, tenant_of(user_id))
         self.write(user_id, write, self.users[user_id])
 
     @rule(user_id=user_ids)
     def delete_user(self, user_id: str) -> None:
         self.users[user_id] = None
-        self.write(user_id, DeleteUser(user_id), None)
+        self.write(user_id, DeleteUser(own_id(user_id), tenant_of(user_id)), None)
 
     # ---- requests
 
@@ -116,9 +126,12 @@ class RouterMachine(RuleBasedStateMachine):
 
     @rule(user_id=user_ids, asked=st.lists(item_ids, min_size=1, max_size=3, unique=True))
     def ask(self, user_id: str, asked: list[str]) -> None:
-        contents = {item_id: self.visible(item_id) for item_id in asked}
+        tenant = tenant_of(user_id)
+        asked = [item_id for item_id in asked if tenant_of(item_id) == tenant]
+        contents = {own_id(item_id): self.visible(item_id) for item_id in asked}
         user_contents = self.visible(user_id)
-        self.asked.append(Asked(self.mesh.ask(user_id, *asked), user_contents, contents))
+        future = self.mesh.ask(own_id(user_id), *map(own_id, asked), tenant=tenant)
+        self.asked.append(Asked(future, user_contents, contents))
 
     @precondition(lambda self: self.asked)
     @rule()

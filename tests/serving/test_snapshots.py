@@ -18,7 +18,7 @@ from rcjax.cache.snapshot.manifest import numbers_in
 from rcjax.catalog.types import User
 from rcjax.config import ArmSettings, CacheSettings, MeshSettings, ShapeSettings, SnapshotSettings
 from rcjax.errors import InvalidRequestError, NotFoundError, ResourceExhaustedError
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 from rcjax.request import RecommendRequest
 from rcjax.serving import snapshots
 from rcjax.serving.client import RecommenderClient
@@ -77,7 +77,7 @@ def saved(compiled):
         wanted = scores(engine)
         report = snapshots.save(engine, compiled / "saved")
         page_bytes = engine.workers[0].cache.executor.format.page_bytes
-        events = engine.router.library.user("u1")
+        events = engine.router.library.user("", "u1")
         engine.append_events("u1", [event(7)])
         later = {arm: scores(engine, arm) for arm in ARMS}
     return SimpleNamespace(
@@ -110,9 +110,9 @@ def test_a_new_engine_knows_and_scores_what_the_old_one_did(start, saved):
     assert restored == saved.report
     assert scores(engine) == saved.scores
     assert engine.stats().num_misses == 0, "nothing was computed"
-    found = engine.router.library.user("u1")
+    found = engine.router.library.user("", "u1")
     assert (found.content, found.event_lens) == (saved.user.content, saved.user.event_lens)
-    assert {name: stored.content for name, stored in engine.router.library.items().items()} == {
+    assert {one.id: stored.content for one, stored in engine.router.library.items().items()} == {
         one.item_id: one for one in ITEMS
     }
     # What comes after it goes on from what was restored.
@@ -126,7 +126,7 @@ def test_from_one_slice_to_two_and_back(start, saved, tmp_path):
     restored = snapshots.restore(two, saved.folder)
     assert restored.num_blocks == len(ITEMS) + 2 * len(USERS), "items where they belong, users everywhere"
     for index, worker in enumerate(two.router.workers):
-        held = worker.call(lambda worker: [b.owner for b in worker.cache.directory.ready_blocks()]).result()
+        held = worker.call(lambda worker: [b.owner.id for b in worker.cache.directory.ready_blocks()]).result()
         items = {name for name in held if name in IDS}
         assert items == {name for name in IDS if index in two.router.owners.slices_of(name)}
     assert_same(scores(two), saved.scores)
@@ -174,16 +174,16 @@ def test_requests_writes_and_deletions_go_on_while_one_is_restored(start, saved,
             busy()
     report = restored.finish()
     assert report.corrupt == ()
-    assert engine.router.library.user("u0") is None
+    assert engine.router.library.user("", "u0") is None
 
     def current(worker):
         directory = worker.cache.directory
-        return [directory.current(BlockKind.HISTORY, name) for name in ("u0", "u1")]
+        return [directory.current(BlockKind.HISTORY, Owner("", name)) for name in ("u0", "u1")]
 
     gone, there = engine.workers[0].call(current).result()
     assert gone is None, "who is deleted does not come back"
     assert there is not None
-    assert engine.router.library.item(ITEMS[0].item_id).content == item(0, num_words=5)
+    assert engine.router.library.item("", ITEMS[0].item_id).content == item(0, num_words=5)
     assert keeper.take().num_users == 1
     engine.router.workers[0].call(lambda worker: worker.cache.directory.check_integrity()).result()
 

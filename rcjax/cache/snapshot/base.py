@@ -11,7 +11,7 @@ from rcjax.cache.snapshot.segments import SegmentIndex, digest_of, index_name
 from rcjax.cache.snapshot.store import SnapshotStore
 from rcjax.errors import InvalidRequestError
 from rcjax.kernels.kv import KVFormat
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class SavedPlace:
 class _Block:
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     place: SavedPlace
 
 
@@ -63,7 +63,7 @@ class Base:
         return base
 
     def places_to_keep(
-        self, wanted: Mapping[bytes, ListedBlock], is_known: Callable[[str, str], bool]
+        self, wanted: Mapping[bytes, ListedBlock], is_known: Callable[[str, Owner], bool]
     ) -> dict[bytes, SavedPlace]:
         """Where blocks are saved that need not be written again.
 
@@ -80,7 +80,7 @@ class Base:
 
     @staticmethod
     def _is_worth_keeping(
-        blocks: Sequence[_Block], wanted: Mapping[bytes, ListedBlock], is_known: Callable[[str, str], bool]
+        blocks: Sequence[_Block], wanted: Mapping[bytes, ListedBlock], is_known: Callable[[str, Owner], bool]
     ) -> bool:
         if any(block.kind == BlockKind.HISTORY and not is_known(block.kind, block.owner) for block in blocks):
             return False

@@ -56,7 +56,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     number: PositiveInt
     taken_at_s: float  # seconds since 1970
     identity: PoolIdentity
@@ -79,6 +79,8 @@ class Manifest(BaseModel):
             remedy = "save one from this set-up"
             if "kv_dtype" in different:
                 remedy += f", or {_setting_of(self.identity.kv_dtype)} here"
+            if "key_salt" in different:
+                remedy += ", or set server.key_salt_file to the salt that it was saved with"
             raise InvalidRequestError(f"the snapshot's KV is of no use here: {what}; {remedy}")
 
     def is_same(self, keys: BlockKeys, kv_format: KVFormat) -> bool:

@@ -14,7 +14,9 @@ from rcjax.cache.directory import BlockDirectory
 from rcjax.cache.pages import NOWHERE
 from rcjax.cache.saved import take_pages
 from rcjax.cache.snapshot.segments import SavedBlock
+from rcjax.cache.versions import Name
 from rcjax.kernels.kv import KVFormat, KVPages
+from rcjax.prompt import Owner
 
 PIECE_PAGES = 16  # read or written between two passes, or one block's if those are more: one gather or scatter
 PIECE_SLOTS = 512  # listed, or moved in the order of use, between two passes: about a millisecond
@@ -52,7 +54,7 @@ class ReadBlock:
 
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     token_ids: Int32[np.ndarray, "S"]
     pages: KVPages
 
@@ -96,7 +98,7 @@ class Pool:
     def read(self, keys: Sequence[bytes]) -> list[ReadBlock]:
         """Those of the blocks that are still ready; waits for the copy, the owner does not."""
 
-        def begin() -> tuple[list[tuple[bytes, str, str, np.ndarray, int]], Sequence[KVPages]]:
+        def begin() -> tuple[list[tuple[bytes, str, Owner, np.ndarray, int]], Sequence[KVPages]]:
             found = [block for key in keys if (block := self.directory.by_key(key)) is not None]
             parts = self.pages.start_read([page for block in found for page in block.pages])
             return [(one.key, one.kind, one.owner, one.token_ids, len(one.pages)) for one in found], parts
@@ -111,10 +113,10 @@ class Pool:
             at += num_pages
         return blocks
 
-    def holds(self, names: Sequence[tuple[str, str]]) -> list[bool]:
+    def holds(self, names: Sequence[Name]) -> list[bool]:
         """Of each item or user (kind and owner) whether a block of it is ready, whatever its content."""
 
-        def held(some: Sequence[tuple[str, str]]) -> list[bool]:
+        def held(some: Sequence[Name]) -> list[bool]:
             return [self.directory.current(*name) is not None for name in some]
 
         pieces = (names[at : at + PIECE_SLOTS] for at in range(0, len(names), PIECE_SLOTS))

@@ -8,17 +8,18 @@ from typing import Literal
 
 from rcjax.cache.keys import BlockKeys
 from rcjax.cache.snapshot.manifest import Manifest, RecordsPart, read_manifest
-from rcjax.cache.snapshot.orders import put_orders
+from rcjax.cache.snapshot.orders import owner_of, put_orders
 from rcjax.cache.snapshot.pool import Installed, Pool
 from rcjax.cache.snapshot.reading import RankedBlock, groups, ranked_blocks, read_group
 from rcjax.cache.snapshot.records import Record, read_records
 from rcjax.cache.snapshot.report import SnapshotReport
 from rcjax.cache.snapshot.store import SnapshotStore
 from rcjax.errors import InvalidRequestError
+from rcjax.prompt import Owner
 
 NUM_READS = 4  # under way at once: while one is checked or copied to a device, others wait for the disk
 
-IsWanted = Callable[[int, str, str], bool]  # by pool, kind and owner
+IsWanted = Callable[[int, str, Owner], bool]  # by pool, kind and owner
 
 
 def open_snapshot(
@@ -152,4 +153,4 @@ class Restoring:
                 self._corrupt += [f"an order in {found.digest}"] * found.num_records
                 continue
             for index, pool in enumerate(self.pools):
-                put_orders(pool, [one for one in found if self.is_wanted(index, one["kind"], one["owner"])])
+                put_orders(pool, [one for one in found if self.is_wanted(index, one["kind"], owner_of(one))])

@@ -9,7 +9,6 @@ from typing import Any
 
 from rcjax.cache.blocks import ListedBlock
 from rcjax.cache.keys import BlockKeys
-from rcjax.cache.saved import is_inline
 from rcjax.cache.snapshot.base import Base, SavedPlace
 from rcjax.cache.snapshot.manifest import Manifest, RecordsPart, numbers_in, write_manifest
 from rcjax.cache.snapshot.orders import order_records
@@ -19,7 +18,7 @@ from rcjax.cache.snapshot.report import SnapshotReport
 from rcjax.cache.snapshot.retention import delete_unreferenced
 from rcjax.cache.snapshot.segments import SegmentBuilder, digest_of, index_name, kv_name
 from rcjax.cache.snapshot.store import SnapshotStore
-from rcjax.prompt import BlockKind
+from rcjax.prompt import BlockKind, Owner
 
 SEGMENT_BYTES = 2**26  # of KV in a segment, or one block if that is larger; each slice holds one in memory
 
@@ -35,7 +34,7 @@ class Content:
 
     items: Callable[[], Records] = dict
     users: Callable[[], Records] = dict
-    is_known: Callable[[str, str], bool] = lambda kind, owner: True
+    is_known: Callable[[str, Owner], bool] = lambda kind, owner: True
 
 
 class Pace:
@@ -164,7 +163,7 @@ class _Saver:
             for place, block in enumerate(blocks):
                 if block.kind == BlockKind.INSTRUCTION:
                     continue
-                if is_inline(block.owner):
+                if block.owner.is_inline:
                     self.inline.add(block.key)
                     continue
                 one = found.setdefault(block.key, _Listed(block, 0.0, []))

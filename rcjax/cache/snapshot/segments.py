@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from rcjax.cache.saved import digest_of_bytes, pages_to_bytes
 from rcjax.kernels.kv import KVPages
+from rcjax.prompt import Owner
 
 PREFIX = "segments/"
 
@@ -28,7 +29,7 @@ class SavedBlock(BaseModel):
 
     key: str = Field(pattern=r"^[0-9a-f]{64}$")
     kind: str
-    owner: str
+    owner: Owner
     tokens: str  # as little-endian int32, in base64
     at: NonNegativeInt
     num_bytes: PositiveInt
@@ -40,7 +41,7 @@ class SavedBlock(BaseModel):
         return np.frombuffer(base64.b64decode(self.tokens), "<i4").astype(np.int32)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.owner!r}"
+        return f"{self.kind} {self.owner}"
 
 
 class SegmentIndex(BaseModel):
@@ -73,7 +74,7 @@ class SegmentBuilder:
     num_bytes: int = 0
     _values: list[bytes] = field(default_factory=list)
 
-    def add(self, key: bytes, kind: str, owner: str, token_ids: Int32[np.ndarray, "S"], pages: KVPages) -> None:
+    def add(self, key: bytes, kind: str, owner: Owner, token_ids: Int32[np.ndarray, "S"], pages: KVPages) -> None:
         """Takes in a block; what its last page holds after it is set to zero in `pages`."""
         last_len = len(token_ids) - (pages.num_pages - 1) * pages.page_tokens
         # The slots after a block's end still have what they held before, perhaps a deleted user's KV.

@@ -21,6 +21,7 @@ from rcjax.cache.tiers.kept import KeptBlock, KeptIndex
 from rcjax.cache.versions import Name
 from rcjax.disk import DiskError, make_folder, writing
 from rcjax.kernels.kv import KVFormat
+from rcjax.prompt import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class StoredBlock:
 
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     token_ids: Int32[np.ndarray, "S"]
     order: Int32[np.ndarray, "S"] | None
     digest: str

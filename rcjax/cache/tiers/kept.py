@@ -11,6 +11,7 @@ from jaxtyping import Int32
 from rcjax.cache.saved import digest_of_block
 from rcjax.cache.versions import Name
 from rcjax.kernels.kv import KVPages
+from rcjax.prompt import Owner
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class KeptBlock:
 
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     token_ids: Int32[np.ndarray, "S"]
     order: Int32[np.ndarray, "S"] | None  # of correction, as in `CachedBlock`
     pages: KVPages

@@ -12,10 +12,11 @@ from jaxtyping import Int32
 
 from rcjax.cache.blocks import CachedBlock
 from rcjax.cache.keys import TokenIds
-from rcjax.cache.saved import digest_of_block, is_inline
+from rcjax.cache.saved import digest_of_block
 from rcjax.cache.tiers.kept import KeptBlock, KeptIndex
 from rcjax.cache.versions import Name
 from rcjax.kernels.kv import KVPages
+from rcjax.prompt import Owner
 
 if TYPE_CHECKING:
     from rcjax.cache.tiers.disk import DiskTier, StoredBlock  # imports TensorStore, which only a configured disk needs
@@ -29,7 +30,7 @@ class Arrival:
 
     key: bytes
     kind: str
-    owner: str
+    owner: Owner
     token_ids: Int32[np.ndarray, "S"]
     order: Int32[np.ndarray, "S"] | None
     is_void: bool = False
@@ -174,7 +175,7 @@ class KVTiers:
                 return
             for gone in self._host.add(kept):
                 # Those of the same name make room for newer content, and are not worth a place on the disk.
-                if self._disk is not None and gone.name != kept.name and not is_inline(gone.owner):
+                if self._disk is not None and gone.name != kept.name and not gone.owner.is_inline:
                     self._disk.put(gone)
 
     def _is_good(self, kept: KeptBlock, token_ids: TokenIds) -> bool:
@@ -187,5 +188,5 @@ class KVTiers:
 
     def _note_corrupt(self, kept: "KeptBlock | StoredBlock") -> None:
         self.num_corrupt += 1
-        logger.warning("the KV of %s %r was damaged in a tier; it is computed anew", kept.kind, kept.owner)
+        logger.warning("the KV of %s %s was damaged in a tier; it is computed anew", kept.kind, kept.owner)
         self.discard(kept.key)

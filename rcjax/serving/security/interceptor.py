@@ -1,6 +1,8 @@
 """Every RPC but health: without a token that is known it goes no further, and what answers it knows the caller."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -18,12 +20,20 @@ class SecurityInterceptor(grpc.aio.ServerInterceptor):
 
     With `tokens`, an RPC without one of them is answered UNAUTHENTICATED before its message is read; `num_refused`
     counts these. With `by_certificate` alone, the common name of the client's certificate is the caller's, or its
-    first alternative name where it has none.
+    first alternative name where it has none. `tenants` has the tenants of callers by name; others are of the default
+    one.
     """
 
-    def __init__(self, tokens: TokenFile | None = None, *, by_certificate: bool = False):
+    def __init__(
+        self,
+        tokens: TokenFile | None = None,
+        *,
+        by_certificate: bool = False,
+        tenants: Mapping[str, str] = MappingProxyType({}),
+    ):
         self._tokens = tokens
         self._by_certificate = by_certificate
+        self._tenants = tenants
         self.num_refused = 0
 
     async def intercept_service(
@@ -58,6 +68,8 @@ class SecurityInterceptor(grpc.aio.ServerInterceptor):
             found = caller
             if found is None:
                 found = certified(context.auth_context()) if self._by_certificate else ANONYMOUS
+            if (tenant := self._tenants.get(found.name)) is not None:
+                found = replace(found, tenant=tenant)
             with calling(found):
                 return await handle(request, context)
 

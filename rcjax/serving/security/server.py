@@ -1,9 +1,10 @@
 """All that a server asks of its callers: how they connect, and who they are."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 
@@ -28,6 +29,8 @@ class ServerSecurity:
         certificates: CertificateFiles | None = None,
         tokens: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tenants: Mapping[str, str] = MappingProxyType({}),
     ) -> "ServerSecurity":
         try:
             if certificates is not None:
@@ -36,7 +39,7 @@ class ServerSecurity:
             raise ValueError(f"server.tls: cannot read {error.filename}: {error.strerror}") from error
         known = None if tokens is None else TokenFile(tokens, clock)
         has_clients = certificates is not None and certificates.client_ca is not None
-        return cls(certificates, SecurityInterceptor(known, by_certificate=has_clients))
+        return cls(certificates, SecurityInterceptor(known, by_certificate=has_clients, tenants=tenants))
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """For one port, as each remembers which certificate it has shown last; None where it is unencrypted."""

@@ -43,8 +43,8 @@ class ArmReach:
         return self._known[lengths]
 
     def _size(self, num_candidates: int, item_tokens: int, history_tokens: int) -> RequestSize:
-        history = self._builder.block(BlockKind.HISTORY, _ids(history_tokens), "user")
-        item = self._builder.block(BlockKind.ITEM, _ids(item_tokens), "item")
+        history = self._builder.block(BlockKind.HISTORY, _ids(history_tokens))
+        item = self._builder.block(BlockKind.ITEM, _ids(item_tokens))
         prompt = self._builder.build(history, [item] * num_candidates, self._arm.layout, self._arm.scoring)
         cached = [i for i, block in enumerate(prompt.blocks) if block.kind in self._arm.reuse.kinds]
         num_tokens = sum(map(len, prompt.blocks))
