@@ -60,11 +60,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("simulate.json"))
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--validate", type=Path, metavar="JSON", help="only compare with a real engine")
+    parser.add_argument("--computed", action="store_true", help="with --validate: passes that the cores compute")
     args = parser.parse_args()
     if args.validate:
         from simulate_validate import validate  # it starts engines, which the rest does without
 
-        validate(args.validate)
+        validate(args.validate, args.computed)
         return
     if unknown := set(args.parts.split(",")) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))}: not of {', '.join(PARTS)}")

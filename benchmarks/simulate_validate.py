@@ -1,7 +1,8 @@
 """A real engine on fake devices, and the simulation of the same requests with the costs that the engine learnt.
 
-`python benchmarks/simulate.py --validate FILE` runs one engine after the other, each in a process of its own. Fake
-devices share the machine's cores, so that a slice's passes take longer the more slices run: the costs are its own.
+`python benchmarks/simulate.py --validate FILE` runs one engine after the other, each in a process of its own. Passes
+take a set time and no processor (benchmarks/paced_devices.py), as if each slice had a device of its own. `--computed`
+computes them: then slices share the machine's cores, and a pass takes longer the more of them run.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import numpy as np
 import throughput
 import ttft
 from claims import Claim, show_claims, write_report
+from mesh import DEVICES
+from paced_devices import PacedDevices, paced
 
 from rcjax.cluster.simulation import Cluster, CostTable, Link, Workload, poisson_gaps, simulate
 from rcjax.cluster.simulation.arm import PassSizes
@@ -51,13 +55,14 @@ class PaddedArm:
         return PassSizes(*(np.full(workload.num_requests, value) for value in row))
 
 
-def validate(path: Path) -> None:
-    """Writes what was measured and simulated, with the claims."""
+def validate(path: Path, computed: bool) -> None:
+    """Writes what was measured and simulated, with the claims; `computed` has the cores compute the passes."""
     rows = []
     for num_slices in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "one.json"
-            subprocess.run([sys.executable, __file__, str(num_slices), str(out)], check=True)
+            options = ["--computed"] if computed else []
+            subprocess.run([sys.executable, __file__, str(num_slices), str(out), *options], check=True)
             rows.append(json.loads(out.read_text()))
         print({name: value for name, value in rows[-1].items() if name != "measured_ttft_s"}, flush=True)
     claims = [
@@ -70,7 +75,7 @@ def validate(path: Path) -> None:
         for row in rows
     ]
     show_claims(claims)
-    write_report(path, {"benchmark": "simulate --validate", "load": LOAD, "rows": rows}, claims)
+    write_report(path, {"benchmark": "simulate --validate", "computed": computed, "load": LOAD, "rows": rows}, claims)
 
 
 def compare(num_slices: int) -> dict[str, Any]:
@@ -172,5 +177,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("slices", type=int)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--computed", action="store_true")
     chosen = parser.parse_args()
-    chosen.out.write_text(json.dumps(compare(chosen.slices)))
+    with nullcontext() if chosen.computed else paced(PacedDevices(**DEVICES)):
+        row = compare(chosen.slices)
+    chosen.out.write_text(json.dumps(row))
