@@ -97,7 +97,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         cache=CacheSettings(page_tokens=8, pool_bytes=2**21, host_bytes=2**22),
     )
     engine = start_engine(settings, model=tiny_model())
-    engine.router.workers[0].cache.executor.cost.build_s = lambda num_tokens: 1.0  # so that fetching is cheaper
+    engine.router.workers[0].cache.executor.cost.build_alone_s = lambda num_tokens: 1e6  # so that fetching is cheaper
     telemetry = Telemetry(("127.0.0.1", 0))
     with (
         running_server(Server(lambda: engine.router, telemetry=telemetry)) as addresses,

@@ -44,10 +44,8 @@ def moves(old: Placement, new: Placement) -> Moves:
 
 def _stands(placement: Placement, rows: np.ndarray, slices: np.ndarray) -> np.ndarray:
     """Of each pair, whether the item stands there; row -1 stands nowhere."""
-    there = np.unique(placement.rows * placement.num_slices + placement.slices)
-    asked = rows * placement.num_slices + slices
-    at = np.minimum(np.searchsorted(there, asked), len(there) - 1)
-    return (rows >= 0) & (there[at] == asked)
+    there = placement.rows * placement.num_slices + placement.slices
+    return (rows >= 0) & np.isin(rows * placement.num_slices + slices, there)
 
 
 def _pairs(placement: Placement, chosen: np.ndarray) -> np.ndarray:

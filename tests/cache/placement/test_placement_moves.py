@@ -22,10 +22,10 @@ def placement(ids: str, num_slices: int, of_items: list[set[int]]) -> Placement:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.data(), st.integers(1, 4))
-def test_the_fewest_blocks_move(data, num_slices):
-    old = placement("abcdefg", num_slices, data.draw(stands("abcdefg", num_slices)))
-    new = placement("defghij", num_slices, data.draw(stands("defghij", num_slices)))
+@given(st.data(), st.integers(1, 4), st.sampled_from(["abcdefg", ""]), st.sampled_from(["defghij", ""]))
+def test_the_fewest_blocks_move(data, num_slices, old_ids, new_ids):
+    old = placement(old_ids, num_slices, data.draw(stands(old_ids, num_slices)))
+    new = placement(new_ids, num_slices, data.draw(stands(new_ids, num_slices)))
     found = moves(old, new)
     before = {(old.item_ids[row], number) for number, rows in enumerate(sets(old)) for row in rows}
 
