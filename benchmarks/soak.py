@@ -34,7 +34,8 @@ from rcjax.catalog.jsonl import write_catalogue
 from rcjax.config import Settings
 
 QUIET_MINUTES = 10.0
-RSS_CHANGE, SHORT_RSS_GROWTH = 0.02, 0.15  # of the last quarter, as a share of the second
+RSS_CHANGE = 0.02  # of the last quarter, as a share of the second
+SHORT_RSS_GROWTH = 0.25  # a quarter of 45 s is as long as one step of 64-128 MiB of the allocator
 FLAT = 0.10  # of hit share and of TTFT P50: the range over the last three quarters, as a share of its middle
 QUARTERS = 4
 SNAPSHOT_EVERY_S = 30.0
