@@ -16,19 +16,17 @@ from unittest.mock import patch
 import numpy as np
 
 from rcjax.engine.cost import Program
-from rcjax.engine.executor import Executor
+from rcjax.engine.executor import Executor, Pending
 from rcjax.engine.shape import Shape
 from rcjax.kernels.kv import KVPages
 from rcjax.model.decoder import Batch
 
 
-class PacedPending:
+class PacedPending(Pending[Any]):
     """A pass that is done at `end_s`, on the clock of `time.monotonic`."""
 
-    def __init__(self, program: Program, value: Any, end_s: float):
-        self.program = program
-        self.start_s = time.monotonic()
-        self._value = value
+    def __init__(self, program: Program, value: Any, batch: Batch, end_s: float):
+        super().__init__(program, value, lambda value: value, batch)
         self._end_s = end_s
 
     def is_ready(self) -> bool:
@@ -36,7 +34,7 @@ class PacedPending:
 
     def result(self) -> Any:
         sleep_until(self._end_s)
-        return self._value
+        return super().result()
 
 
 class PacedDevices:
@@ -47,12 +45,12 @@ class PacedDevices:
         self._free_at_s: dict[int, float] = defaultdict(float)  # by slice
         self._read_at_s: dict[int, float] = {}  # by the first of the parts that were read
 
-    def run(self, executor: Executor, program: Program, value: Any) -> PacedPending:
+    def run(self, executor: Executor, program: Program, value: Any, batch: Batch) -> PacedPending:
         shape = program.shape
         seconds = self.row_s * shape.batch if program.purpose == "rank" else self.token_s * shape.fresh_tokens
         end_s = max(self._free_at_s[executor.index], time.monotonic()) + self.begin_s + seconds
         self._free_at_s[executor.index] = end_s
-        return PacedPending(program, value, end_s)
+        return PacedPending(program, value, batch, end_s)
 
     def read(self, executor: Executor, parts: Sequence[KVPages]) -> None:
         if parts:
@@ -72,12 +70,12 @@ def paced(devices: PacedDevices) -> Iterator[None]:
     def paced_rank(self: Executor, batch: Batch, shape: Shape) -> PacedPending:
         if shape not in logits:
             logits[shape] = rank(self, batch, shape).result()
-        return devices.run(self, Program("rank", shape), logits[shape])
+        return devices.run(self, Program("rank", shape), logits[shape], batch)
 
     def paced_build(
         self: Executor, batch: Batch, source: np.ndarray, destination: np.ndarray, shape: Shape
     ) -> PacedPending:
-        return devices.run(self, Program("build", shape), None)
+        return devices.run(self, Program("build", shape), None, batch)
 
     def noted_read(self: Executor, pages: Sequence[int]) -> tuple[KVPages, ...]:
         parts = start_read(self, pages)

@@ -1,6 +1,7 @@
 """The self-test of a start-up: on every slice, what is ranked from cached blocks is what full recompute ranks."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -116,11 +117,9 @@ class SelfTest:
         return goldens
 
     def _whole_shape(self, row: Row) -> Shape:
-        """A compiled shape that holds the whole prompt."""
-        try:
+        """A compiled shape that holds the whole prompt: one of the settings', else one that is compiled for it."""
+        with suppress(InvalidRequestError):
             return self._parts.rank_shapes.fit([row.size])
-        except InvalidRequestError:
-            pass
         shape = Shape(-(-row.size.fresh_tokens // _ROUNDED_TO) * _ROUNDED_TO, 0)
         batch = full_batch(shape, self._parts.page_tokens, self._parts.num_reads)
         self._parts.programs.compile_rank(Program("rank", shape), batch)
