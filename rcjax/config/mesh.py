@@ -34,7 +34,7 @@ class MeshSettings(StrictModel):
 
     `placement` says which slices hold an item: `all`, `hash`, or the file that `rcjax place` wrote. `replica_share` of
     a slice's pages may hold what it fetched from others. `cpu_devices` has a CPU pose as so many devices. Of the last
-    `request_log` requests the items' ids are kept, for a placement to be learnt from; 0 keeps none.
+    `request_log` requests the ids of user and items are kept, for a placement or a student to learn from; 0 keeps none.
     """
 
     slices: int = Field(1, ge=1)
