@@ -84,6 +84,7 @@ class Settings(StrictModel):
             "mesh": self.mesh.in_folder(folder),
             "server": self.server.in_folder(folder),
             "snapshot": self.snapshot.in_folder(folder),
+            "train": self.train.in_folder(folder),
         }
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))

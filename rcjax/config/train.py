@@ -1,11 +1,14 @@
 """How a model is trained: everything that a run depends on besides the model, the template and the data."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from rcjax.catalog.negatives import Negatives
 from rcjax.config.strict import StrictModel
+from rcjax.config.teacher import TeacherSettings
+from rcjax.model.selection import parse_policy
 from rcjax.prompt import Layout, Scoring
 from rcjax.yaml_file import error_lines
 
@@ -37,10 +40,16 @@ class TrainSettings(StrictModel):
     `choices_per_request` asks the embedded shop's users each request so often; elsewhere so many of a user's later
     items, or as many as are left, are among the candidates and all of them chosen. `recall_share` of the requests ask
     for an item of the history itself: a model that finds it has learnt to compare candidates with the history.
+
+    `selection` trains a `sequential` model as it is served from cached blocks under that policy, which must not need a
+    probe; without it items are computed in each request. `teacher` distils: the checkpoint's own rankings under full
+    causal attention are what the student learns.
     """
 
     layout: Layout = Layout.PARALLEL
     scoring: Scoring = Scoring.ANCHOR
+    selection: str | None = None
+    teacher: TeacherSettings | None = None
     loss: Literal["listwise", "ranknet"] = "listwise"
     num_steps: int = Field(1000, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -66,7 +75,11 @@ class TrainSettings(StrictModel):
     num_validation: int = Field(200, ge=1)
     checkpoint_every: int = Field(100, ge=1)
 
-    def changed(self, **given: int | None) -> "TrainSettings":
+    def in_folder(self, folder: Path) -> "TrainSettings":
+        """The same with the paths that a file in `folder` means."""
+        return self.model_copy(update={"teacher": self.teacher.in_folder(folder)}) if self.teacher else self
+
+    def changed(self, **given: object) -> "TrainSettings":
         """The same with the fields that are given; ValueError with a line for each that does not go with the others."""
         changes = {name: value for name, value in given.items() if value is not None}
         try:
@@ -82,4 +95,18 @@ class TrainSettings(StrictModel):
             raise ValueError("num_layers keeps layers of the checkpoint, new_model none: give one of them")
         if self.negative_pool is not None and self.negative_pool < self.num_candidates:
             raise ValueError(f"negative_pool={self.negative_pool} is below num_candidates={self.num_candidates}")
+        if self.teacher is not None and self.loss != "listwise":
+            raise ValueError(f"loss={self.loss!r} takes no teacher; leave it out")
+        self._check_selection()
         return self
+
+    def _check_selection(self) -> None:
+        if self.selection is None:
+            return
+        if self.layout is Layout.PARALLEL:
+            raise ValueError(
+                f"selection={self.selection!r}: in layout=parallel every block is exact; leave it out, or set "
+                "layout: sequential"
+            )
+        if parse_policy(self.selection).measures:
+            raise ValueError(f"selection={self.selection!r} needs a probe; train with none or boundary(...), say")

@@ -1,36 +1,31 @@
 """`rcjax train`: from settings and data to a model folder, with progress for a person to watch."""
 
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rcjax.catalog import EmbeddedWorld
-from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
-from rcjax.catalog.negatives import NegativeSampler
-from rcjax.config import NewModel, Settings, TrainSettings, read_catalogue
+from rcjax.config import NewModel, Settings, TrainSettings
 from rcjax.disk import make_folder
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
+from rcjax.model.selection import parse_policy
 from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.serving.progress import noted
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
-from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
+from rcjax.training.sources import sources_of
 from rcjax.training.step import Trainee
+from rcjax.training.teaching import taught_sources
 from rcjax.training.trainer import Trainer
 
-logger = logging.getLogger(__name__)
 MODEL_FOLDER = "model"
 
 
@@ -41,12 +36,14 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     tokenizer = model.tokenizer
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
     identity = _identity(settings, train, model, builder)
+    sources = sources_of(settings, train, noted(console))
+    if train.teacher is not None:
+        sources = taught_sources(console, settings, train, model, sources, folder)
     config, params = _start(model, train)
-    source, validation = example_sources(settings, train, noted(console))
-    examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
     trainee = Trainee(params, config, builder, train, jax.devices())
-    collator = Collator(builder, train.layout, train.scoring)
-    trainer = Trainer(trainee, collator, source, examples, train, folder, identity)
+    selection = None if train.selection is None else parse_policy(train.selection)
+    collator = Collator(builder, train.layout, train.scoring, selection)
+    trainer = Trainer(trainee, collator, sources.train, sources.validation, train, folder, identity)
     state = trainee.initial_state(params)
     del model, params  # the state and the trainee have what they need of them
     columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
@@ -54,7 +51,7 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
         task = bar.add_task("training", total=trainer.num_passes, state="")
         state = trainer.run(
             state,
-            lambda number, loss, ndcg: bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}"),
+            lambda number, loss, last: bar.update(task, completed=number, state=f"loss {loss:.3f}; {last}"),
         )
     exported = folder / MODEL_FOLDER
     export_folder(exported, config, trainee.params(state), tokenizer)
@@ -62,55 +59,15 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     return exported
 
 
-def example_sources(
-    settings: Settings, train: TrainSettings, tell: Callable[[str], None] = logger.warning
-) -> tuple[ExampleSource, ExampleSource]:
-    """Where training and validation examples come from: different users, by a hash of their ids.
-
-    `tell` gets a line for each thing that had to be left out.
-    """
-    if settings.catalogue.format == "embedded":
-        if train.recall_share:
-            raise ValueError(f"{train.recall_share=}: the embedded shop's users choose for themselves; set it to 0")
-        world = EmbeddedWorld(settings.catalogue.seed)
-        own = EmbeddedExamples(
-            world,
-            "train",
-            train.num_candidates,
-            requests_per_user=train.requests_per_user,
-            choices_per_request=train.choices_per_request,
-            pool=train.negative_pool,
-        )
-        return own, EmbeddedExamples(world, "validation", train.num_candidates)
-    catalogue = read_catalogue(settings.catalogue, tell=tell)
-    splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
-    sampler = NegativeSampler(splits["train"], train.negatives)
-    pairs = [
-        PairExamples(
-            catalogue,
-            list(splits[name].users.values()),
-            sampler,
-            num_candidates=train.num_candidates,
-            max_events=train.max_events,
-            requests_per_user=train.requests_per_user if name == "train" else 1,
-            choices_per_request=train.choices_per_request if name == "train" else 1,
-            recall_share=train.recall_share if name == "train" else 0.0,
-            pool=train.negative_pool if name == "train" else None,
-        )
-        for name in ("train", "validation")
-    ]
-    return pairs[0], pairs[1]
-
-
 def _identity(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> str:
-    """What decides what a run learns, but for the catalogue's files: they may be moved between two calls."""
+    """What decides what a run learns, but for the files of data: they may be moved between two calls."""
     catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
     return json.dumps(
         {
             "model": model.fingerprint,
             "template": builder.template.identity,
             "catalogue": catalogue,
-            "train": train.model_dump(),
+            "train": train.model_dump(mode="json", exclude={"teacher": {"requests", "scores"}}),
         },
         indent=1,
     )

@@ -21,7 +21,7 @@ from rcjax.config import ShapeSettings, load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
-from rcjax.training.command import example_sources
+from rcjax.training.sources import example_sources
 
 # Of this seed both passes are of one shape, so that one program takes them.
 STEPS = {"num_steps": 2, "batch_size": 4, "num_candidates": 4, "num_validation": 4, "validate_every": 1, "seed": 1}

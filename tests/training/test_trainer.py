@@ -22,7 +22,7 @@ from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
-from rcjax.training.examples import Example
+from rcjax.training.examples import DrawnBuckets, Example
 from rcjax.training.loss import candidate_scores
 from rcjax.training.step import Trainee, new_optimizer
 from rcjax.training.trainer import Trainer
@@ -117,7 +117,14 @@ def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None, so
     validation = Task().draw(np.random.default_rng(99), 20)
     collator = Collator(builder, settings.layout, settings.scoring)
     return trainee, Trainer(
-        trainee, collator, source or Task(), validation, settings, folder, identity, count().__next__
+        trainee,
+        collator,
+        DrawnBuckets(source or Task()),
+        validation,
+        settings,
+        folder,
+        identity,
+        count().__next__,
     )
 
 
@@ -229,8 +236,8 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on_once_there_is_room(builder, s
 )
 def test_learns(builder, learners, tmp_path, name, reached):
     trainee, run = trainer(builder, tmp_path, LEARNING[name], trainee=learners(name))
-    before = run.validation_ndcg(start(trainee))
-    after = run.validation_ndcg(run.run(start(trainee)))
+    before = run.validation(start(trainee)).ndcg_at_10
+    after = run.validation(run.run(start(trainee))).ndcg_at_10
     assert before < 0.8  # chance is .71
     assert after > reached
 
