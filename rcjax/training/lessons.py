@@ -52,7 +52,7 @@ class Lessons:
         digest = _digest(examples, num_orders)
         if path.exists():
             try:
-                with np.load(path) as kept:
+                with path.open("rb") as file, np.load(file) as kept:
                     kept_digest, scores = kept["digest"].item(), kept["scores"]
             except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                 logger.warning("%s cannot be read (%s); its requests are scored anew", path, type(error).__name__)

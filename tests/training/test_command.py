@@ -13,6 +13,7 @@ from tiny_engine import ARMS, recommend, tiny_settings
 from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
+from rcjax.cache.placement import RequestLog
 from rcjax.catalog import Event, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.catalog.types import Catalogue, Item
@@ -22,6 +23,7 @@ from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
 from rcjax.training.sources import example_sources
+from rcjax.training.teacher import Teacher
 
 # Of this seed both passes are of one shape, so that one program takes them.
 STEPS = {"num_steps": 2, "batch_size": 4, "num_candidates": 4, "num_validation": 4, "validate_every": 1, "seed": 1}
@@ -98,6 +100,53 @@ def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, fi
     other = train("--config", config(files, tmp_path / "other.yaml", seed=2), "--out", out)
     assert other.startswith("exit")
     assert "holds a run of other settings" in other.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def log(files) -> Path:
+    """300 requests of three or four candidates."""
+    log, rng = RequestLog(), np.random.default_rng(0)
+    for n in range(300):
+        log.append([f"i{i}" for i in rng.permutation(60)[: 3 + n % 2]], f"u{n % 60}")
+    log.save(files / "log.jsonl")
+    return files / "log.jsonl"
+
+
+def test_a_checkpoint_teaches_itself_from_a_log_of_requests(files, log, tmp_path, monkeypatch):
+    """No target anywhere: the student's rankings come nearer to the teacher's, and the teacher is asked once."""
+    learning = {"num_steps": 40, "batch_size": 4, "validate_every": 10, "num_validation": 4, "learning_rate": 1e-2}
+    teacher = {
+        "scoring": "anchor",
+        "requests": log.name,
+        "num_orders": 2,
+        "num_requests": 16,
+        "scores": str(tmp_path / "scores"),
+    }
+    settings = config(files, files / "distil.yaml", **learning, warmup_steps=2, teacher=teacher)
+    said = train("--config", settings, "--out", tmp_path / "run")
+    assert "the teacher against itself in another order of candidates, 4 validation requests" in " ".join(said.split())
+    points = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
+    assert [set(point) for point in points] == [
+        {"step", "train_s", "loss", "validation_kl_nats", "validation_top1_agreement"}
+    ] * 4
+    assert 0 <= points[-1]["loss"] < 0.85 * points[0]["loss"]
+
+    def asked(*args):
+        raise AssertionError("all that it says is on disk")
+
+    monkeypatch.setattr(Teacher, "scores", asked)
+    other = config(files, files / "other.yaml", **learning, warmup_steps=3, teacher=teacher)
+    assert "exit" not in train("--config", other, "--out", tmp_path / "other", "--steps", 1)
+
+
+def test_more_requests_than_there_are_cannot_be_taught(files, log, tmp_path):
+    (files / "short.jsonl").write_text('{"user_id": "u1", "candidates": ["i1", "i2"]}\n')
+    settings = config(files, files / "short.yaml", teacher={"requests": "short.jsonl"})
+    assert "none of the 1 requests is one of a validation user" in train(
+        "--config", settings, "--out", tmp_path / "run"
+    )
+    settings = config(files, files / "short.yaml", teacher={"requests": log.name, "num_requests": 1000})
+    assert "train.teacher.num_requests=1,000 exceeds" in train("--config", settings, "--out", tmp_path / "run")
 
 
 def test_a_run_goes_on_where_its_data_was_moved(files, finished, tmp_path, monkeypatch):

@@ -13,8 +13,10 @@ from rcjax.model.selection import parse_policy
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import PAGE_TOKENS, Collator
+from rcjax.training.devices import TrainDevices
 from rcjax.training.examples import Example
 from rcjax.training.loss import candidate_scores, divergence_loss, listwise_loss, ranknet_loss
+from rcjax.training.teacher import Teacher
 
 SERVED = {Layout.SEQUENTIAL: "none", Layout.PARALLEL: "blocks"}  # the reuse under which no KV is approximate
 SELECTIVE = {"none": "trusting", "boundary(first=2, last=1)": "boundary", "full": "correcting"}
@@ -63,6 +65,22 @@ def test_scores_are_those_that_the_engine_serves(engine, layout, scoring):
         if scoring is Scoring.LABEL:  # the engine reports log-probabilities among the candidates' labels
             row = row - np.log(np.exp(row).sum())
         assert row.tolist() == pytest.approx([served[i.item_id] for i in example.candidates], abs=2e-5)
+
+
+@pytest.mark.parametrize("scoring", Scoring)
+def test_a_teacher_says_what_full_recompute_serves(engine, scoring):
+    """Of candidates shown in another order, in the example's own."""
+    model = tiny_model()
+    devices = TrainDevices(jax.devices()[:1], 1)
+    teacher = Teacher(model.params, model.config, engine.builder, scoring, jnp.float32, devices)
+    orders = [np.array(order) for order in ([2, 0, 1], [0, 2, 1], [1, 0])]
+    examples = [*EXAMPLES[:2], Example(EXAMPLES[0].history, EXAMPLES[0].candidates[:2])]
+    for example, order, found in zip(examples, orders, teacher.scores(examples, orders), strict=True):
+        shown = [example.candidates[i] for i in order]
+        served = scores(engine, shown, user_id="", history=example.history, arm=f"sequential_{scoring}_none")
+        if scoring is Scoring.LABEL:
+            found = found - np.log(np.exp(found).sum())
+        assert found.tolist() == pytest.approx([served[i.item_id] for i in example.candidates], abs=2e-5)
 
 
 @pytest.mark.parametrize("selection", ["none", "boundary(first=2, last=1)", "full"])

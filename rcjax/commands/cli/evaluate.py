@@ -13,6 +13,10 @@ from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_se
 def evaluate(
     config: Config = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint; the settings' model by default.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Compare with this checkpoint, recomputed in full as train.teacher says."),
+    ] = None,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="How many; 100, or all if fewer, if not given.")
     ] = None,
@@ -42,7 +46,8 @@ def evaluate(
 ) -> None:
     """Measure ranking quality, and what each arm loses against full recompute.
 
-    Requests with a target are taken from the catalogue where it has some; else each user's next event is held out.
+    Requests with a target are taken from the catalogue where it has some; else each user's next event is held out. With
+    --teacher, arms are compared with the checkpoint that the model was distilled from.
     """
     from rcjax.catalog.holdout import NextItem
     from rcjax.catalog.negatives import Negatives
@@ -57,6 +62,7 @@ def evaluate(
         split=split,
         num_permutations=permutations,
         seed=seed,
+        teacher=teacher,
     )
     passed = run_eval(
         Console(),
