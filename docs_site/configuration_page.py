@@ -1,6 +1,7 @@
 """The page of all settings, from the pydantic models that read them."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +23,7 @@ _INTRODUCTION = """# Configuration
 A settings file is YAML; `rcjax serve --config FILE` and the other commands read it. Every key may be left out unless it
 is said to be required. Keys that are not known, and values that are not allowed, are errors that name file, line and
 field. A relative path starts at the settings' file, and `~` is a home directory. A size is a number of bytes, or a text
-such as `512MiB` or `10GB`.
+such as `512MiB` or `10GB`. What is None in Python is `null` in YAML.
 """
 _SCALARS = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path", ByteSize: "size"}
 _LIMITS = {"ge": "at least {}", "gt": "over {}", "le": "at most {}", "lt": "below {}", "min_length": "{} or longer"}
@@ -143,7 +144,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
-        return "theirs"
+        return ""  # each of its keys has one
     return "[as below](#the-defaults-as-a-file)" if isinstance(value, dict | tuple) and value else f"`{_yaml(value)}`"
 
 
@@ -158,10 +159,13 @@ def _yaml(value: Any) -> str:
 
 
 def _words(model: type[BaseModel], field: str) -> str:
-    """The docstring below a field, if it has one."""
+    """The docstring below a field, else the first sentence about the keys that it has, if it has any."""
     parts = model.__module__.removeprefix("rcjax.config.").split(".")
     docstring = _config()[".".join([*parts, model.__name__])].members[field].docstring
-    return with_links_to_pages(docstring.value, PAGE) if docstring else ""
+    if docstring is not None:
+        return with_links_to_pages(docstring.value, PAGE)
+    inner = [each for below, each in _models(model.model_fields[field].annotation) if not below]
+    return with_links_to_pages(re.split(r"(?<=\.)\s", inspect.getdoc(inner[0]) or "")[0], PAGE) if inner else ""
 
 
 @cache

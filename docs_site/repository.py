@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>\.\./[^)\s#]+)(?:#[^)]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```[^\S\n]*$)", re.MULTILINE | re.DOTALL)
-_PAGE = re.compile(r"(?<![\w/`(\[.])docs/(?P<name>[a-z-]+)\.md")
+_PAGE = re.compile(r"(?<![\w/`\[.])(?<!\]\()docs/(?P<name>[a-z-]+)\.md")
 
 log = logging.getLogger("mkdocs.hooks.repository")
 

@@ -13,10 +13,10 @@ import yaml
 
 pytest.importorskip("mkdocs", reason="needs rcjax[docs]")
 
-import rcjax  # noqa: E402
-from rcjax.commands.app import app  # noqa: E402
-from rcjax.config import Settings  # noqa: E402
-from rcjax.serving.v1 import rcjax_pb2  # noqa: E402
+import rcjax
+from rcjax.commands.app import app
+from rcjax.config import Settings
+from rcjax.serving.v1 import rcjax_pb2
 
 ROOT = Path(__file__).parents[2]
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     # Whatever a build loads would come through a proxy, and there is none at this address.
-    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(command, cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
