@@ -23,8 +23,8 @@ def command_pages() -> dict[str, str]:
     rows = [
         (f"[`rcjax {name}`]({name}.md)", _text(command.help).partition("\n\n")[0]) for name, command in commands.items()
     ]
-    head, _, codes = _text(group.help).partition(" Exit codes:")
-    index = f"# Commands\n\n{head}\n\n{table(('command', 'does'), rows)}\nExit codes:{codes}\n"
+    commands_table = table(("command", "does"), rows)
+    index = f"# Commands\n\n{_text(group.help)}\n\n{commands_table}\n{_text(group.epilog)}\n"
     pages = {f"{FOLDER}/{name}.md": _page(name, command) for name, command in commands.items()}
     return {f"{FOLDER}/index.md": index, **pages}
 

@@ -19,7 +19,7 @@ from tables import table
 
 PAGE = "reference/grpc.md"
 
-Path_ = tuple[int, ...]  # where something stands in a FileDescriptorProto: numbers of fields, and indices
+Place = tuple[int, ...]  # where something stands in a FileDescriptorProto: numbers of fields, and indices
 
 _SYNTAX, _MESSAGES, _SERVICES = 12, 4, 6  # fields of FileDescriptorProto
 _METHODS = 2  # of ServiceDescriptorProto
@@ -49,7 +49,9 @@ def file_descriptor(proto: Path) -> FileDescriptorProto:
 class _Page:
     def __init__(self, file: FileDescriptorProto) -> None:
         self.file = file
-        self.comments = {tuple(each.path): each.leading_comments for each in file.source_code_info.location}
+        self.comments = {
+            tuple(each.path): each.leading_comments + each.trailing_comments for each in file.source_code_info.location
+        }
 
     def lines(self) -> Iterator[str]:
         yield f"# gRPC API\n\nPackage `{self.file.package}`.\n"
@@ -66,30 +68,30 @@ class _Page:
         for index, message in enumerate(self.file.message_type):
             yield from self._message(message, self.file.package, (_MESSAGES, index))
 
-    def _message(self, message: DescriptorProto, package: str, path: Path_) -> Iterator[str]:
+    def _message(self, message: DescriptorProto, package: str, place: Place) -> Iterator[str]:
         name = f"{package}.{message.name}"
-        yield f"### {name.removeprefix(self.file.package + '.')} {{ #{name} }}\n\n{self._comment(path)}\n"
+        yield f"### {name.removeprefix(self.file.package + '.')} {{ #{name} }}\n\n{self._comment(place)}\n"
         for index, oneof in enumerate(message.oneof_decl):
             fields = [f for f in message.field if f.HasField("oneof_index") and f.oneof_index == index]
             if not fields[0].proto3_optional:
                 names = ", ".join(f"`{field.name}`" for field in fields)
-                yield f"`{oneof.name}` is one of {names}. {self._comment((*path, _ONEOFS, index))}\n"
+                yield f"`{oneof.name}` is one of {names}. {self._comment((*place, _ONEOFS, index))}\n"
         rows = [
             (f"`{field.name}`{{ #{name}.{field.name} }}", self._type(field), str(field.number), comment)
             for index, field in enumerate(message.field)
-            for comment in [self._comment((*path, _FIELDS, index))]
+            for comment in [self._comment((*place, _FIELDS, index))]
         ]
         yield table(("field", "type", "number", "meaning"), rows) if rows else "It has no fields.\n"
         for index, enum in enumerate(message.enum_type):
-            yield from self._enum(enum, name, (*path, _ENUMS, index))
+            yield from self._enum(enum, name, (*place, _ENUMS, index))
         for index, nested in enumerate(message.nested_type):
-            yield from self._message(nested, name, (*path, _NESTED, index))
+            yield from self._message(nested, name, (*place, _NESTED, index))
 
-    def _enum(self, enum: EnumDescriptorProto, package: str, path: Path_) -> Iterator[str]:
+    def _enum(self, enum: EnumDescriptorProto, package: str, place: Place) -> Iterator[str]:
         name = f"{package}.{enum.name}"
-        yield f"#### {enum.name} {{ #{name} }}\n\n{self._comment(path)}\n"
+        yield f"#### {enum.name} {{ #{name} }}\n\n{self._comment(place)}\n"
         values = [
-            (f"`{value.name}`", str(value.number), self._comment((*path, _VALUES, index)))
+            (f"`{value.name}`", str(value.number), self._comment((*place, _VALUES, index)))
             for index, value in enumerate(enum.value)
         ]
         yield table(("value", "number", "meaning"), values)
@@ -109,11 +111,11 @@ class _Page:
         own = full.removeprefix(self.file.package + ".")
         return f"`{full}`" if own == full else f"[{own}](#{full})"
 
-    def _comment(self, path: Path_) -> str:
+    def _comment(self, place: Place) -> str:
         """A comment as Markdown: what it indents, it lays out."""
         lines: list[str] = []
         is_laid_out = False
-        for line in self.comments.get(path, "").splitlines():
+        for line in [*self.comments.get(place, "").splitlines(), ""]:
             if line.startswith("   ") != is_laid_out:
                 is_laid_out = not is_laid_out
                 lines.append("\n```text" if is_laid_out else "```\n")

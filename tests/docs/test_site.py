@@ -135,6 +135,14 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text(encoding="utf-8")), path
 
 
+def test_diagrams_are_pictures(site: Path) -> None:
+    pictures = [url for url in Page(site / "architecture.html").loaded if url.startswith("diagrams/")]
+    assert len(pictures) == (ROOT / "docs/architecture.md").read_text(encoding="utf-8").count("```mermaid") > 0
+    text = (site / pictures[0]).read_text(encoding="utf-8")
+    assert "SliceWorker: one thread" in text
+    assert "<script" not in text
+
+
 def test_shapes_and_intervals_are_text(site: Path) -> None:
     interval = re.compile(r"^[\s\[]*(?:[-+]?\.?\d|[A-Z](?:, [A-Z])+\b)")
     for path in site.rglob("*.html"):
