@@ -23,9 +23,12 @@ class CatalogueSettings(StrictModel):
     """
 
     format: str = "embedded"
+    """`embedded`, `jsonl`, `parquet`, `amazon2014`, `amazon2023`, `movielens` or `yelp`."""
     paths: dict[str, Path] = Field(default_factory=dict)
+    """`folder`, or `items` and any of `events`, `users` and `requests`."""
     on_error: OnError = "stop"
     seed: int = 0
+    """Of the embedded shop, and of how users are split into train, validation and test."""
 
     def in_folder(self, folder: Path) -> "CatalogueSettings":
         """The same with absolute paths: relative ones start in `folder`, and `~` is a home directory.

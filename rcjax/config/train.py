@@ -17,17 +17,24 @@ class NewModel(StrictModel):
     """A decoder of random weights, which takes only the tokenizer from the checkpoint."""
 
     num_layers: int = Field(ge=1)
+    """Of the decoder."""
     d_model: int = Field(ge=2)
+    """Its width."""
     num_heads: int = Field(ge=1)
+    """Heads of queries."""
     num_kv_heads: int = Field(ge=1)
+    """Heads of keys and values."""
     d_ff: int = Field(ge=1)
+    """Width of the feed-forward layers."""
 
 
 class Lora(StrictModel):
     """Low-rank adapters on every projection (Hu et al., arXiv 2106.09685); merged into the weights on export."""
 
     rank: int = Field(8, ge=1)
+    """Of the adapters."""
     alpha: float = Field(16.0, gt=0)
+    """What they add counts `alpha / rank` times."""
 
 
 class TrainSettings(StrictModel):
@@ -47,14 +54,19 @@ class TrainSettings(StrictModel):
     """
 
     layout: Layout = Layout.PARALLEL
+    """Under whose mask it is trained, and is to be served."""
     scoring: Scoring = Scoring.ANCHOR
+    """How candidates are scored, in training and when it is served."""
     selection: str | None = None
     teacher: TeacherSettings | None = None
     loss: Literal["listwise", "ranknet"] = "listwise"
+    """`listwise`: softmax over the candidates; `ranknet`: over pairs of them."""
     num_steps: int = Field(1000, ge=1)
+    """Steps of the optimizer."""
     batch_size: int = Field(8, ge=1)
     accumulate: int = Field(1, ge=1)
     num_candidates: int = Field(20, ge=2)
+    """Candidates of a request."""
     requests_per_user: int = Field(1, ge=1)
     choices_per_request: int = Field(1, ge=1)
     recall_share: float = Field(0.0, ge=0, le=1)
@@ -62,18 +74,28 @@ class TrainSettings(StrictModel):
     negative_pool: int | None = None
     max_events: int = Field(15, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    """At its highest; it falls to a tenth by a cosine."""
     warmup_steps: int = Field(50, ge=0)
+    """In which the rate rises to its highest."""
     weight_decay: float = Field(0.01, ge=0)
+    """Of AdamW."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the passes; master weights are float32."""
     num_layers: int | None = Field(None, ge=1)
     new_model: NewModel | None = None
     lora: Lora | None = None
     tensor_parallel: int = Field(1, ge=1)
+    """Devices that share each layer; the others share the batch."""
     seed: int = 0
+    """Of examples and new weights."""
     validate_every: int = Field(100, ge=1)
+    """Steps from one validation to the next."""
     num_validation: int = Field(200, ge=1)
+    """Requests of a validation."""
     checkpoint_every: int = Field(100, ge=1)
+    """Steps from one checkpoint to the next."""
 
     def in_folder(self, folder: Path) -> "TrainSettings":
         """The same with the paths that a file in `folder` means."""
