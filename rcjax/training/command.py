@@ -105,6 +105,8 @@ def example_sources(
 def _identity(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> str:
     """What decides what a run learns, but for the catalogue's files: they may be moved between two calls."""
     catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
+    if not settings.catalogue.columns.named:
+        del catalogue["columns"]  # runs from before there were any go on
     return json.dumps(
         {
             "model": model.fingerprint,
