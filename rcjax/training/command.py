@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
 from rcjax.catalog.negatives import NegativeSampler
 from rcjax.config import NewModel, Settings, TrainSettings, read_catalogue
 from rcjax.disk import make_folder
+from rcjax.evaluation.event_file import check_events
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
@@ -27,15 +29,23 @@ from rcjax.serving.progress import noted
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
 from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
-from rcjax.training.step import Trainee
+from rcjax.training.pass_events import PassEvents
+from rcjax.training.step import Trainee, TrainState
 from rcjax.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 MODEL_FOLDER = "model"
 
 
-def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
-    """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
+def run_training(
+    console: Console, settings: Settings, train: TrainSettings, folder: Path, event_folder: Path | None = None
+) -> Path:
+    """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load.
+
+    What it measures goes to `event_folder` too, for TensorBoard.
+    """
+    if event_folder is not None:
+        check_events(event_folder)
     make_folder(folder)  # before what takes long
     model = load_model(settings.model, dtype=jnp.float32)
     tokenizer = model.tokenizer
@@ -49,17 +59,26 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     trainer = Trainer(trainee, collator, source, examples, train, folder, identity)
     state = trainee.initial_state(params)
     del model, params  # the state and the trainee have what they need of them
-    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("training", total=trainer.num_passes, state="")
-        state = trainer.run(
-            state,
-            lambda number, loss, ndcg: bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}"),
-        )
+    state = _train(console, trainer, state, PassEvents(event_folder, train))
     exported = folder / MODEL_FOLDER
     export_folder(exported, config, trainee.params(state), tokenizer)
     console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
     return exported
+
+
+def _train(console: Console, trainer: Trainer, state: TrainState, events: PassEvents) -> TrainState:
+    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with (
+        closing(events),
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar,
+    ):
+        task = bar.add_task("training", total=trainer.num_passes, state="")
+
+        def on_pass(number: int, loss: float, ndcg: float) -> None:
+            bar.update(task, completed=number, state=f"loss {loss:.3f}, NDCG@10 {ndcg:.3f}")
+            events.passed(number, loss)
+
+        return trainer.run(state, on_pass, events.validated)
 
 
 def example_sources(

@@ -41,7 +41,7 @@ def test_help_names_the_commands(run):
         ("restore", ["--target", "--number", "--timeout-s"]),
         ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target"]),
         ("bench", ["--config", "--requests", "--json", "--target", "--rate", "--arrivals", "--slo-ms"]),
-        ("train", ["--config", "--out", "--steps", "--num-layers"]),
+        ("train", ["--config", "--out", "--steps", "--num-layers", "--tensorboard"]),
         ("eval", ["--config", "--model", "--requests", "--arms", "--gate", "--json", "--plot", "--permutations"]),
     ],
 )

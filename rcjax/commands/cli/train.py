@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -21,6 +21,7 @@ def train(
         int | None, typer.Option(min=1, help="Steps of the optimizer; the settings' train.num_steps.")
     ] = None,
     num_layers: Annotated[int | None, typer.Option(min=1, help="Keep only the checkpoint's first layers.")] = None,
+    tensorboard: EventFolder = None,
     on_error: OnError = None,
 ) -> None:
     """Fine-tune a checkpoint to rank, as the settings' train section says, under the mask it will be served with."""
@@ -30,4 +31,4 @@ def train(
     settings = read_settings(config, model=model, on_error=on_error)
     training = settings.train.changed(num_steps=steps, num_layers=num_layers)
     use_compilation_cache(settings.compilation_cache_dir())
-    run_training(Console(), settings, training, out)
+    run_training(Console(), settings, training, out, tensorboard)
