@@ -9,7 +9,7 @@ from typing import Any
 from rcjax.catalog.errors import CatalogueError, shown
 
 # train-00000-of-00002.parquet, some with a hash: train-00000-of-00002-1f2e3d4c5b6a7980.parquet
-_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?\.(?:parquet|arrow)")
 _NUMBERED = re.compile(r"\d+\.parquet")  # of the Hub's own conversions: 0000.parquet, 0001.parquet
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 _MAX_NAMED = 5
@@ -26,7 +26,7 @@ def table_files(path: Path) -> list[Path]:
             return _saved(_only_split(path))
         if (path / _SAVED).exists():
             return _saved(path)
-        return _shards(path, path, sorted(path.glob("*.parquet")))
+        return _shards(path, path, sorted((*path.glob("*.parquet"), *path.glob("*.arrow"))))
     if "*" in path.name and not path.exists():
         return _shards(path, path.parent, sorted(path.parent.glob(path.name)))
     return [path]
@@ -36,11 +36,11 @@ def _shards(path: Path, folder: Path, files: Sequence[Path]) -> list[Path]:
     if not files:
         inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         advice = f"; name one of its folders: {_some(inner)}" if inner else ""
-        raise CatalogueError(f"{path}: no Parquet files there{advice}")
+        raise CatalogueError(f"{path}: no Parquet or Arrow files there{advice}")
     shards = [_SHARD.fullmatch(file.name) for file in files]
     splits = {shard["split"] for shard in shards if shard is not None}
     if len(splits) > 1:
-        example = folder / f"{min(splits)}-*.parquet"
+        example = folder / f"{min(splits)}-*{files[0].suffix}"
         raise CatalogueError(f"{path}: holds several splits ({_some(sorted(splits))}); name one, such as {example}")
     if all(shards):
         return _complete(path, files, [shard for shard in shards if shard is not None])

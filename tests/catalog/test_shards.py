@@ -52,6 +52,16 @@ def test_shards_are_read_in_order_of_their_numbers(tmp_path: Path) -> None:
     assert ids_of(folder / names[1]) == ["b"]
 
 
+def test_shards_of_the_cache_of_datasets_are_streams(tmp_path: Path) -> None:
+    saved = save_to_disk(tmp_path / "saved", table("a", "b", "c"), table("d"))
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for number in range(2):
+        shard = f"{number:05}-of-00002.arrow"
+        (saved / f"data-{shard}").rename(folder / f"shop-train-{shard}")
+    assert ids_of(folder) == ids_of(folder / "shop-train-*.arrow") == ["a", "b", "c", "d"]
+
+
 def test_numbered_files_and_a_lone_one_are_tables(tmp_path: Path) -> None:
     assert ids_of(write_shards(tmp_path / "converted", *(f"{n:04}.parquet" for n in range(3)))) == ["a", "b", "c"]
     assert ids_of(write_shards(tmp_path / "lone", "anything.parquet")) == ["a"]
@@ -79,7 +89,7 @@ def test_splits_are_never_mixed(tmp_path: Path) -> None:
         (["0000.parquet", "0002.parquet"], r"0002\.parquet is there where shard 1 is expected"),
         (["items.parquet", "events.parquet"], r"events\.parquet, items\.parquet are not named as shards of one table"),
         (["train-00000-of-00001.parquet", "x.parquet"], "are not named as shards of one table"),
-        (["data/train-00000-of-00001.parquet"], "no Parquet files there; name one of its folders: data"),
+        (["data/train-00000-of-00001.parquet"], "no Parquet or Arrow files there; name one of its folders: data"),
     ],
 )
 def test_what_is_not_one_whole_table_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
