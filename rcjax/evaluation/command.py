@@ -8,6 +8,7 @@ from rcjax.config import Settings
 from rcjax.disk import check_folder
 from rcjax.evaluation.arms import chosen_arms, compared_arms
 from rcjax.evaluation.evaluation import EvalOptions, Evaluation, evaluate
+from rcjax.evaluation.event_file import check_events, write_summaries
 from rcjax.evaluation.gate import METRIC, gate_violations
 from rcjax.evaluation.plot import check_plot, write_plot
 from rcjax.evaluation.report import gate_record, write_report
@@ -22,18 +23,21 @@ def run_eval(
     *,
     json_file: Path | None = None,
     plot_file: Path | None = None,
+    event_folder: Path | None = None,
     gate: float | None = None,
     model: Model | None = None,
 ) -> bool:
     """Evaluates, prints and writes what was found; whether the gate passed, which it does where there is none.
 
-    Before anything is measured: `DiskError` where a file could not be written, ValueError where the gate would have no
-    arm to judge.
+    Before anything is measured: `DiskError` where a file could not be written, ValueError where a package for that is
+    missing or the gate would have no arm to judge.
     """
     for path in filter(None, (json_file, plot_file)):
         check_folder(path.parent)
     if plot_file:
         check_plot(plot_file)
+    if event_folder:
+        check_events(event_folder)
     judged = _judged(settings, options)
     if gate is not None and not judged:
         raise ValueError("the gate has no arm to judge: name one that takes blocks from the cache")
@@ -48,7 +52,9 @@ def run_eval(
             console.print(line, style="bold red" if violations else "bold green", markup=False, highlight=False)
     if json_file:
         write_report(json_file, evaluation, None if gate is None else gate_record(violations, gate))
-    for path in filter(None, (json_file, plot_file)):
+    if event_folder:
+        write_summaries(event_folder, evaluation.summaries)
+    for path in filter(None, (json_file, plot_file, event_folder)):
         console.print(f"wrote {path}", markup=False, highlight=False)
     return not violations
 

@@ -1,6 +1,7 @@
 """`rcjax train`: from settings and data to a model folder, with progress for a person to watch."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rcjax.config import NewModel, Settings, TrainSettings
 from rcjax.disk import make_folder
+from rcjax.evaluation.event_file import check_events
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
@@ -21,16 +23,25 @@ from rcjax.prompt.template import load_template
 from rcjax.serving.progress import noted
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
+from rcjax.training.pass_events import PassEvents
 from rcjax.training.sources import sources_of
-from rcjax.training.step import Trainee
+from rcjax.training.step import Trainee, TrainState
 from rcjax.training.teaching import taught_sources
 from rcjax.training.trainer import Trainer
+from rcjax.training.validation import Validation
 
 MODEL_FOLDER = "model"
 
 
-def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
-    """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
+def run_training(
+    console: Console, settings: Settings, train: TrainSettings, folder: Path, event_folder: Path | None = None
+) -> Path:
+    """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load.
+
+    What it measures goes to `event_folder` too, for TensorBoard.
+    """
+    if event_folder is not None:
+        check_events(event_folder)
     make_folder(folder)  # before what takes long
     model = load_model(settings.model, dtype=jnp.float32)
     tokenizer = model.tokenizer
@@ -46,22 +57,33 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     trainer = Trainer(trainee, collator, sources.train, sources.validation, train, folder, identity)
     state = trainee.initial_state(params)
     del model, params  # the state and the trainee have what they need of them
-    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("training", total=trainer.num_passes, state="")
-        state = trainer.run(
-            state,
-            lambda number, loss, last: bar.update(task, completed=number, state=f"loss {loss:.3f}; {last}"),
-        )
+    state = _train(console, trainer, state, PassEvents(event_folder, train))
     exported = folder / MODEL_FOLDER
     export_folder(exported, config, trainee.params(state), tokenizer)
     console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
     return exported
 
 
+def _train(console: Console, trainer: Trainer, state: TrainState, events: PassEvents) -> TrainState:
+    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
+    with (
+        closing(events),
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar,
+    ):
+        task = bar.add_task("training", total=trainer.num_passes, state="")
+
+        def on_pass(number: int, loss: float, last: Validation) -> None:
+            bar.update(task, completed=number, state=f"loss {loss:.3f}; {last}")
+            events.passed(number, loss)
+
+        return trainer.run(state, on_pass, events.validated)
+
+
 def _identity(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> str:
     """What decides what a run learns, but for the files of data: they may be moved between two calls."""
     catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
+    if not settings.catalogue.columns.named:
+        del catalogue["columns"]  # runs from before there were any go on
     return json.dumps(
         {
             "model": model.fingerprint,

@@ -63,8 +63,8 @@ class Lessons:
         scores = self._computed(name, examples, num_orders)
         new = path.with_name(f"{path.name}.new")
         with writing(path):
-            with new.open("wb") as file:
-                np.savez(file, digest=np.array(digest), scores=scores)
+            with new.open("wb") as out:
+                np.savez(out, digest=np.array(digest), scores=scores)
             new.replace(path)
         return scores
 

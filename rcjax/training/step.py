@@ -134,15 +134,20 @@ def _in_float32(params: Params) -> Params:
     return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
 
-def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """AdamW on a warm-up and a cosine to a tenth; the norms' weights are not decayed."""
-    schedule = optax.warmup_cosine_decay_schedule(
+def learning_rate_schedule(settings: TrainSettings) -> optax.Schedule:
+    """The learning rate of each step, counted from 0: a warm-up, then a cosine to a tenth."""
+    return optax.warmup_cosine_decay_schedule(
         0.0,
         settings.learning_rate,
         settings.warmup_steps,
         max(settings.num_steps, settings.warmup_steps + 1),
         settings.learning_rate / 10,
     )
+
+
+def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """AdamW; the norms' weights are not decayed."""
+    schedule = learning_rate_schedule(settings)
     adamw = optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay, mask=_is_decayed)
     chain = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
     if settings.accumulate == 1:

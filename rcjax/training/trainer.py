@@ -60,10 +60,15 @@ class Trainer:
         return self._settings.num_steps * self._settings.accumulate
 
     def run(
-        self, state: TrainState, on_pass: Callable[[int, float, Validation], None] = lambda step, loss, last: None
+        self,
+        state: TrainState,
+        on_pass: Callable[[int, float, Validation], None] = lambda step, loss, last: None,
+        on_point: Callable[[CurvePoint], None] = lambda point: None,
     ) -> TrainState:
         """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss, and what
         the last validation found.
+
+        `on_point` takes each point of the curve once it is there, before `on_pass` takes its pass.
 
         Takes `state` over, as a step does: it is where a new run starts, and gives way to what a killed one left.
         """
@@ -88,6 +93,7 @@ class Trainer:
                     curve.append(CurvePoint(number, train_s, float(np.mean(losses)), *astuple(validation)))
                     losses = []
                     write_curve(self._folder / CURVE, curve)
+                    on_point(curve[-1])
                 on_pass(number, float(loss), validation)
                 if number % (settings.checkpoint_every * settings.accumulate) == 0 or is_last:
                     with writing(self._folder / _CHECKPOINTS, ValueError):  # Orbax's word for a full disk

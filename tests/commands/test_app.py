@@ -39,9 +39,9 @@ def test_help_names_the_commands(run):
         ("build", ["--config", "--out"]),
         ("snapshot", ["--target", "--timeout-s"]),
         ("restore", ["--target", "--number", "--timeout-s"]),
-        ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target"]),
+        ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target", "--ca", "--token-file"]),
         ("bench", ["--config", "--requests", "--json", "--target", "--rate", "--arrivals", "--slo-ms"]),
-        ("train", ["--config", "--out", "--steps", "--num-layers"]),
+        ("train", ["--config", "--out", "--steps", "--num-layers", "--tensorboard"]),
         ("eval", ["--config", "--model", "--requests", "--arms", "--gate", "--json", "--plot", "--permutations"]),
     ],
 )

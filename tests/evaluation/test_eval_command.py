@@ -36,13 +36,13 @@ def test_defaults(run, calls):
     ((settings, options, files),) = calls
     assert settings == Settings()
     assert options == EvalOptions()
-    assert files == {"json_file": None, "plot_file": None, "gate": None}
+    assert files == {"json_file": None, "plot_file": None, "event_folder": None, "gate": None}
 
 
 def test_options_reach_the_evaluation(run, calls, tmp_path):
     arguments = "--model ./mine -n 7 --arms full,rcjax --split all --history-len 4 --candidates 9 --negatives uniform"
     more = f"--permutations 2 --seed 5 --gate 0.01 --json {tmp_path / 'e.json'} --plot {tmp_path / 'e.png'}"
-    assert run(*arguments.split(), *more.split()).exit_code == 0
+    assert run(*arguments.split(), *more.split(), "--tensorboard", str(tmp_path)).exit_code == 0
     ((settings, options, files),) = calls
     assert settings == Settings(model="./mine")
     assert options == EvalOptions(
@@ -53,7 +53,8 @@ def test_options_reach_the_evaluation(run, calls, tmp_path):
         num_permutations=2,
         seed=5,
     )
-    assert files == {"json_file": tmp_path / "e.json", "plot_file": tmp_path / "e.png", "gate": 0.01}
+    named = {"json_file": tmp_path / "e.json", "plot_file": tmp_path / "e.png", "event_folder": tmp_path}
+    assert files == {**named, "gate": 0.01}
 
 
 def test_a_gate_that_does_not_pass_is_exit_code_3(run, calls):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from event_reader import scalars_of
 from tiny_engine import ARMS, recommend, tiny_settings
 from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
@@ -75,7 +77,7 @@ def train(*args: object) -> str:
 def finished(files) -> tuple[Path, Path, str]:
     """A run: its settings, its folder, and what was said."""
     settings, out = config(files, files / "train.yaml"), files / "run"
-    return settings, out, train("--config", settings, "--out", out)
+    return settings, out, train("--config", settings, "--out", out, "--tensorboard", files / "events")
 
 
 def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, finished, tmp_path):
@@ -149,6 +151,16 @@ def test_more_requests_than_there_are_cannot_be_taught(files, log, tmp_path):
     assert "train.teacher.num_requests=1,000 exceeds" in train("--config", settings, "--out", tmp_path / "run")
 
 
+def test_tensorboard_shows_the_curve(files, finished):
+    _, out, _ = finished
+    points = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    shown = scalars_of(files / "events")
+    assert set(shown) == {"train/loss", "train/learning_rate", "train/seconds", "validation/ndcg_at_10"}
+    for tag, name in {"train/loss": "loss", "validation/ndcg_at_10": "validation_ndcg_at_10"}.items():
+        assert [step for step, _ in shown[tag]] == [1, 2]
+        assert [value for _, value in shown[tag]] == pytest.approx([point[name] for point in points])
+
+
 def test_a_run_goes_on_where_its_data_was_moved(files, finished, tmp_path, monkeypatch):
     _, out, said = finished
     assert "exit" not in said
@@ -219,6 +231,14 @@ def test_the_embedded_shop_recalls_nothing(files, tmp_path):
     settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, recall_share=0.5))
     with pytest.raises(ValueError, match="the embedded shop"):
         example_sources(settings, settings.train)
+
+
+def test_tensorboard_without_its_package_is_said_before_anything_runs(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as Python marks what cannot be imported
+    settings = config(files, tmp_path / "train.yaml")
+    said = train("--config", settings, "--out", tmp_path / "run", "--tensorboard", tmp_path / "events")
+    assert said.startswith("exit 1: error: --tensorboard needs tensorboardX; install rcjax[tensorboard]")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import count
 
@@ -167,9 +167,9 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
     _, first = trainer(builder, tmp_path / "killed", trainee=trainee)
     with pytest.raises(KilledError):
         first.run(start(trainee), kill_after(5))
-    again = {}
+    again, points = {}, []
     _, second = trainer(builder, tmp_path / "killed", trainee=trainee)
-    state = second.run(start(trainee), lambda step, loss, ndcg: again.setdefault(step, loss))
+    state = second.run(start(trainee), lambda step, loss, ndcg: again.setdefault(step, loss), points.append)
     first_draw, second_draw = source.draws
     assert first_draw != second_draw, "the second bucket of passes repeats the first"
     assert again == {step: loss for step, loss in losses.items() if step > 4}  # the last checkpoint was at 4
@@ -180,6 +180,7 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
         for name in ("whole", "killed")
     ]
     assert curves[0] == curves[1]
+    assert [asdict(point) for point in points] == curves[1][2:]
     assert [point["step"] for point in curves[0]] == [2, 4, 6, 8]
     assert [point["train_s"] for point in curves[0]] == [1, 2, 3, 4], "two passes a point; validation is left out"
     assert [point["loss"] for point in curves[0]] == [(losses[step - 1] + losses[step]) / 2 for step in (2, 4, 6, 8)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from rcjax.commands.cli.channel import channel_security
 from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
 
 if TYPE_CHECKING:
@@ -116,12 +117,9 @@ def _checked_settings(
 
 
 def _connect(ca: Path | None, token_file: Path | None) -> "Callable[[str], grpc.aio.Channel]":
-    from rcjax.serving.security import ChannelSecurity, new_aio_channel
+    from rcjax.serving.security import new_aio_channel
 
-    if ca is None and token_file is None:
-        return new_aio_channel
-    token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else ""
-    return partial(new_aio_channel, security=ChannelSecurity(ca=ca, token=token, tls=ca is not None))
+    return partial(new_aio_channel, security=channel_security(ca, token_file))
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -31,6 +31,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Plot quality over tokens computed.")] = None,
+    tensorboard: EventFolder = None,
     permutations: Annotated[int, typer.Option(min=0, help="Rank in so many other orders of candidates too.")] = 0,
     split: Annotated[
         Literal["train", "validation", "test", "all"], typer.Option(help="Users whose events are held out.")
@@ -70,6 +71,7 @@ def evaluate(
         options,
         json_file=json_file,
         plot_file=plot,
+        event_folder=tensorboard,
         gate=gate,
     )
     if not passed:

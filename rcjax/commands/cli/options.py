@@ -23,6 +23,10 @@ OnError = Annotated[
     Literal["stop", "skip"] | None,
     typer.Option(help="What a record does that cannot be read; the settings' catalogue.on_error by default."),
 ]
+EventFolder = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", metavar="FOLDER", help="Scalars for TensorBoard; needs rcjax\\[tensorboard]."),
+]
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's main port.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -25,6 +25,7 @@ def train(
         typer.Option("--distil", help="Learn the checkpoint's own full-recompute rankings, as train.teacher says."),
     ] = False,
     num_layers: Annotated[int | None, typer.Option(min=1, help="Keep only the checkpoint's first layers.")] = None,
+    tensorboard: EventFolder = None,
     on_error: OnError = None,
 ) -> None:
     """Fine-tune a checkpoint to rank, as the settings' train section says, under the mask it will be served with."""
@@ -36,4 +37,4 @@ def train(
     teacher = TeacherSettings() if distil and settings.train.teacher is None else None
     training = settings.train.changed(num_steps=steps, num_layers=num_layers, teacher=teacher)
     use_compilation_cache(settings.compilation_cache_dir())
-    run_training(Console(), settings, training, out)
+    run_training(Console(), settings, training, out, tensorboard)
