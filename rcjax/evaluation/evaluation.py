@@ -81,7 +81,7 @@ def evaluate(
     arms, references = compared_arms(settings, options.arms)
     if model is None:
         with announced(console) as announce:
-            announce(f"loading {settings.model}")
+            announce(f"loading {settings.weights}")
             model = model_of(settings)
     texts = PromptTexts(settings, model, arms)
     dataset, left_out, prompts = texts.fitting(dataset or _dataset(console, settings, options, texts))

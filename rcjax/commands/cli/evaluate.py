@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Adapter, Config, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
 def evaluate(
     config: Config = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint; the settings' model by default.")] = None,
+    adapter: Adapter = None,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="How many; 100, or all if fewer, if not given.")
     ] = None,
@@ -49,7 +50,7 @@ def evaluate(
     from rcjax.evaluation.command import run_eval
     from rcjax.evaluation.evaluation import EvalOptions
 
-    settings = read_settings(config, model=model, on_error=on_error)
+    settings = read_settings(config, model=model, adapter=adapter, on_error=on_error)
     options = EvalOptions(
         num_requests=requests,
         arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
