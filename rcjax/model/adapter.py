@@ -78,13 +78,19 @@ class AdaptedSource:
         if name not in self._adapter.scales:
             return weight
         down, up = self._adapter.factors(name, *index)
-        return weight.astype(np.float32) + np.float32(self._adapter.scales[name]) * (up @ down)
+        summed: np.ndarray = (np.float32(self._adapter.scales[name]) * up) @ down
+        summed += weight
+        return summed
 
 
 def factor_names(name: str) -> tuple[str, str]:
     """PEFT's names of A [r, in] and B [out, r], whose product changes the base model's tensor `name`."""
-    module = PREFIX + name.removesuffix(".weight")
+    module = PREFIX + _module(name)
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
 
 
 def load_adapter(spec: str, config: ModelConfig) -> Adapter:
@@ -92,37 +98,35 @@ def load_adapter(spec: str, config: ModelConfig) -> Adapter:
 
     Raises ModelLoadError naming file and field, or tensor, where it does not fit or is more than plain LoRA.
     """
-    folder = _folder(spec)
+    folder, name = _found(spec)
     said = read_adapter_config(folder)
     tensors = SafetensorsFolder(folder, STEM)
-    shapes = {
-        name: shape for name, shape in projections(config).items() if said.is_target(name.removesuffix(".weight"))
-    }
+    shapes = {tensor: shape for tensor, shape in projections(config).items() if said.is_target(_module(tensor))}
     if not shapes:
         raise ModelLoadError(
             f"{folder / CONFIG_FILE}: target_modules names no projection of this model; they are "
-            f"{', '.join(sorted({name.split('.')[-2] for name in projections(config)}))}"
+            f"{', '.join(sorted({_module(tensor).split('.')[-1] for tensor in projections(config)}))}"
         )
-    ranks = {name: said.rank_of(name.removesuffix(".weight")) for name in shapes}
-    _check_tensors(tensors, shapes, ranks)
+    _check_tensors(tensors, shapes, {tensor: said.rank_of(_module(tensor)) for tensor in shapes})
     return Adapter(
-        name=spec if is_hub_id(spec) else folder.resolve().name,
-        scales={name: said.scale_of(name.removesuffix(".weight")) for name in shapes},
+        name=name,
+        scales={tensor: said.scale_of(_module(tensor)) for tensor in shapes},
         tensors=tensors,
         digest=digest_of([folder / CONFIG_FILE, *tensors.files]),
         origin=read_origin(folder),
     )
 
 
-def _folder(spec: str) -> Path:
+def _found(spec: str) -> tuple[Path, str]:
+    """The folder that a spec means, and the adapter's name."""
     if (shipped := shipped_adapters().get(spec)) is not None:
-        return shipped
+        return shipped, spec
     path = expanded(spec, "adapter")
     if path.is_dir():
-        return path
+        return path, path.resolve().name
     if is_hub_id(spec):
         files = [CONFIG_FILE, ORIGIN_FILE, f"{STEM}*.safetensors", f"{STEM}*.json"]
-        return hub_folder(spec, files, what="adapter", offline="a local folder")
+        return hub_folder(spec, files, what="adapter", offline="a local folder"), spec
     names = ", ".join(shipped_adapters()) or "there is none"
     raise ModelLoadError(
         f"adapter {spec!r} is no existing folder; give a folder, a Hub id ORG/NAME, or the name of a shipped adapter "

@@ -79,9 +79,8 @@ class AdapterConfig:
     def scale_of(self, module: str) -> float:
         """What the product B A is multiplied by."""
         rank = self.rank_of(module)
-        return _of_pattern(self.alpha_pattern, module, self.alpha) / (
-            math.sqrt(rank) if self.is_rank_stabilised else rank
-        )
+        alpha = _of_pattern(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
@@ -165,7 +164,7 @@ def _layers_patterns(fields: Fields) -> tuple[str, ...]:
 def _check_expression(fields: Fields, key: str, expression: str, form: str = "{}") -> None:
     try:
         re.compile(form.format(expression))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise fields.error(key, f"has {expression!r}, which is no regular expression ({error})") from error
 
 

@@ -137,12 +137,11 @@ def _model(
     dtype = jnp.dtype(choice.dtype)
     placed = wanted.shardings(config) if wanted.shardings else None
     digest = digest_of(files)
+    weights = source if adapter is None else AdaptedSource(source, adapter)
     return Model(
         name=name if adapter is None else f"{name} + {adapter.name}",
         config=config,
-        params=load_params(
-            config, source if adapter is None else AdaptedSource(source, adapter), dtype=dtype, shardings=placed
-        ),
+        params=load_params(config, weights, dtype=dtype, shardings=placed),
         tokenizer=tokenizer,
         fingerprint=fingerprint(config, dtype, digest + (b"" if adapter is None else adapter.digest)),
         dtype_reason=choice.reason,

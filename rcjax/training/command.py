@@ -24,6 +24,7 @@ from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.serving.progress import noted
+from rcjax.training.adapter_folder import adapter_folder
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
 from rcjax.training.examples import EmbeddedExamples, ExampleSource, PairExamples
@@ -31,16 +32,21 @@ from rcjax.training.step import Trainee
 from rcjax.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-MODEL_FOLDER = "model"
+MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
 
 
 def run_training(console: Console, settings: Settings, train: TrainSettings, folder: Path) -> Path:
     """Trains and exports; returns the folder of the model, which `rcjax serve` and `transformers` load."""
     make_folder(folder)  # before what takes long
-    model = load_model(settings.model, dtype=jnp.float32)
+    model = load_model(settings.model, dtype=jnp.float32, adapter=settings.adapter)
     tokenizer = model.tokenizer
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
     identity = _identity(settings, train, model, builder)
+    adapter = adapter_folder(settings, train, model, builder.template)
+    if model.adapter is not None:
+        asked = {(train.layout, train.scoring)}
+        for line in model.adapter.mismatches(builder.template, asked, model.base_fingerprint):
+            logger.warning(line)
     config, params = _start(model, train)
     source, validation = example_sources(settings, train, noted(console))
     examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
@@ -59,6 +65,9 @@ def run_training(console: Console, settings: Settings, train: TrainSettings, fol
     exported = folder / MODEL_FOLDER
     export_folder(exported, config, trainee.params(state), tokenizer)
     console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
+    if adapter is not None:
+        adapter.write(folder / ADAPTER_FOLDER, state.trained)
+        console.print(f"{folder / ADAPTER_FOLDER}: the adapter alone", markup=False, highlight=False)
     return exported
 
 
