@@ -52,6 +52,8 @@ def plain(folder: Path, **fields: Any) -> Path:
         ({"target_modules": ["c_attn"]}, "names no projection of this model; they are down_proj, gate_proj, k_proj"),
         ({"target_modules": "(q_proj"}, r"target_modules='\(q_proj' has '\(q_proj', which is no regular expression"),
         ({"exclude_modules": "[a"}, "exclude_modules="),
+        ({"exclude_modules": "a{99999999999}"}, "exclude_modules=.* no regular expression"),
+        ({"exclude_modules": "(" * 9999}, "exclude_modules=.* no regular expression"),
         ({"exclude_modules": r".*"}, "names no projection"),
         ({"rank_pattern": {"(": 2}}, "rank_pattern=.* no regular expression"),
         ({"rank_pattern": {"(?i)q_proj": 2}}, "rank_pattern=.* no regular expression"),
