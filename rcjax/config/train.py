@@ -29,7 +29,7 @@ class NewModel(StrictModel):
 
 
 class Lora(StrictModel):
-    """Low-rank adapters on every projection (Hu et al., arXiv 2106.09685); merged into the weights on export."""
+    """Low-rank adapters on every projection (Hu et al., arXiv 2106.09685), exported alone and merged."""
 
     rank: int = Field(8, ge=1)
     """Of the adapters."""

@@ -153,7 +153,7 @@ def _with_arms(settings: Settings, arms: dict[str, ArmSettings]) -> Settings:
 
 def _loaded(console: Console, settings: Settings) -> Model:
     with announced(console) as announce:
-        announce(f"loading {settings.model}")
+        announce(f"loading {settings.weights}")
         return model_of(settings)
 
 

@@ -25,6 +25,7 @@ def teacher_settings(settings: Settings, model: str, student_arms: Mapping[str, 
     }
     changes = {
         "model": model,
+        "adapter": None,
         "template": own.template or settings.template,
         "arms": {TEACHER: full, **cached},
         "default_arm": TEACHER,

@@ -1,6 +1,7 @@
 """`rcjax train`: from settings and data to a model folder, with progress for a person to watch."""
 
 import json
+import logging
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from rcjax.model.spec import Model, load_model
 from rcjax.prompt import PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.serving.progress import noted
+from rcjax.training.adapter_folder import adapter_folder
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
 from rcjax.training.pass_events import PassEvents
@@ -30,7 +32,8 @@ from rcjax.training.teaching import taught_sources
 from rcjax.training.trainer import Trainer
 from rcjax.training.validation import Validation
 
-MODEL_FOLDER = "model"
+logger = logging.getLogger(__name__)
+MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
 
 
 def run_training(
@@ -43,10 +46,15 @@ def run_training(
     if event_folder is not None:
         check_events(event_folder)
     make_folder(folder)  # before what takes long
-    model = load_model(settings.model, dtype=jnp.float32)
+    model = load_model(settings.model, dtype=jnp.float32, adapter=settings.adapter)
     tokenizer = model.tokenizer
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
     identity = _identity(settings, train, model, builder)
+    adapter = adapter_folder(settings, train, model, builder.template)
+    if model.adapter is not None:
+        asked = {(train.layout, train.scoring)}
+        for line in model.adapter.mismatches(builder.template, asked, model.base_fingerprint):
+            logger.warning(line)
     sources = sources_of(settings, train, noted(console))
     if train.teacher is not None:
         sources = taught_sources(console, settings, train, model, sources, folder)
@@ -61,6 +69,9 @@ def run_training(
     exported = folder / MODEL_FOLDER
     export_folder(exported, config, trainee.params(state), tokenizer)
     console.print(f"{exported}: the model; {folder / CURVE}: its training curve", markup=False, highlight=False)
+    if adapter is not None:
+        adapter.write(folder / ADAPTER_FOLDER, state.trained)
+        console.print(f"{folder / ADAPTER_FOLDER}: the adapter alone", markup=False, highlight=False)
     return exported
 
 

@@ -41,8 +41,11 @@ def start():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
+    return write_files(tmp_path_factory.mktemp("train"))
+
+
+def write_files(folder: Path) -> Path:
     """A tiny checkpoint, its template, and 60 users, each with a first item of their own."""
-    folder = tmp_path_factory.mktemp("train")
     export_folder(folder / "start", *start())
     (folder / "tiny.yaml").write_text(TEMPLATE, encoding="utf-8")
     items = {f"i{n}": Item(f"i{n}", f"thing {n:02d}", brand=f"b{n % 4}") for n in range(60)}

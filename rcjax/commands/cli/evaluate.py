@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, EventFolder, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Adapter, Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
 def evaluate(
     config: Config = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint; the settings' model by default.")] = None,
+    adapter: Adapter = None,
     teacher: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Compare with this checkpoint, recomputed in full as train.teacher says."),
@@ -55,7 +56,7 @@ def evaluate(
     from rcjax.evaluation.command import run_eval
     from rcjax.evaluation.evaluation import EvalOptions
 
-    settings = read_settings(config, model=model, on_error=on_error)
+    settings = read_settings(config, model=model, adapter=adapter, on_error=on_error)
     options = EvalOptions(
         num_requests=requests,
         arms=tuple(name.strip() for name in arms.split(",") if name.strip()),

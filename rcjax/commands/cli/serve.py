@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Adapter, Config, OnError, friendly_errors, read_settings
 
 if TYPE_CHECKING:
     from rcjax.config import Settings
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @friendly_errors()
 def serve(
     config: Config = None,
+    adapter: Adapter = None,
     host: Annotated[str | None, typer.Option(help="Where to listen; the settings' server.host by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Recommender and Catalog; 0: a free one.")] = None,
     admin_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Info and statistics; 0 likewise.")] = None,
@@ -31,7 +32,7 @@ def serve(
     """Serve the settings' catalogue over gRPC until SIGTERM or Ctrl-C. Health says SERVING once it is ready."""
     from rcjax.serving.telemetry import console_for, logging_as
 
-    settings = read_settings(config, on_error=on_error)
+    settings = read_settings(config, adapter=adapter, on_error=on_error)
     listening_at = settings.server.changed(host=host, port=port, admin_port=admin_port)
     settings = settings.model_copy(update={"server": listening_at})
     with logging_as(settings.telemetry.log, sys.stderr):

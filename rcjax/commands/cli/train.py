@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, EventFolder, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Adapter, Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -17,6 +17,7 @@ def train(
     ],
     config: Config = None,
     model: Annotated[str | None, typer.Option(help="The checkpoint; the settings' model by default.")] = None,
+    adapter: Adapter = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the optimizer; the settings' train.num_steps.")
     ] = None,
@@ -33,7 +34,7 @@ def train(
     from rcjax.engine.compilation import use_compilation_cache
     from rcjax.training.command import run_training
 
-    settings = read_settings(config, model=model, on_error=on_error)
+    settings = read_settings(config, model=model, adapter=adapter, on_error=on_error)
     teacher = TeacherSettings() if distil and settings.train.teacher is None else None
     training = settings.train.changed(num_steps=steps, num_layers=num_layers, teacher=teacher)
     use_compilation_cache(settings.compilation_cache_dir())
