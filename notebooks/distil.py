@@ -16,9 +16,10 @@
 # %% [markdown]
 # # Bring your own ranker
 #
-# You have a checkpoint that ranks under full causal attention, and no labels to train another. Served from cached blocks it
-# loses, because an item's KV was computed without the history. Here such a checkpoint becomes its own teacher: the student, the same
-# weights, learns its rankings in the `parallel` layout, where every cached block is exact.
+# You have a checkpoint that ranks under full causal attention, and no labels to train another. Served from cached
+# blocks it loses, because an item's KV was computed without the history. Here such a checkpoint becomes its own
+# teacher: the student, the same weights, learns its rankings in the `parallel` layout, where every cached block is
+# exact.
 #
 # It takes a few minutes on two CPU cores. The first cell installs what is missing, on Colab for one.
 
@@ -63,8 +64,9 @@ console = Console(width=110, force_jupyter=False, force_interactive=False, no_co
 # %% [markdown]
 # ## A checkpoint to start from
 #
-# Yours is larger and better. This one has two layers from random weights, trained on choices of the embedded shop's users, first under
-# the `parallel` mask, which learns faster, then for a while with full causal attention: the stand-in for a causal ranker.
+# Yours is larger and better. This one has two layers from random weights, trained on choices of the embedded shop's
+# users, first under the `parallel` mask, which learns faster, then for a while with full causal attention: the stand-
+# in for a causal ranker.
 
 # %%
 common = {
@@ -100,8 +102,9 @@ checkpoint = run_training(console, Settings(model=str(start), template="compact"
 # %% [markdown]
 # ## Distil
 #
-# `teacher` says how the checkpoint is asked: with which prompt, in how many orders of the candidates, on how many requests. What it
-# says is kept on disk. No label is used: the loss is the KL divergence of its distribution over the candidates from the student's.
+# `teacher` says how the checkpoint is asked: with which prompt, in how many orders of the candidates, on how many
+# requests. What it says is kept on disk. No label is used: the loss is the KL divergence of its distribution over the
+# candidates from the student's.
 
 # %%
 distil = TrainSettings(
@@ -127,8 +130,8 @@ plt.show()
 # %% [markdown]
 # ## Is it as good as its teacher?
 #
-# The student from cached blocks, against the teacher in full recompute, on users that neither was trained on. `undistilled none` is the
-# checkpoint from cached blocks, as it was.
+# The student from cached blocks, against the teacher in full recompute, on users that neither was trained on.
+# `undistilled none` is the checkpoint from cached blocks, as it was.
 
 # %%
 settings = Settings(
@@ -159,5 +162,5 @@ print(f"{evaluation.summaries['parallel'].metrics[METRIC].value:.3f} after")
 assert after.kl_nats < before.kl_nats
 
 # %% [markdown]
-# With your own checkpoint all this is two commands, `rcjax train --distil` and `rcjax eval --teacher`; `docs/training.md` has the settings,
-# what it costs for larger models, and when not to do it.
+# With your own checkpoint all this is two commands, `rcjax train --distil` and `rcjax eval --teacher`;
+# `docs/training.md` has the settings, what it costs for larger models, and when not to do it.
