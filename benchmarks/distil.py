@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from accuracy import TEMPLATES, settings
-from claims import Claim, show_claims, write_report
+from claims import Claim, write_report
 from rich.console import Console
 
 from rcjax.catalog.holdout import NextItem
@@ -36,6 +36,8 @@ from rcjax.evaluation.tables import difference_table, fidelity_table, quality_ta
 from rcjax.evaluation.teacher import TEACHER, UNDISTILLED
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.serving.startup import model_of
+from rcjax.training.distillation import SCORES_FOLDER
+from rcjax.training.teacher_scores import scoring_s
 from rcjax.training.trainer import CURVE
 
 NDCG, HIT = "ndcg_at_10", "hit_at_10"
@@ -43,9 +45,9 @@ BEFORE = f"{UNDISTILLED} none"
 PARALLEL = {"parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)}
 POLICIES = ("none", "boundary(first=2)", "query(r=0.15)")
 SEQUENTIAL = {policy: ArmSettings(scoring=Scoring.ANCHOR, selection=policy) for policy in POLICIES}
-RUNS = {"parallel": PARALLEL, "tenth": PARALLEL, "sequential": SEQUENTIAL}
+ARMS_OF_RUN = {"parallel": PARALLEL, "tenth": PARALLEL, "sequential": SEQUENTIAL}
 MAX_NDCG_DIFFERENCE, MIN_LOW, MIN_TOP1_AGREEMENT = 0.005, -0.02, 0.9
-MIN_GIVEN_BACK, MIN_SHARE_OF_TENTH = 0.85, 0.8
+MIN_GIVEN_BACK, MIN_SHARE_OF_TENTH, MAX_TRAIN_MINUTES = 0.85, 0.8, 90
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def run_bed(
         **{f"{UNDISTILLED} {policy}": arm for policy, arm in causal.items()},
     }
     asked: dict[str, Settings] = {"teacher": settings(bed, catalogue, models / f"{bed}-causal" / "model", teacher_arms)}
-    for run, arms in RUNS.items():
+    for run, arms in ARMS_OF_RUN.items():
         folder = runs / f"{bed}-{run}" / "model"
         if folder.exists():
             named = {run if len(arms) == 1 else f"{run} {name}": arm for name, arm in arms.items()}
@@ -103,6 +105,7 @@ def run_bed(
             raise RuntimeError(f"{len(left_out)} requests do not fit {name}: {left_out[0]}")
         orders = 1 if name == "teacher" else 0
         gave |= ask(console, own, fitting, prompts, model, orders, seed).runs
+        del model, texts  # before the next is loaded
     if dataset is None:
         raise RuntimeError("nobody was asked")
     for arm, run_of_arm in gave.items():
@@ -126,9 +129,17 @@ def _bed(dataset: Dataset, summaries: dict[str, ArmSummary], seed: int) -> Bed:
     return Bed(dataset, summaries, means, resampled)
 
 
-def claims_of(bed: str, found: Bed) -> list[Claim]:
+def minutes(run: Path) -> dict[str, float]:
+    """What a run took: the teacher's scoring, with compilation, and the student's training, without validation."""
+    curve = [json.loads(line) for line in (run / CURVE).read_text(encoding="utf-8").splitlines()]
+    return {"teacher": scoring_s(run / SCORES_FOLDER) / 60, "student": curve[-1]["train_s"] / 60}
+
+
+def claims_of(bed: str, found: Bed, runs: Path) -> list[Claim]:
     """The bars that were set for the bed, of the students that are there."""
-    claims: list[Claim] = []
+    taken = sum(minutes(runs / f"{bed}-{run}")["student"] for run in ("parallel", "tenth") if run in found.summaries)
+    taken += minutes(runs / f"{bed}-parallel")["teacher"] if "parallel" in found.summaries else 0.0
+    claims = [Claim(f"{bed}/training_minutes", taken, MAX_TRAIN_MINUTES, False)]
     arms = found.summaries
     if "parallel" in arms:
         claims += _embedded_claims(arms) if bed == "embedded" else _beauty_claims(found)
@@ -169,6 +180,7 @@ def result(bed: str, found: Bed, runs: Path) -> dict[str, Any]:
             for name, arm in found.summaries.items()
         },
         "given_back": {arm: {m: asdict(found.given_back(arm, m)) for m in (NDCG, HIT)} for arm in students},
+        "minutes": {path.name: minutes(path) for path in sorted(runs.glob(f"{bed}-*"))},
         "curves": {
             path.parent.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             for path in sorted(runs.glob(f"{bed}-*/{CURVE}"))
@@ -180,8 +192,8 @@ def show(console: Console, found: Bed) -> None:
     arms = found.summaries
     for table in (
         quality_table(arms, {}, {}, len(found.dataset.asked.requests)),
-        difference_table(arms),
-        fidelity_table(arms),
+        difference_table(arms, "the teacher"),
+        fidelity_table(arms, "the teacher"),
     ):
         console.print(table)
     for arm in arms:
@@ -209,6 +221,8 @@ def main() -> None:
     if args.beauty:
         paths = {"items": args.beauty / "items.jsonl.gz", "events": args.beauty / "interactions.jsonl.gz"}
         beds["beauty"] = CatalogueSettings(format="jsonl", paths=paths)
+    for folder in filter(None, (args.plots, args.json and args.json.parent)):
+        folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"benchmark": "distil", "seed": args.seed, "beds": {}}
     claims: list[Claim] = []
     for bed, catalogue in beds.items():
@@ -216,14 +230,16 @@ def main() -> None:
             continue
         found = run_bed(console, bed, catalogue, args.models, args.runs, args.requests, args.seed)
         show(console, found)
-        claims += claims_of(bed, found)
+        claims += claims_of(bed, found, args.runs)
         results["beds"][bed] = result(bed, found, args.runs)
-        if args.plots:
-            title = f"n = {args.requests:,}, seed {args.seed}: {found.dataset.origin}"
-            write_plot(args.plots / f"distil-{bed}.png", found.summaries, {}, title)
         if args.json:
             write_report(args.json, results, claims)
-    show_claims(claims)
+        if args.plots:
+            title = f"n = {args.requests:,}, seed {args.seed}: {found.dataset.origin}"
+            write_plot(args.plots / f"distil-{bed}.png", found.summaries, {}, title, has_teacher=True)
+    for claim in claims:
+        verdict = "holds" if claim.holds else "FAILS"
+        print(f"{verdict}: {claim.name}: {claim.value:.4f} ({'>=' if claim.at_least else '<='} {claim.target:.4f})")
 
 
 if __name__ == "__main__":
