@@ -1,5 +1,7 @@
 """`rcjax train` from files to a folder that the engine serves."""
 
+import gc
+import io
 import json
 import shutil
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from event_reader import scalars_of
+from rich.console import Console
 from tiny_engine import ARMS, recommend, tiny_settings
 from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
@@ -24,6 +27,7 @@ from rcjax.config import ShapeSettings, load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
+from rcjax.training.distillation import distilled_sources
 from rcjax.training.sources import example_sources, sources_of
 from rcjax.training.teacher import Teacher
 
@@ -142,6 +146,23 @@ def test_a_checkpoint_teaches_itself_from_a_log_of_requests(files, log, tmp_path
     monkeypatch.setattr(Teacher, "scores", asked)
     other = config(files, files / "other.yaml", **learning, warmup_steps=3, teacher=teacher)
     assert "exit" not in train("--config", other, "--out", tmp_path / "other", "--steps", 1)
+
+
+def test_the_teacher_is_gone_from_memory_once_it_has_said_all(files, log, tmp_path):
+    teacher = {"requests": log.name, "num_requests": 16}
+    path = config(files, files / "memory.yaml", dtype="bfloat16", num_validation=4, teacher=teacher)
+    settings = load_settings(path)
+    model = load_model(settings.model)
+    sources = sources_of(settings, settings.train, print)
+    before = live_bytes()
+    distilled_sources(Console(file=io.StringIO()), settings, settings.train, model, sources, tmp_path, print)
+    weights = sum(x.nbytes for x in jax.tree.leaves(model.params))
+    assert live_bytes() - before < weights / 20
+
+
+def live_bytes() -> int:
+    gc.collect()
+    return sum(x.nbytes for x in jax.live_arrays())
 
 
 def test_distil_without_a_section_is_one_of_defaults_and_the_embedded_shop_has_no_log(files, log, tmp_path):
