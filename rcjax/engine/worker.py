@@ -100,7 +100,10 @@ class SliceWorker:
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
-        """Takes no new work, finishes what is there within `grace_s`, and fails the rest as unavailable; blocks."""
+        """Takes no new work, finishes what is there within `grace_s`, and fails the rest as unavailable; blocks.
+
+        Weights and pages are let go of, unless a pass outlasts the grace period.
+        """
         self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(grace_s)
@@ -111,6 +114,11 @@ class SliceWorker:
         if self._exchange is not None:
             self._exchange.stop()
         self._fail_open(UnavailableError("the server stopped before this call was done"))
+        if self._thread.is_alive():
+            return
+        others = [self._completions.join(), self._exchange is None or self._exchange.join()]
+        if all(others):
+            self.cache.executor.release()
 
     # ---- work
 

@@ -43,6 +43,7 @@ class LocalEngine:
     def __init__(self, router: Router, text_block: Callable[[str], Block]):
         self.router = router
         self._text_block = text_block
+        self._is_closed = False
 
     def __enter__(self) -> "LocalEngine":
         return self
@@ -53,8 +54,14 @@ class LocalEngine:
         self.close()
 
     def close(self) -> None:
-        """Stops the engine; what is under way gets a second to be done."""
-        self.router.stop(CLOSE_GRACE_S)
+        """Stops the engine; what is under way gets a second to be done.
+
+        Its threads have then ended, and it no longer holds weights or pages, so that there is room for another engine.
+        Every later call is refused, but for another `close`, which does nothing.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self.router.stop(CLOSE_GRACE_S)
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
         """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
