@@ -10,7 +10,7 @@ from rcjax.config import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from checkpoints import CONFIGS, tensors, write_folder  # noqa: E402
+from checkpoints import CONFIGS, tensors, write_folder
 
 
 def tiny_folder(folder: Path) -> Path:
