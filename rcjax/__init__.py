@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rcjax.serving.local import LocalEngine
     from rcjax.serving.retries import RetryPolicy
     from rcjax.serving.startup import start_engine
+    from rcjax.tables import items_from_pandas, users_from_pandas
 
 __all__ = [
     "AsyncRecommenderClient",
@@ -53,10 +54,12 @@ __all__ = [
     "UnavailableError",
     "User",
     "embedded_catalogue",
+    "items_from_pandas",
     "load",
     "load_catalogue",
     "load_settings",
     "start_engine",
+    "users_from_pandas",
 ]
 
 _MODULES = {
@@ -69,6 +72,7 @@ _MODULES = {
     "rcjax.serving.retries": ("RetryPolicy",),
     "rcjax.request": ("GenerateRequest", "GenerateResult", "GeneratedPiece", "RecommendRequest", "RecommendResult"),
     "rcjax.serving.startup": ("start_engine",),
+    "rcjax.tables": ("items_from_pandas", "users_from_pandas"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

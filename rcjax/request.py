@@ -1,9 +1,14 @@
 """What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.tables import ranking_to_pandas
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,13 @@ class RecommendResult:
     times: StageTimes
     arm: str
     slice_index: int = 0  # of the slice that answered
+
+    def to_pandas(self, items: Mapping[str, Item] | None = None) -> "DataFrame":
+        """The ranking as a table of `rank`, `item_id`, `score`, and the `title` of those of `items`, where given.
+
+        ImportError says what to install where there is no pandas.
+        """
+        return ranking_to_pandas(self.ranking, items)
 
 
 @dataclass(frozen=True, slots=True)

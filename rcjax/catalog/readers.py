@@ -1,6 +1,5 @@
 """The front door: files of any supported format to a `Catalogue`, and a count of what had to be left out."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,7 +103,9 @@ class _Assembly:
             self.requests.append(request)
 
     def user(self, user_id: str) -> User:
-        return User(user_id, tuple(map(self._joined, sorted(self.interactions[user_id], key=_time_order))))
+        return User(
+            user_id, tuple(map(self._joined, sorted(self.interactions[user_id], key=lambda one: one.time_order)))
+        )
 
     def _joined(self, interaction: Interaction) -> Event:
         return Event(
@@ -152,12 +153,6 @@ def load_catalogue(
     users = {user_id: assembly.user(user_id) for user_id in assembly.interactions}
     catalogue = Catalogue(assembly.items, users, tuple(assembly.requests))
     return catalogue, _report(catalogue, assembly.skipped, log)
-
-
-def _time_order(interaction: Interaction) -> tuple[float, float]:
-    """An event without a timestamp counts as older than all that have one."""
-    timestamp_s, order = interaction.timestamp_s, interaction.order
-    return (-math.inf if timestamp_s is None else float(timestamp_s), 0.0 if order is None else order)
 
 
 def _own_format(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,6 +13,7 @@ from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.evaluation.arms import compared_arms
 from rcjax.evaluation.baselines import Baseline, Popularity, WordOverlap, bounds
 from rcjax.evaluation.dataset import Dataset, eval_dataset
+from rcjax.evaluation.frame import summary_rows
 from rcjax.evaluation.prompt_texts import PromptTexts
 from rcjax.evaluation.runner import ArmRun, run_arms
 from rcjax.evaluation.summary import ArmSummary, BaselineSummary, baseline_summary, summarise
@@ -30,6 +32,10 @@ from rcjax.request import EngineInfo
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import announced, noted
 from rcjax.serving.startup import model_of, start_engine
+from rcjax.tables import frame_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_REFERENCE_SHAPES = 8
 NUM_CONTEXT_USERS = 32
@@ -64,6 +70,10 @@ class Evaluation:
     @property
     def num_requests(self) -> int:
         return len(self.dataset.asked.requests)
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each arm, baseline and bound, as `summary_rows` says; ImportError where there is no pandas."""
+        return frame_of(list(summary_rows(self.summaries, self.baselines, self.bounds))).set_index("name")
 
 
 def evaluate(

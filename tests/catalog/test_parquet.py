@@ -68,7 +68,8 @@ def test_prices(tmp_path: Path, kind: pa.DataType, prices: list[object], expecte
         ({"categories": pa.array(["x", "y"])}, r": row 1: field 'categories': expected a list, got 'x'"),
         (
             {"title": pa.array([1, 2], pa.timestamp("ns"))},
-            r": row group 1, column 'title' of type timestamp\[ns\]: cannot be read",
+            # pyarrow has no times of nanoseconds but those of pandas, which may not be there
+            r": (row group 1, column .title. of type timestamp\[ns\]: cannot be|row 1: field .title.: expected text)",
         ),
         (
             {"title": pa.array([b"A", b"\xff"]).view(pa.string())},
