@@ -6,6 +6,9 @@
     request = rcjax.embedded_catalogue().requests[0]
     (result,) = engine.recommend([rcjax.RecommendRequest(request.candidates, request.user_id, top_k=5)])
 
+The examples of other docstrings go on from here: `request` is a `RecommendRequest`, `shop` the catalogue, `settings`
+the engine's, `folder` a path, and `target` and `admin_target` are the addresses of a server of that engine.
+
 Names are imported when they are first used, so that `import rcjax` does not start JAX.
 """
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from rcjax.request import GeneratedPiece, GenerateRequest, GenerateResult, RecommendRequest, RecommendResult
     from rcjax.serving.async_client import AsyncRecommenderClient
     from rcjax.serving.client import RecommenderClient
+    from rcjax.serving.explanation import Explanation
     from rcjax.serving.loading import load
     from rcjax.serving.local import LocalEngine
     from rcjax.serving.retries import RetryPolicy
@@ -37,6 +41,7 @@ __all__ = [
     "Catalogue",
     "DeadlineExceededError",
     "Event",
+    "Explanation",
     "GenerateRequest",
     "GenerateResult",
     "GeneratedPiece",
@@ -67,6 +72,7 @@ _MODULES = {
     "rcjax.config": ("Settings", "load_settings"),
     "rcjax.serving.async_client": ("AsyncRecommenderClient",),
     "rcjax.serving.client": ("RecommenderClient",),
+    "rcjax.serving.explanation": ("Explanation",),
     "rcjax.serving.loading": ("load",),
     "rcjax.serving.local": ("LocalEngine",),
     "rcjax.serving.retries": ("RetryPolicy",),

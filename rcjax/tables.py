@@ -81,21 +81,24 @@ def ranking_to_pandas(
     ranking: Sequence[tuple[str, float, int]], items: Mapping[str, Item] | None = None
 ) -> "DataFrame":
     """`rank`, `item_id` and `score` of ranked items, and where `items` are given the `title` of those that it has."""
-    rows = [{"rank": rank, "item_id": item_id, "score": score} for item_id, score, rank in ranking]
-    columns = ["rank", "item_id", "score"]
+    item_ids = [item_id for item_id, _, _ in ranking]
+    columns: dict[str, list[Any]] = {
+        "rank": [rank for _, _, rank in ranking],
+        "item_id": item_ids,
+        "score": [score for _, score, _ in ranking],
+    }
     if items is not None:
-        columns.append("title")
-        rows = [row | {"title": items[item_id].title if (item_id := row["item_id"]) in items else None} for row in rows]
-    return frame_of(rows, columns)
+        columns["title"] = [items[item_id].title if item_id in items else None for item_id in item_ids]
+    return frame_of(columns)
 
 
-def frame_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> "DataFrame":
-    """A table of these rows; ImportError says what to install where there is no pandas."""
+def frame_of(data: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> "DataFrame":
+    """A table of columns, or of rows; ImportError says what to install where there is no pandas."""
     try:
         from pandas import DataFrame
     except ImportError as error:
         raise ImportError("tables need pandas; install rcjax[notebook]") from error
-    return DataFrame(list(rows), columns=columns)
+    return DataFrame(data)
 
 
 def _event(interaction: Interaction) -> Event:

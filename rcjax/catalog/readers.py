@@ -130,6 +130,13 @@ def load_catalogue(
     cannot be used (an item without a title, an event or a request about one, a request with a candidate
     twice) are left out and counted in the report. A record that is wrong raises `CatalogueError`, which
     names its place, or is left out with `on_error="skip"`; a file that is damaged as a whole always raises.
+
+    Example:
+        >>> lines = folder / "items.jsonl"  # and users.jsonl, events.jsonl, requests.jsonl, where there are any
+        >>> _ = lines.write_text('{"item_id": "mug-1", "title": "Stoneware mug"}')
+        >>> catalogue, report = load_catalogue(folder)
+        >>> list(catalogue.items), report.num_items
+        (['mug-1'], 1)
     """
     if format not in _LAYOUTS:
         raise CatalogueError(f"{format=} is unknown; choose one of {', '.join(_LAYOUTS)}")

@@ -76,11 +76,11 @@ class Explanation:
     them as cached.
 
     Example:
-        >>> explanation = engine.explain(RecommendRequest(candidates, user_id))
-        >>> explanation.tokens.prompt_len == len(explanation.visible())
-        True
+        >>> explanation = engine.explain(request)
         >>> {block.kind.value: block.source for block in explanation.blocks}
         {'instruction': 'hit', 'history': 'hit', 'glue': '', 'item': 'hit', 'task': ''}
+        >>> explanation.visible().shape == (explanation.tokens.prompt_len, explanation.tokens.prompt_len)
+        True
     """
 
     arm: str

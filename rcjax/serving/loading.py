@@ -32,6 +32,12 @@ def load(
     False. `progress` shows bars, in a terminal and in a notebook (with the extra `notebook`).
 
     Close the engine, or use it in a `with`, before loading another: until then it holds its weights and pages.
+
+    Example:
+        >>> with load(catalogue=shop, progress=False) as engine:
+        ...     (result,) = engine.recommend([request])
+        >>> len(result.ranking) == len(request.candidates)
+        True
     """
     settings = _settings(config, model, template, arms, default_arm)
     console = Console(quiet=not progress)

@@ -40,6 +40,16 @@ class LocalEngine:
     Its writes are the default tenant's. What is more than one call may carry (`info().limits`) is parted or shortened.
     `text_block` makes the block of a plain text to generate from. Any thread may call this. Failures are `RcjaxError`s;
     a write that fails changes nothing.
+
+    Example:
+        >>> known_items, known_users = engine.known()
+        >>> known_items == shop.items
+        True
+        >>> good, bad = engine.recommend([request, RecommendRequest(("no-such-item",), "nobody")])
+        >>> isinstance(bad, RcjaxError)
+        True
+        >>> print(engine.explain(request).blocks[0].kind)
+        instruction
     """
 
     def __init__(self, router: Router, text_block: Callable[[str], Block]):
