@@ -18,7 +18,7 @@ def summary_rows(
     reference ends in `_difference`, and so do those of its interval. Shares of tokens end in `_share`.
     """
     for name, arm in arms.items():
-        row = {"name": name, "kind": "arm", "reference": arm.reference, "num_invalid": arm.num_invalid}
+        row: dict[str, Any] = {"name": name, "kind": "arm", "reference": arm.reference, "num_invalid": arm.num_invalid}
         row |= _estimates(arm.metrics) | _estimates(arm.differences or {}, "_difference")
         if arm.fidelity is not None:
             row |= {key: value for key, value in asdict(arm.fidelity).items() if key != "num_requests"}

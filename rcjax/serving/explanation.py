@@ -67,7 +67,7 @@ class ExplainedBlock:
         return "hit" if self.is_hit else "borrowed" if self.num_borrowed else "miss"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """A request's prompt as slice `slice_index` would serve it now; print it, show it in a notebook, or `plot` it.
 
@@ -160,7 +160,7 @@ class Explanation:
 
         return html_of(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from rcjax.serving.explanation_drawing import text_of
 
         return text_of(self)
