@@ -7,7 +7,7 @@ AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations soak bench-peer notebooks proto clean
+.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations soak bench-peer notebooks docs proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -60,6 +60,10 @@ mutations: $(READY)
 notebooks: $(READY)
 	$(BIN)/jupytext --sync notebooks/*.py
 	for notebook in notebooks/*.py; do $(BIN)/jupytext --execute --to ipynb --output - $$notebook > /dev/null || exit 1; done
+
+# Into build/site (`python -m http.server -d build/site` shows it); a broken link, anchor or reference is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. -I$$($(BIN)/python -c "import google.rpc.status_pb2 as s; print(s.__file__.removesuffix('google/rpc/status_pb2.py'))") --python_out=. --pyi_out=. --grpc_python_out=. rcjax/serving/v1/rcjax.proto

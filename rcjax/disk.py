@@ -44,6 +44,17 @@ def write_whole(path: Path, text: str) -> None:
             raise
 
 
+@contextmanager
+def replacing(folder: Path, *kinds: type[Exception]) -> Iterator[Path]:
+    """An empty folder, whose files take the place of those in `folder` once all are written; errors as of `writing`."""
+    with writing(folder, *kinds):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+            yield Path(new)
+            for file in Path(new).iterdir():
+                file.replace(folder / file.name)
+
+
 def check_folder(folder: Path) -> None:
     """`DiskError` where no file can be written in the folder: to be said before what takes long, not after."""
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:

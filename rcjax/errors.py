@@ -7,6 +7,7 @@ class RcjaxError(Exception):
     `field` names the request field at fault in the API's spelling (`"candidates[3].item_id"`), or is empty.
 
     Example:
+
         >>> (outcome,) = engine.recommend([RecommendRequest(("no-such-item",), request.user_id)])
         >>> isinstance(outcome, RcjaxError), outcome.field
         (True, 'candidates[0].item_id')
@@ -22,6 +23,7 @@ class InvalidRequestError(RcjaxError, ValueError):
     """The request can never succeed as it stands (INVALID_ARGUMENT).
 
     Example:
+
         >>> try:
         ...     engine.put_items([Item("mug-1", title="")])
         ... except InvalidRequestError as error:
@@ -41,6 +43,7 @@ class NotFoundError(RcjaxError, LookupError):
     """The request names a user or an item that this server does not have (NOT_FOUND).
 
     Example:
+
         >>> try:
         ...     engine.append_events("nobody", [Event("mug-1", "Stoneware mug")])
         ... except NotFoundError as error:
@@ -55,6 +58,7 @@ class ResourceExhaustedError(RcjaxError):
     `retry_after_s` is when there is expected to be room, None where that is not known.
 
     Example:
+
         >>> ResourceExhaustedError("the queue is full", retry_after_s=0.5).retry_after_s
         0.5
     """
@@ -68,6 +72,7 @@ class DeadlineExceededError(RcjaxError):
     """The request's deadline passed before its forward pass started (DEADLINE_EXCEEDED).
 
     Example:
+
         >>> import asyncio
         >>> try:
         ...     asyncio.run(engine.router.recommend(request, deadline_s=0.0))  # on the clock of time.monotonic
@@ -81,6 +86,7 @@ class UnavailableError(RcjaxError):
     """The server is starting, draining or stopped (UNAVAILABLE).
 
     Example:
+
         >>> with RecommenderClient("127.0.0.1:1", retry=RetryPolicy(max_tries=1)) as client:
         ...     try:
         ...         client.recommend(request)

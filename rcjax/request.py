@@ -20,6 +20,7 @@ class RecommendRequest:
     writes, says whose the ids are: a server sets it by who calls. Of both, empty is the default one.
 
     Example:
+
         >>> mug = Item("mug-1", "Stoneware mug")  # sent along, as the engine does not know it
         >>> asked = RecommendRequest((mug, *request.candidates), history=(Event("pot-1", "Teapot"),), top_k=2)
         >>> (result,) = engine.recommend([asked])
@@ -42,6 +43,7 @@ class GenerateRequest:
     The likeliest token is taken at `temperature` 0, else one is drawn from softmax(logits / temperature), by `seed`.
 
     Example:
+
         >>> with RecommenderClient(target) as client:
         ...     *pieces, result = client.generate(GenerateRequest("A mug is", max_new_tokens=3, seed=1))
         >>> result.num_new_tokens <= 3
@@ -59,6 +61,7 @@ class GeneratedPiece:
     """What a generation gave since the last piece; `text` has whole characters only, and may be empty.
 
     Example:
+
         >>> with RecommenderClient(target) as client:
         ...     *pieces, result = client.generate(GenerateRequest(request, max_new_tokens=3))
         >>> sum(len(piece.token_ids) for piece in pieces) == result.num_new_tokens
@@ -77,6 +80,7 @@ class GenerateResult:
     `ttft_ms` is 0 where there is no token.
 
     Example:
+
         >>> with RecommenderClient(target) as client:
         ...     *pieces, result = client.generate(GenerateRequest(request, max_new_tokens=3))
         >>> result.tokens.prompt_len == engine.prompt(request).num_tokens
@@ -155,6 +159,7 @@ class RecommendResult:
     """A ranking, best first, and where the prompt's tokens and the request's time went.
 
     Example:
+
         >>> (result,) = engine.recommend([request])
         >>> best = result.ranking[0]
         >>> best.rank, best.item_id in request.candidates

@@ -28,6 +28,7 @@ def items_from_pandas(frame: "DataFrame") -> list[Item]:
     column that is none of these, and an id that stands twice.
 
     Example:
+
         >>> import pandas
         >>> table = pandas.DataFrame({"item_id": ["mug"], "title": ["Stoneware mug"], "price": [12.5]})
         >>> items_from_pandas(table)
@@ -55,6 +56,7 @@ def users_from_pandas(frame: "DataFrame", items: Mapping[str, Item] | None = Non
     without a time count as the oldest. `CatalogueError` as for `items_from_pandas`.
 
     Example:
+
         >>> import pandas
         >>> bought = pandas.DataFrame({"user_id": ["ann", "ann"], "item_id": ["mug", "pot"], "timestamp_s": [2, 1]})
         >>> items = {"mug": Item("mug", "Stoneware mug"), "pot": Item("pot", "Teapot")}

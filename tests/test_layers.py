@@ -17,7 +17,7 @@ def test_imports_point_down() -> None:
 
 def test_every_part_has_a_layer() -> None:
     parts = {path.name.removesuffix(".py") for path in (ROOT / "rcjax").iterdir() if path.name != "__pycache__"}
-    assert parts - {"py.typed", "templates"} <= {part for layer in LAYERS for part in layer}
+    assert parts - {"adapters", "py.typed", "templates"} <= {part for layer in LAYERS for part in layer}
 
 
 @pytest.mark.parametrize(

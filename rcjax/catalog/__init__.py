@@ -1,5 +1,6 @@
 """Items, users and events: their types, the readers of their files, and the embedded shop."""
 
+from rcjax.catalog.columns import Columns
 from rcjax.catalog.embedded import EmbeddedWorld, embedded_catalogue
 from rcjax.catalog.errors import CatalogueError
 from rcjax.catalog.readers import CataloguePaths, Format, load_catalogue
@@ -10,6 +11,7 @@ __all__ = [
     "Catalogue",
     "CatalogueError",
     "CataloguePaths",
+    "Columns",
     "EmbeddedWorld",
     "Event",
     "Format",

@@ -170,6 +170,7 @@ def embedded_catalogue(
     """The default catalogue: the seed's shop with users and requests of its test split.
 
     Example:
+
         >>> small = embedded_catalogue(num_items=50, num_users=2, num_requests=3, num_candidates=5)
         >>> len(small.items), list(small.users), len(small.requests[0].candidates)
         (50, ['test-00000', 'test-00001'], 5)

@@ -53,7 +53,7 @@ def _event(record: Record) -> Interaction:
 def _each(
     path: Path, fields: tuple[str, ...], log: ReadLog, parse: Callable[[Record], T], encoding: str = "utf-8"
 ) -> Iterator[T]:
-    lines = _noting_a_cut_end(path, log)
+    lines = log.noting_a_cut_end(read_lines(path, progress=log.progress))
     if _is_csv(path):
         header = _header(path, fields, lines)
         return log.each(path, lines, lambda line: parse(_csv_record(line, header)))
@@ -62,16 +62,6 @@ def _each(
 
 def _is_csv(path: Path) -> bool:
     return path.name.removesuffix(".gz").endswith(".csv")
-
-
-def _noting_a_cut_end(path: Path, log: ReadLog) -> Iterator[Line]:
-    """The lines; a last one without a line break may be cut off, and still look whole."""
-    for line in read_lines(path, progress=log.progress):
-        if not line.has_break:
-            log.notes.append(
-                f"{line.where}: the file ends without a line break; if it is cut off there, this record may be wrong"
-            )
-        yield line
 
 
 def _dat_record(line: Line, fields: tuple[str, ...], encoding: str) -> Record:

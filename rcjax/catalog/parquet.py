@@ -1,27 +1,29 @@
-"""The project's own records in Parquet; see `schema` for the fields."""
+"""The project's own records in Parquet and Arrow streams, in a file or in shards; see `schema` for the fields."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rcjax.catalog import schema
-from rcjax.catalog.errors import CatalogueError, shown
+from rcjax.catalog.arrow_stream import StreamTable, stream_table
+from rcjax.catalog.columns import Fields
+from rcjax.catalog.errors import CatalogueError
+from rcjax.catalog.parquet_table import ParquetTable, parquet_table
 from rcjax.catalog.record import Record
 from rcjax.catalog.report import ReadLog
 from rcjax.catalog.schema import Interaction
-from rcjax.catalog.source import byte_progress, opened
+from rcjax.catalog.shards import table_files
 from rcjax.catalog.types import Catalogue, Item, Request, User
 
 T = TypeVar("T")
 
 _ROWS_PER_BATCH = 4096
-_MAX_MESSAGE_LEN = 200
 _EVENT = pa.struct(
     {
         "item_id": pa.string(),
@@ -44,22 +46,26 @@ _ITEMS = pa.schema(
 _USERS = pa.schema({"user_id": pa.string(), "events": pa.list_(_EVENT)})
 _EVENTS = pa.schema({"user_id": pa.string(), **{field.name: field.type for field in _EVENT}, "order": pa.float64()})
 _REQUESTS = pa.schema({"user_id": pa.string(), "candidates": pa.list_(pa.string()), "target": pa.string()})
+_ITEM_FIELDS = Fields("items", tuple(_ITEMS.names), needed=("item_id", "title"))
+_USER_FIELDS = Fields("users", tuple(_USERS.names), needed=("user_id",))
+_EVENT_FIELDS = Fields("events", tuple(_EVENTS.names), needed=("user_id", "item_id"))
+_REQUEST_FIELDS = Fields("requests", tuple(_REQUESTS.names), needed=("user_id", "candidates"))
 
 
 def read_items(path: Path, log: ReadLog) -> Iterator[Item]:
-    return _each(path, _ITEMS, log, lambda record: schema.item_from_record(record, log))
+    return _each(path, _ITEM_FIELDS, log.columns.items, log, lambda record: schema.item_from_record(record, log))
 
 
 def read_users(path: Path, log: ReadLog) -> Iterator[tuple[str, list[Interaction]]]:
-    return _each(path, _USERS, log, schema.interactions_from_user_record)
+    return _each(path, _USER_FIELDS, {}, log, schema.interactions_from_user_record)
 
 
 def read_events(path: Path, log: ReadLog) -> Iterator[Interaction]:
-    return _each(path, _EVENTS, log, schema.event_from_record)
+    return _each(path, _EVENT_FIELDS, log.columns.events, log, schema.event_from_record)
 
 
 def read_requests(path: Path, log: ReadLog) -> Iterator[Request]:
-    return _each(path, _REQUESTS, log, schema.request_from_record)
+    return _each(path, _REQUEST_FIELDS, {}, log, schema.request_from_record)
 
 
 def write_catalogue(catalogue: Catalogue, folder: Path) -> None:
@@ -77,88 +83,44 @@ def _write(path: Path, records: Iterable[Item | User | Request], layout: pa.Sche
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=layout))
 
 
-def _each(path: Path, layout: pa.Schema, log: ReadLog, parse: Callable[[Record], T]) -> Iterator[T]:
-    return log.each(path, _rows(path, layout.names, log.progress), lambda row: _parsed(path, row, parse))
+@dataclass(slots=True)
+class _Shards:
+    """What the shards of a table have in common: which columns are read, and all that there are."""
+
+    fields: Fields
+    named: Mapping[str, str]
+    first: Path
+    present: set[str] | None = None
+
+    def columns(self, path: Path, present: list[str]) -> dict[str, str]:
+        """The columns to read of a shard; `CatalogueError` where it has others than the first, as no table has."""
+        self.present = set(present) if self.present is None else self.present
+        for name in sorted(self.present.symmetric_difference(present)):
+            has, lacks = (self.first, path) if name in self.present else (path, self.first)
+            raise CatalogueError(f"{lacks}: no column '{name}', which {has} has; shards of a table have the same")
+        return self.fields.columns(str(path), self.named, present)
 
 
-def _parsed(path: Path, row: tuple[int, dict[str, Any]], parse: Callable[[Record], T]) -> T:
-    number, values = row
-    return parse(Record(f"{path}: row {number}", values))
+def _each(
+    path: Path, fields: Fields, named: Mapping[str, str], log: ReadLog, parse: Callable[[Record], T]
+) -> Iterator[T]:
+    files = table_files(path)
+    shards = _Shards(fields, named, files[0])
+    for file in files:
+        yield from log.each(file, _rows(file, shards, log.progress), parse)
 
 
-def _rows(path: Path, names: list[str], progress: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbers from 1, and the rows' values of the columns that are wanted and there; other columns are not read.
-
-    Progress is the share of rows read, in bytes of the file.
-    """
-    number = 0
-    with opened(path) as raw, byte_progress(path, progress) as show_bytes_read, _metadata_of(path, raw) as file:
-        columns = _columns(path, names, file)
-        num_rows, size_bytes = file.metadata.num_rows, path.stat().st_size
-        for group in range(file.num_row_groups):
-            for values in _batches(path, file, group, columns):
-                for row in zip(*values, strict=True):
-                    number += 1
-                    yield number, dict(zip(columns, row, strict=True))
-                show_bytes_read(size_bytes * number // max(num_rows, 1))
-    if number != num_rows:
-        raise CatalogueError(f"{path}: damaged: {number:,} rows where its footer has {num_rows:,}; copy the file anew")
+def _rows(path: Path, shards: _Shards, progress: bool) -> Iterator[Record]:
+    """A record for each row, numbered from 1, with the values of the columns that are wanted and there."""
+    with _table(path, progress) as table:
+        columns = shards.columns(path, table.names)
+        renamed = {name: column for name, column in columns.items() if name != column}
+        number = 0
+        for values in table.batches(sorted(set(columns.values()))):
+            for row in zip(*(values[column] for column in columns.values()), strict=True):
+                number += 1
+                yield Record(f"{path}: row {number}", dict(zip(columns, row, strict=True)), columns=renamed)
 
 
-def _metadata_of(path: Path, raw: io.BufferedIOBase) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(raw, page_checksum_verification=True)
-    except Exception as error:  # of a damaged footer Arrow raises many kinds
-        raise CatalogueError(f"{path}: not a readable Parquet file: {_first_line(error)}") from error
-
-
-def _columns(path: Path, names: list[str], file: pq.ParquetFile) -> list[str]:
-    try:
-        present = file.schema_arrow.names
-    except Exception as error:  # as above
-        raise CatalogueError(f"{path}: Parquet with a schema that cannot be read: {_first_line(error)}") from error
-    for name in names:
-        if present.count(name) > 1:
-            raise CatalogueError(f"{path}: column '{name}' is there more than once; keep one")
-    columns = [name for name in names if name in present]
-    if not columns:
-        raise CatalogueError(f"{path}: none of the columns {', '.join(names)}; it has {shown(present)}")
-    return columns
-
-
-def _batches(path: Path, file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[list[list[Any]]]:
-    """The columns' values, some rows at a time."""
-    place = f"{path}: row group {group + 1}"
-    try:
-        batches = file.iter_batches(batch_size=_ROWS_PER_BATCH, row_groups=[group], columns=columns)
-        while (batch := next(batches, None)) is not None:
-            yield [_values(place, name, batch.column(name)) for name in columns]
-    except CatalogueError:
-        raise
-    except Exception as error:  # of damaged pages Arrow raises many kinds
-        name = _damaged_column(file, group, columns)
-        raise CatalogueError(f"{place}{name}: cannot be read, damaged? {_first_line(error)}") from error
-
-
-def _values(place: str, name: str, column: pa.Array) -> list[Any]:
-    try:
-        if pa.types.is_float32(column.type):
-            # 12.99 of 32 bits is 12.99, not 12.989999771118164
-            return [value if value is None else float(str(np.float32(value))) for value in column.to_pylist()]
-        return column.to_pylist()
-    except Exception as error:  # text that is not UTF-8, times that Python has no type for, ...
-        kind = f"of type {column.type}"
-        raise CatalogueError(f"{place}, column '{name}' {kind}: cannot be read: {_first_line(error)}") from error
-
-
-def _damaged_column(file: pq.ParquetFile, group: int, columns: list[str]) -> str:
-    for name in columns:
-        try:
-            file.read_row_group(group, columns=[name])
-        except Exception:
-            return f", column '{name}'"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_MESSAGE_LEN]
+def _table(path: Path, progress: bool) -> AbstractContextManager[ParquetTable | StreamTable]:
+    return stream_table(path, progress) if path.suffix == ".arrow" else parquet_table(path, progress)

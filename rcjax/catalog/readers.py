@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from rcjax.catalog import amazon, jsonl, movielens, parquet, yelp
+from rcjax.catalog import amazon, jsonl, movielens, parquet, recbole, yelp
+from rcjax.catalog.columns import Columns
 from rcjax.catalog.errors import CatalogueError
 from rcjax.catalog.report import OnError, ReadLog, ReadReport
 from rcjax.catalog.schema import Interaction
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
-Format = Literal["jsonl", "parquet", "amazon2014", "amazon2023", "movielens", "yelp"]
+Format = Literal["jsonl", "parquet", "amazon2014", "amazon2023", "movielens", "yelp", "recbole"]
 
 
 @runtime_checkable
@@ -30,6 +31,8 @@ class _EventReader(Protocol):
 class CataloguePaths:
     """The files of one catalogue: items, then whichever of the others there are.
 
+    With `parquet`, items and events may each be a folder of shards, or one that `datasets` saved (`shards`).
+
     `users` and `requests` are the project's own records (JSONL or Parquet) beside items of any format;
     `events` is in the format's own layout.
     """
@@ -42,18 +45,26 @@ class CataloguePaths:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a format reads its items and events, and how its files are called in a folder."""
+    """How a format reads its items and events, and how its files are called in a folder.
+
+    `has_columns` says whether their columns can be named (`Columns`).
+    """
 
     read_items: _ItemReader
     read_events: _EventReader
     items: tuple[str, ...]
     events: tuple[str, ...]
+    has_columns: bool = False
 
 
 _LAYOUTS: dict[str, _Layout] = {
     "jsonl": _Layout(jsonl.read_items, jsonl.read_events, ("items.jsonl",), ("events.jsonl", "interactions.jsonl")),
     "parquet": _Layout(
-        parquet.read_items, parquet.read_events, ("items.parquet",), ("events.parquet", "interactions.parquet")
+        parquet.read_items,
+        parquet.read_events,
+        ("items.parquet",),
+        ("events.parquet", "interactions.parquet"),
+        has_columns=True,
     ),
     "amazon2014": _Layout(amazon.read_items_2014, amazon.read_events_2014, ("meta_*.json",), ("reviews_*.json",)),
     "amazon2023": _Layout(amazon.read_items_2023, amazon.read_events_2023, ("meta_*.jsonl",), ("[A-Z]*.jsonl",)),
@@ -61,6 +72,7 @@ _LAYOUTS: dict[str, _Layout] = {
         movielens.read_items, movielens.read_events, ("movies.dat", "movies.csv"), ("ratings.dat", "ratings.csv")
     ),
     "yelp": _Layout(yelp.read_items, yelp.read_events, ("*business.json",), ("*review.json",)),
+    "recbole": _Layout(recbole.read_items, recbole.read_events, ("*.item",), ("*.inter",), has_columns=True),
 }
 
 
@@ -123,6 +135,7 @@ def load_catalogue(
     *,
     progress: bool = True,
     on_error: OnError = "stop",
+    columns: Columns | None = None,
 ) -> tuple[Catalogue, ReadReport]:
     """Reads a catalogue from named files, or from a folder whose files have their usual names.
 
@@ -131,7 +144,10 @@ def load_catalogue(
     twice) are left out and counted in the report. A record that is wrong raises `CatalogueError`, which
     names its place, or is left out with `on_error="skip"`; a file that is damaged as a whole always raises.
 
+    `columns` says what the files' columns are called, where that is not as usual: of `parquet` and `recbole`.
+
     Example:
+
         >>> lines = folder / "items.jsonl"  # and users.jsonl, events.jsonl, requests.jsonl, where there are any
         >>> _ = lines.write_text('{"item_id": "mug-1", "title": "Stoneware mug"}')
         >>> catalogue, report = load_catalogue(folder)
@@ -145,7 +161,9 @@ def load_catalogue(
     layout = _LAYOUTS[format]
     if not isinstance(paths, CataloguePaths):
         paths = _paths_in(Path(paths), layout)
-    assembly, log = _Assembly(), ReadLog(on_error, progress)
+    columns = columns or Columns()
+    _check_columns(columns, format, layout, paths)
+    assembly, log = _Assembly(), ReadLog(on_error, progress, columns)
     for item in layout.read_items(paths.items, log):
         assembly.add_item(item)
     if paths.users:
@@ -160,6 +178,15 @@ def load_catalogue(
     users = {user_id: assembly.user(user_id) for user_id in assembly.interactions}
     catalogue = Catalogue(assembly.items, users, tuple(assembly.requests))
     return catalogue, _report(catalogue, assembly.skipped, log)
+
+
+def _check_columns(columns: Columns, format: str, layout: _Layout, paths: CataloguePaths) -> None:
+    """`CatalogueError` where columns are named that nothing would read."""
+    if columns and not layout.has_columns:
+        formats = " and ".join(name for name, other in _LAYOUTS.items() if other.has_columns)
+        raise CatalogueError(f"catalogue.columns is for {formats}; {format} has names of its own: leave it out")
+    if columns.events and paths.events is None:
+        raise CatalogueError("catalogue.columns.events names columns, and the catalogue has no file of events")
 
 
 def _own_format(path: Path) -> ModuleType:

@@ -25,6 +25,7 @@ class Record:
     where: str
     values: Mapping[str, Any]
     prefix: str = ""  # of a nested record's field names, "events[3]."
+    columns: Mapping[str, str] | None = None  # what the file calls fields that have another name there
 
     def __post_init__(self) -> None:
         for name in self.values:
@@ -34,7 +35,9 @@ class Record:
                 self._characters(name, name)
 
     def error(self, field: str, problem: str) -> RecordError:
-        return RecordError(f"{self.where}: field '{self.prefix}{field}': {problem}")
+        column = self.columns.get(field.partition("[")[0]) if self.columns else None
+        named = f" (column '{column}')" if column is not None else ""
+        return RecordError(f"{self.where}: field '{self.prefix}{field}'{named}: {problem}")
 
     def identifier(self, field: str) -> str:
         """A required id; integers become text."""
@@ -71,7 +74,7 @@ class Record:
         value = self.values.get(field)
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        number = _number(value)
+        number = number_of(value)
         if not math.isfinite(number):
             raise self.error(field, f"expected a number, got {shown(value)}; leave it out where there is none")
         if not low <= number <= high:
@@ -142,7 +145,7 @@ class Record:
                 raise self.error(field, problem) from error
 
 
-def _number(value: object) -> float:
+def number_of(value: object) -> float:
     """The number; NaN where the value is none, or too large."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         return math.nan

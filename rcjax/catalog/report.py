@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from rcjax.catalog.columns import Columns
 from rcjax.catalog.errors import CatalogueError, RecordError, shown
 from rcjax.catalog.prices import UnreadPriceError, read_price
 from rcjax.catalog.record import Record
+from rcjax.catalog.source import Line
 
 OnError = Literal["stop", "skip"]
 MAX_LISTED = 10
@@ -59,6 +61,7 @@ class ReadLog:
 
     on_error: OnError = "stop"
     progress: bool = False
+    columns: Columns = field(default_factory=Columns)
     num_errors: int = 0
     errors: list[str] = field(default_factory=list)
     num_unread_prices: int = 0
@@ -86,6 +89,14 @@ class ReadLog:
         num_errors = self.num_errors - former_errors
         if num_errors > MAX_LISTED and not num_read:
             raise CatalogueError(f"{path}: none of its {num_errors:,} records can be read; the first: {first}")
+
+    def noting_a_cut_end(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """The lines; of a last one without a line break a note, as it may be cut off and still look whole."""
+        for line in lines:
+            if not line.has_break:
+                problem = "the file ends without a line break; if it is cut off there, this record may be wrong"
+                self.notes.append(f"{line.where}: {problem}")
+            yield line
 
     def price(self, record: Record, field: str = "price") -> float | None:
         """The record's price; one that is not clear is counted and left out."""

@@ -8,6 +8,7 @@ class Item:
     """One thing that can be recommended; a template turns its fields into the text that the model reads.
 
     Example:
+
         >>> mug = Item("mug-1", "Stoneware mug", description="Holds 350 ml.", categories=("Kitchen",), price=12.5)
         >>> engine.put_items([mug])  # how many blocks of KV were computed
         1
@@ -28,6 +29,7 @@ class Event:
     """One interaction of a user with an item, as the user's history tells it.
 
     Example:
+
         >>> bought = Event("kettle-1", "Gooseneck kettle", text="Pours slowly.", rating=5, timestamp_s=1_700_000_000)
         >>> engine.put_user(User("bob"))
         >>> engine.append_events("bob", [bought])
@@ -45,6 +47,7 @@ class User:
     """A user and their events, oldest first.
 
     Example:
+
         >>> engine.put_user(User("ann", (Event("mug-1", "Stoneware mug"),)))
         >>> engine.delete_user("ann")
         True
@@ -68,6 +71,7 @@ class Catalogue:
     """Items by id, users by id, and requests, in the order they were read.
 
     Example:
+
         >>> mug = Item("mug-1", "Stoneware mug")
         >>> Catalogue({mug.item_id: mug}, {"ann": User("ann")}).items["mug-1"].title
         'Stoneware mug'

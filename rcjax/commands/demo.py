@@ -80,7 +80,8 @@ def run_demo(
     answers, num_compilations = _serve_and_ask(console, engine, shop, settings, clock)
     _show_summary(console, answers, settings)
     _show_quality(console, answers, shop.requests, world)
-    console.print(HONESTY.format(model=engine.info().model), highlight=False)
+    if settings.adapter is None:
+        console.print(HONESTY.format(model=engine.info().model), highlight=False)
     console.print(f"\n{num_compilations} compilations after start-up; the demo took {clock() - start_s:.0f} s.")
 
 

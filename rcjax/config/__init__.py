@@ -16,6 +16,7 @@ from rcjax.config.settings import load_settings as load_settings
 from rcjax.config.shapes import ShapeSettings as ShapeSettings
 from rcjax.config.shapes import ShapeSize as ShapeSize
 from rcjax.config.snapshot import SnapshotSettings as SnapshotSettings
+from rcjax.config.teacher import TeacherSettings as TeacherSettings
 from rcjax.config.telemetry import TelemetrySettings as TelemetrySettings
 from rcjax.config.train import Lora as Lora
 from rcjax.config.train import NewModel as NewModel

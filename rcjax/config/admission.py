@@ -8,9 +8,12 @@ from rcjax.config.strict import StrictModel
 class CallerSettings(StrictModel):
     """What one caller may ask for: of which arms, and how many requests a second, with so many at once."""
 
-    arms: tuple[str, ...] | None = None  # None: all
-    requests_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)  # None: as many as there is room for
+    arms: tuple[str, ...] | None = None
+    """The arms that it may ask for; null: all."""
+    requests_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """null: as many as there is room for."""
     burst: int = Field(20, ge=1)
+    """Requests that it may send at once."""
 
 
 class AdmissionSettings(StrictModel):

@@ -11,10 +11,15 @@ class ArmSettings(StrictModel):
     """How an arm lays out, scores, reuses and corrects; see `rcjax.engine.arm`."""
 
     layout: Layout = Layout.SEQUENTIAL
+    """`sequential`: one block after the other; `parallel`: items do not see each other."""
     scoring: Scoring = Scoring.LABEL
+    """`label`: one answer token names the winner; `anchor`: a token after each item scores it."""
     reuse: Reuse = Reuse.BLOCKS
+    """What is taken from the cache: nothing, the instruction, the `prefix` (history too), or `blocks` (items too)."""
     selection: str = "none"
+    """Which tokens of reused blocks are computed again, such as `boundary(first=4)`."""
     history: History = History.EXACT
+    """Of a user whose history is not in cache: `exact` computes it, `semantic` borrows KV from other histories."""
 
     @field_validator("selection")
     @classmethod

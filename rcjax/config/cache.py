@@ -16,7 +16,9 @@ class DiskSettings(StrictModel):
     """
 
     folder: Path
+    """Where it is."""
     bytes: ByteSize = Field(gt=0)
+    """What it may take there."""
 
 
 class CacheSettings(StrictModel):
@@ -27,8 +29,11 @@ class CacheSettings(StrictModel):
     """
 
     page_tokens: int = Field(16, ge=1)
+    """Tokens of a page; a block leaves its last page partly empty."""
     kv_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
+    """Of cached KV; `auto`: that of the weights."""
     pool_bytes: ByteSize = ByteSize(2**30)
+    """Of the pages of one slice, allocated at start."""
     host_bytes: ByteSize = ByteSize(0)
     disk: DiskSettings | None = None
 
@@ -50,5 +55,8 @@ class SemanticSettings(StrictModel):
     """The semantic pool of arms with `history: semantic`; docs/semantic-history.md says what its size costs."""
 
     num_sampled_users: int = Field(200, ge=1)
+    """Users whose histories fill the pool."""
     max_prototypes: int = Field(100_000, ge=1)
+    """Tokens whose KV the pool has at most."""
     min_similarity: float = Field(0.9, ge=0, le=1)
+    """Of a token to its prototype, else it is computed."""

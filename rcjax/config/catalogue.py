@@ -7,13 +7,27 @@ from typing import cast, get_args
 
 from pydantic import Field
 
-from rcjax.catalog import Catalogue, CataloguePaths, Format, OnError, embedded_catalogue, load_catalogue
+from rcjax.catalog import Catalogue, CataloguePaths, Columns, Format, OnError, embedded_catalogue, load_catalogue
 from rcjax.config.paths import in_folder
 from rcjax.config.strict import StrictModel
 
 _PATH_KEYS = ("items", "events", "users", "requests")
 
 logger = logging.getLogger(__name__)
+
+
+class ColumnSettings(StrictModel):
+    """The files' columns by our field, where they are called otherwise: `{item_id: asin, title: name}`.
+
+    For the formats `parquet` and `recbole`. A field that is not named is read from the column of its usual name.
+    """
+
+    items: dict[str, str] = Field(default_factory=dict)
+    events: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def named(self) -> Columns:
+        return Columns(self.items, self.events)
 
 
 class CatalogueSettings(StrictModel):
@@ -23,9 +37,13 @@ class CatalogueSettings(StrictModel):
     """
 
     format: str = "embedded"
+    """`embedded`, `jsonl`, `parquet`, `amazon2014`, `amazon2023`, `movielens`, `recbole` or `yelp`."""
     paths: dict[str, Path] = Field(default_factory=dict)
+    """`folder`, or `items` and any of `events`, `users` and `requests`."""
+    columns: ColumnSettings = ColumnSettings()
     on_error: OnError = "stop"
     seed: int = 0
+    """Of the embedded shop, and of how users are split into train, validation and test."""
 
     def in_folder(self, folder: Path) -> "CatalogueSettings":
         """The same with absolute paths: relative ones start in `folder`, and `~` is a home directory.
@@ -43,7 +61,10 @@ def read_catalogue(
 
     `tell` gets a line for each thing that had to be left out.
     """
+    columns = settings.columns.named
     if settings.format == "embedded":
+        if columns:
+            raise ValueError("catalogue.columns is for files, and the embedded shop has none; leave it out")
         return embedded_catalogue(settings.seed)
     if settings.format not in get_args(Format):
         known = ", ".join(("embedded", *get_args(Format)))
@@ -53,7 +74,7 @@ def read_catalogue(
         raise ValueError(f"catalogue.paths has {sorted(paths)}; give `folder`, or `items` and any of {_PATH_KEYS[1:]}")
     source = paths["folder"] if "folder" in paths else CataloguePaths(**paths)
     format = cast(Format, settings.format)
-    catalogue, report = load_catalogue(source, format, progress=progress, on_error=settings.on_error)
+    catalogue, report = load_catalogue(source, format, progress=progress, on_error=settings.on_error, columns=columns)
     for line in report.lines():
         tell(line)
     return catalogue

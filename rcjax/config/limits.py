@@ -34,16 +34,26 @@ class Limits(StrictModel):
 
     max_candidates: int = Field(100, ge=1)
     max_item_tokens: int = Field(192, ge=1)
+    """Of an item's text; a longer one is refused."""
     max_history_tokens: int = Field(512, ge=32)
+    """Of a history; of a longer one the newest events stay."""
     max_id_len: int = Field(_DEFAULT.max_id_len, ge=1)
+    """Characters of an id."""
     max_text_len: int = Field(_DEFAULT.max_text_len, ge=1)
+    """Characters of each text field."""
     max_text_bytes: ByteSize = Field(ByteSize(_DEFAULT.max_text_bytes), ge=1)
+    """Of all texts of one item or event together, as UTF-8."""
     max_categories: int = Field(_DEFAULT.max_categories, ge=0)
+    """Of one item."""
     max_items: int = Field(_DEFAULT.max_items, ge=1)
+    """Items in one `PutItems` or `DeleteItems`."""
     max_events: int = Field(_DEFAULT.max_events, ge=1)
+    """Events in one call."""
     max_top_k: int | None = Field(None, ge=1)
     max_message_bytes: ByteSize = Field(ByteSize(_DEFAULT.max_message_bytes), ge=1024, lt=2**31)
+    """Of one request."""
     max_streams: int = Field(_DEFAULT.max_streams, ge=1)
+    """Calls under way on one connection."""
     keepalive: Keepalive = Keepalive()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ class SchedulerSettings(StrictModel):
     """
 
     policy: Literal["time", "affinity", "round_robin", "least_loaded", "hit_only"] = "time"
+    """How a slice is chosen; `time`: where the answer is expected first."""
     alpha: float = Field(1.0, ge=0, allow_inf_nan=False)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_imbalance: float | None = Field(None, ge=1, allow_inf_nan=False)
@@ -34,7 +35,7 @@ class MeshSettings(StrictModel):
 
     `placement` says which slices hold an item: `all`, `hash`, or the file that `rcjax place` wrote. `replica_share` of
     a slice's pages may hold what it fetched from others. `cpu_devices` has a CPU pose as so many devices. Of the last
-    `request_log` requests the items' ids are kept, for a placement to be learnt from; 0 keeps none.
+    `request_log` requests the ids of user and items are kept, for a placement or a student to learn from; 0 keeps none.
     """
 
     slices: int = Field(1, ge=1)

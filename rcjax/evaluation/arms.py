@@ -18,6 +18,13 @@ def baselines(settings: Settings) -> list[str]:
     return [name for name in arm_order(settings) if settings.arms[name].reuse in (Reuse.NONE, Reuse.PREFIX)]
 
 
+def chosen_arms(settings: Settings, names: Sequence[str] = ()) -> dict[str, ArmSettings]:
+    """The named arms (all, if none is named), those that reuse the least first; ValueError for an unknown name."""
+    if unknown := [name for name in names if name not in settings.arms]:
+        raise ValueError(f"arm {unknown[0]!r} is not one of the settings' arms: {', '.join(settings.arms)}")
+    return {name: settings.arms[name] for name in arm_order(settings) if not names or name in names}
+
+
 def compared_arms(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[str, ArmSettings], References]:
     """The named arms of the settings (all, if none is named) after the references they need.
 
@@ -25,13 +32,9 @@ def compared_arms(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[s
     Where the settings have none, one is added under a name such as `full/parallel/anchor`. ValueError for an unknown
     name.
     """
-    if unknown := [name for name in names if name not in settings.arms]:
-        raise ValueError(f"arm {unknown[0]!r} is not one of the settings' arms: {', '.join(settings.arms)}")
-    chosen = [name for name in arm_order(settings) if not names or name in names]
     arms: dict[str, ArmSettings] = {}
     references: References = {}
-    for name in chosen:
-        arm = settings.arms[name]
+    for name, arm in chosen_arms(settings, names).items():
         if arm.reuse is Reuse.NONE:
             references[name] = None
             arms[name] = arm

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rcjax.disk import writing
 from rcjax.evaluation.gate import METRIC
 from rcjax.evaluation.summary import ArmSummary, Estimate
+from rcjax.evaluation.teacher import TEACHER, UNDISTILLED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ def pareto_front(arms: Mapping[str, ArmSummary]) -> list[str]:
 def write_plot(path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, float], title: str) -> None:
     """Two panels over the fresh share: NDCG@10 with its interval, and the difference to the reference with its own.
 
-    A Pareto front is drawn for each full recompute and the arms that are compared with it.
+    A Pareto front is drawn for each full recompute and the arms that are compared with it, or for teacher and student.
 
     The intervals above are those of the means, which scatter together; whether an arm differs from its reference is
     for the panel below to say. `lines` are drawn across: chance, baselines, the best possible.
@@ -90,7 +91,8 @@ def _draw_differences(axes: "Axes", arms: Mapping[str, ArmSummary]) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the prompt's tokens that the pass computes (fresh and selected)")
-    axes.set_ylabel("difference to full recompute\n(95% paired interval)")
+    reference = "the teacher" if TEACHER in arms else "full recompute"
+    axes.set_ylabel(f"difference to {reference}\n(95% paired interval)")
 
 
 def _draw_point(axes: "Axes", summary: ArmSummary, metric: Estimate, colour: Any, **style: Any) -> None:
@@ -102,7 +104,14 @@ def _draw_point(axes: "Axes", summary: ArmSummary, metric: Estimate, colour: Any
 
 
 def _groups(arms: Mapping[str, ArmSummary]) -> dict[str, dict[str, ArmSummary]]:
-    """By each full recompute: it and the arms that are compared with it, which show the model the same prompt."""
+    """By each full recompute: it and the arms that are compared with it, which show the model the same prompt.
+
+    Where a teacher is the reference, its own cached arms are one group, and the student's the other.
+    """
+    if TEACHER in arms:
+        before = {name: summary for name, summary in arms.items() if name == TEACHER or name.startswith(UNDISTILLED)}
+        after = {name: summary for name, summary in arms.items() if name not in before}
+        return {"without distillation": before, "distilled": after}
     references = dict.fromkeys(summary.reference for summary in arms.values() if summary.reference)
     return {
         reference: {name: summary for name, summary in arms.items() if reference in (name, summary.reference)}

@@ -28,6 +28,7 @@ def report(evaluation: Evaluation, gate: dict[str, Any] | None = None) -> dict[s
     return {
         "command": "rcjax eval",
         "model": asdict(evaluation.info),
+        **({"teacher": asdict(evaluation.teacher)} if evaluation.teacher else {}),
         "requests": {
             "origin": evaluation.dataset.origin,
             "n": len(requests),

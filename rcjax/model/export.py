@@ -1,7 +1,6 @@
 """A model as a Hugging Face folder, which `load_model` and `transformers` read."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from rcjax.disk import writing
+from rcjax.disk import replacing
 from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params
 from rcjax.model.hf_rope import hf_rope
@@ -30,12 +29,8 @@ def export_folder(folder: Path, config: ModelConfig, params: Params, tokenizer: 
 
     `DiskError` where it cannot be written; what is there stays as it was then.
     """
-    with writing(folder, SafetensorError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
-            _write(Path(new), config, params, tokenizer)
-            for file in Path(new).iterdir():
-                file.replace(folder / file.name)
+    with replacing(folder, SafetensorError) as new:
+        _write(new, config, params, tokenizer)
 
 
 def _write(folder: Path, config: ModelConfig, params: Params, tokenizer: Tokenizer) -> None:

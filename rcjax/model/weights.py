@@ -1,11 +1,8 @@
 """Weights of any TensorSource to the decoder's parameter tree, shard by shard."""
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -132,6 +129,19 @@ def layer_name(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
+def projections(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The names of the matrices in the layers, all linear maps, and the shape [out, in] of each."""
+    _, layers = tensor_layouts(config)
+    shapes = {
+        layout.name: _stored_shape(layout, _dims(config)) for key, layout in layers.items() if key.endswith("_proj")
+    }
+    return {layer_name(i, name): shape for i in range(config.num_layers) for name, shape in shapes.items()}
+
+
+def _stored_shape(layout: TensorLayout, dims: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(math.prod(dims[axis] for axis in stored) for stored in layout.stored.split())
+
+
 def with_stored_head(config: ModelConfig, source: TensorSource) -> ModelConfig:
     """The config, untied where the checkpoint stores a head beside the embedding that has other values.
 
@@ -162,16 +172,16 @@ def _check_tensors(
     }
     problems = []
     if missing := sorted(expected.keys() - found):
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {some(missing)}")
     if unexpected := sorted(found - expected.keys()):
-        problems.append(f"unexpected {_some(unexpected)}")
+        problems.append(f"unexpected {some(unexpected)}")
     misshapen = []
     for name in sorted(expected.keys() & found):
-        shape = tuple(math.prod(dims[axis] for axis in stored) for stored in expected[name].stored.split())
+        shape = _stored_shape(expected[name], dims)
         if source.shape(name) != shape:
             misshapen.append(f"{name} has shape {source.shape(name)}, the config says {shape}")
     if misshapen:
-        problems.append(_some(misshapen))
+        problems.append(some(misshapen))
     if problems:
         raise ModelLoadError(f"{source.file}: the checkpoint's tensors do not fit its config: " + "; ".join(problems))
 
@@ -217,7 +227,7 @@ def _whole(source: TensorSource, name: str) -> np.ndarray:
     return source.read(name, tuple(slice(0, size) for size in source.shape(name)))
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     shown = ", ".join(names[:_NUM_NAMES_SHOWN])
     hidden = len(names) - _NUM_NAMES_SHOWN
     return f"{shown} and {hidden} more" if hidden > 0 else shown
@@ -267,13 +277,3 @@ class _Loader:
         tensor = self.source.read(name, tuple(stored_index)).reshape(split_shape)[tuple(split_index)]
         axes = layout.stored.replace(" ", "")
         return tensor.transpose([axes.index(axis) for axis in layout.param])
-
-
-def fingerprint(config: ModelConfig, dtype: DTypeLike, files: Iterable[Path]) -> str:
-    """SHA-256 (hex) that changes with the config, the parameters' dtype or any byte of the weight files."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    digest.update(np.dtype(dtype).name.encode())
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

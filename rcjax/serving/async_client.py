@@ -41,6 +41,7 @@ class AsyncRecommenderClient:
     `grpc.aio` (`functools.partial(rcjax.serving.security.channel.new_aio_channel, security=...)`).
 
     Example:
+
         >>> import asyncio
         >>> async def rank(request):
         ...     async with AsyncRecommenderClient(target) as client:

@@ -47,6 +47,7 @@ class RecommenderClient:
     (`functools.partial(rcjax.serving.security.channel.new_channel, security=...)`). Safe to share between threads.
 
     Example:
+
         >>> with RecommenderClient(target, admin_target) as client:
         ...     result = client.recommend(request)
         ...     num_items = client.stats().num_items

@@ -76,6 +76,7 @@ class Explanation:
     them as cached.
 
     Example:
+
         >>> explanation = engine.explain(request)
         >>> {block.kind.value: block.source for block in explanation.blocks}
         {'instruction': 'hit', 'history': 'hit', 'glue': '', 'item': 'hit', 'task': ''}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rcjax.cache.placement import RequestLog
 from rcjax.engine.threads import join_all
 from rcjax.errors import RcjaxError, UnavailableError
 from rcjax.request import EngineInfo, RecommendRequest
@@ -26,8 +25,8 @@ from rcjax.serving.scheduler import MissCosts
 class Intake:
     """Takes requests from any thread: each is refused at once, or its call is answered by a slice, or with an error.
 
-    What `admission` lets in waits in its queues, for a planner thread and for a slice. `request_log` gets the items of
-    what slices are given of the default tenant.
+    What `admission` lets in waits in its queues, for a planner thread and for a slice. `log` gets the items of each
+    request that a slice is given.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Intake:
         limits: AdmissionLimits,
         *,
         num_threads: int,
-        request_log: RequestLog | None,
+        log: Callable[[Sequence[str], RecommendRequest], None],
         clock: Callable[[], float],
     ):
         self.admission = Admission(
@@ -54,7 +53,7 @@ class Intake:
         self._residency = residency
         self._costs = costs
         self._info = info
-        self._request_log = request_log
+        self._log = log
         self._clock = clock
         # One entry for each call that is to be planned, and one whenever a slice may have room: a thread that takes one
         # looks at both queues of the admission. None ends a thread.
@@ -150,9 +149,8 @@ class Intake:
                 self._attempts.close(ticket.call, ticket.plan, UnavailableError("the call was cancelled"))
 
     def _hand_over(self, call: Call[Body], plan: Any) -> None:
-        # Placements are learnt for the settings' catalogue, which is the default tenant's.
-        if self._request_log is not None and not isinstance(call.body, Generation) and not call.body.tenant:
-            self._request_log.append(plan.item_ids)
+        if not isinstance(call.body, Generation):
+            self._log(plan.item_ids, call.body)
         self._attempts.hand_over(call, plan)
 
     def _on_left(self, ticket: Ticket) -> None:

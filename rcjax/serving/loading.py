@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +19,7 @@ def load(
     *,
     catalogue: Catalogue | Path | str | None = None,
     config: Settings | Path | str | None = None,
+    adapter: str | Path | None = None,
     template: Path | str | None = None,
     arms: Mapping[str, ArmSettings] | None = None,
     default_arm: str | None = None,
@@ -26,20 +28,22 @@ def load(
 ) -> LocalEngine:
     """Starts an engine in this process and puts a catalogue into it: seconds to minutes, then each ranking is fast.
 
-    `config` is a settings file or `Settings`; without it everything is embedded, model and shop. `model`, `template`,
-    `arms` and `default_arm` (of new `arms` the first) replace what it says, and `catalogue` does: a `Catalogue`, or a
-    folder, in the format that the settings name, else JSONL. The KV of all items and users is computed, unless `put` is
-    False. `progress` shows bars, in a terminal and in a notebook (with the extra `notebook`).
+    `config` is a settings file or `Settings`; without it everything is embedded, model and shop. `model`, `adapter`,
+    `template`, `arms` and `default_arm` (of new `arms` the first) replace what it says. So does `catalogue`: a
+    `Catalogue`, or a folder, in the format that the settings name, else JSONL. The KV of all items and users is
+    computed, unless `put` is False. `progress` shows bars, in a terminal and in a notebook (with the extra `notebook`).
 
     Close the engine, or use it in a `with`, before loading another: until then it holds its weights and pages.
 
     Example:
+
         >>> with load(catalogue=shop, progress=False) as engine:
         ...     (result,) = engine.recommend([request])
         >>> len(result.ranking) == len(request.candidates)
         True
     """
-    settings = _settings(config, model, template, arms, default_arm)
+    named = {"model": model, "adapter": adapter, "template": template}
+    settings = _settings(config, {name: str(one) for name, one in named.items() if one is not None}, arms, default_arm)
     console = Console(quiet=not progress)
     if not put:
         if catalogue is not None:
@@ -56,22 +60,18 @@ def load(
 
 def _settings(
     config: Settings | Path | str | None,
-    model: str | Path | None,
-    template: Path | str | None,
+    changed: dict[str, Any],
     arms: Mapping[str, ArmSettings] | None,
     default_arm: str | None,
 ) -> Settings:
+    """The settings of a call: `changed`, and what else is given, replace what `config` says."""
     if not isinstance(config, Settings):
         config = load_settings(None if config is None else Path(config))
-    if default_arm is None and arms:
-        default_arm = next(iter(arms))
-    named = {
-        "model": None if model is None else str(model),
-        "template": None if template is None else str(template),
-        "arms": arms if arms is None else dict(arms),
-        "default_arm": default_arm,
-    }
-    changed = {name: value for name, value in named.items() if value is not None}
+    if arms is not None:
+        changed["arms"] = dict(arms)
+        default_arm = default_arm or next(iter(arms), None)
+    if default_arm is not None:
+        changed["default_arm"] = default_arm
     return Settings.model_validate({**dict(config), **changed}) if changed else config
 
 

@@ -42,6 +42,7 @@ class LocalEngine:
     a write that fails changes nothing.
 
     Example:
+
         >>> known_items, known_users = engine.known()
         >>> known_items == shop.items
         True

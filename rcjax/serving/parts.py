@@ -137,6 +137,10 @@ class Library(Protocol):
     @property
     def versions(self) -> Any: ...
 
+    def user(self, tenant: str, user_id: str) -> Any:
+        """What is known of a user, or None."""
+        ...
+
     def swap(self, plan: Any) -> int:
         """The commit point of a write: plans made from now on see it. Returns how many items or users it deleted."""
         ...

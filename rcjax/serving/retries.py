@@ -19,6 +19,7 @@ class RetryPolicy:
     goes past the deadline of the call: a call that would is failed at once.
 
     Example:
+
         >>> with RecommenderClient(target, retry=RetryPolicy(max_tries=2, first_pause_s=0.05)) as client:
         ...     result = client.recommend(request)
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rcjax.cache.placement import Placement, RequestLog
 from rcjax.errors import InvalidRequestError, UnavailableError
+from rcjax.prompt import Owner
 from rcjax.request import (
     EngineInfo,
     EngineStats,
@@ -107,11 +108,13 @@ class Router:
         self._attempts = Attempts(self.workers, self._dispatcher, self._calls, self.versions, costs)
         alive = self._dispatcher.alive
         fan_out = FanOut(self.workers, costs, alive, self._attempts.lose)
-        self._writer = Writer(planner, library, self.versions, owners, fan_out, alive=alive, clock=clock)
+        self._writer = Writer(
+            planner, library, self.versions, owners, fan_out, alive=alive, forget_user=self._forget_user, clock=clock
+        )
         limits = limits or AdmissionLimits()
         self.write_room = WriteRoom(limits.max_writes_s, costs)
         parts = (planner, self._attempts, self._calls, self._dispatcher, residency, costs, info, limits)
-        self._intake = Intake(*parts, num_threads=planner_threads, request_log=request_log, clock=clock)
+        self._intake = Intake(*parts, num_threads=planner_threads, log=self._log_request, clock=clock)
         self._clock = clock
         self._loss_lock = threading.Lock()
         self._losses: list[BaseException] = []
@@ -203,13 +206,23 @@ class Router:
         return await asyncio.wrap_future(future)
 
     async def save_request_log(self, file: Path) -> int:
-        """Writes the log for `rcjax place`, and returns its number of requests; `DiskError`.
+        """Writes the log for `rcjax place` and `rcjax train`, and returns its number of requests; `DiskError`.
 
         `InvalidRequestError` where no log is kept.
         """
         if self.request_log is None:
             raise InvalidRequestError("this engine keeps no log of requests; configure mesh.request_log")
         return await asyncio.to_thread(self.request_log.save, file)
+
+    def _log_request(self, item_ids: Sequence[str], request: RecommendRequest) -> None:
+        """Logs it where a log is kept. What is learnt from it is for the settings' catalogue: the default tenant's."""
+        if self.request_log is not None and not request.tenant:
+            user_id = request.user_id
+            self.request_log.append(item_ids, user_id, lambda: self.library.user("", user_id) is not None)
+
+    def _forget_user(self, owner: Owner) -> None:
+        if self.request_log is not None and not owner.tenant:
+            self.request_log.forget_user(owner.id)
 
     async def take_snapshot(self) -> SnapshotResult:
         """Takes a snapshot while requests and writes go on; `InvalidRequestError` where no place for it is set."""

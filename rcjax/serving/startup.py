@@ -56,6 +56,7 @@ def start_engine(
     cached path does not rank as full recompute does raises a `SelfTestError` instead of being returned.
 
     Example:
+
         >>> with start_engine(settings) as engine:
         ...     engine.stats().num_items
         0
@@ -64,10 +65,12 @@ def start_engine(
     use_compilation_cache(settings.compilation_cache_dir())
     counter = compilation_counter()
     if model is None:
-        progress(f"loading {settings.model}")
+        progress(f"loading {settings.weights}")
         model = model_of(settings)
     builder = PromptBuilder(load_template(settings.template), model.tokenizer, settings.limits.max_candidates)
     if note := closing_note(settings, builder):
+        logger.warning(note)
+    for note in adapter_notes(settings, model, builder):
         logger.warning(note)
     _check_limits(settings, model, builder)
     owners = owners_of(settings.mesh)
@@ -160,7 +163,7 @@ def model_of(settings: Settings) -> Model:
     """Loads the settings' model onto the first slice's devices, and logs the dtype of its weights."""
     shardings = first_slice(settings.mesh)
     dtype = AutoDtype() if settings.dtype == "auto" else jnp.dtype(settings.dtype)
-    model = load_model(settings.model, dtype=dtype, shardings=shardings)
+    model = load_model(settings.model, dtype=dtype, shardings=shardings, adapter=settings.adapter)
     logger.info("%s: weights in %s (%s)", model.name, model.dtype, model.dtype_reason)
     return model
 
@@ -179,6 +182,14 @@ def closing_note(settings: Settings, builder: PromptBuilder) -> str | None:
     if tile_tokens < num_tokens:
         note += f"; no tile of shapes.rank takes more than {tile_tokens}, so tiles are not used"
     return note
+
+
+def adapter_notes(settings: Settings, model: Model, builder: PromptBuilder) -> list[str]:
+    """What to tell where the model's adapter is used otherwise than it was trained; nothing where it does not say."""
+    if model.adapter is None:
+        return []
+    arms = {(arm.layout, arm.scoring) for arm in settings.arms.values()}
+    return model.adapter.mismatches(builder.template, arms, model.base_fingerprint)
 
 
 def new_planner(settings: Settings, parts: SliceParts, builder: PromptBuilder) -> Planner:

@@ -38,6 +38,7 @@ class Writer:
         fan_out: FanOut,
         *,
         alive: Callable[[], tuple[int, ...]],
+        forget_user: Callable[[Owner], None],
         clock: Callable[[], float],
     ):
         self.calls: Calls[Any] = Calls(clock)
@@ -47,6 +48,7 @@ class Writer:
         self._owners = owners
         self._fan_out = fan_out
         self._alive = alive
+        self._forget_user = forget_user
         self._to_do: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # of the three below
         self._behind: dict[Owner, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
@@ -157,6 +159,8 @@ class Writer:
 
     def _drop(self, call: Call[Write], plan: WritePlanned, fail: Callable[[Exception], None]) -> None:
         num_deleted = self._library.swap(plan)
+        if isinstance(call.body, DeleteUser):
+            self._forget_user(Owner(call.body.tenant, call.body.user_id))
         result = WriteResult(num_deleted=num_deleted)
         self._fan_out.drop_everywhere(plan.drop, plan.version, lambda _: self._end(call, result, plan), fail)
 

@@ -1,21 +1,23 @@
 """Collation: from examples to the arrays of one training pass, which is the pass that serving runs.
 
 A pass computes the instruction, then every block that is exact where it stands (histories; items too in the
-`parallel` layout), each once however many requests use it, and assembles the requests from these. What the gradient
-flows through is therefore what will be served: block KV in pages, read at absolute positions.
+`parallel` layout), each once however many requests use it, and assembles the requests from these. With a selection
+policy items of the `sequential` layout are taken from such blocks too, and what the policy selects is computed again.
+What the gradient flows through is therefore what will be served: block KV in pages, read at absolute positions.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from rcjax.engine.assembly import Row, Source, assemble
 from rcjax.engine.packing import PackedRow, lay_out, pack
 from rcjax.engine.shape import Shape
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.model.decoder import Batch
+from rcjax.model.selection import NoSelection, SelectionPolicy
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 from rcjax.training.examples import Example
 
@@ -29,27 +31,38 @@ _MIN_ROW_TOKENS = 256
 class TrainBatch:
     """One pass: the instruction, rows of blocks that see it, and requests that are assembled from both.
 
-    Pages are numbered 0 (null), then the instruction's, then those of the build rows, row by row.
+    Pages are numbered 0 (null), then the instruction's, then those of the build rows, row by row. A request with fewer
+    candidates than there are columns has none (`is_candidate`) in the last ones.
     """
 
     instruction: Batch
     build: Batch
     rank: Batch
-    choice_shares: Float[AnyArray, "B candidates"]
+    target_shares: Float[AnyArray, "B candidates"]
+    is_candidate: Bool[AnyArray, "B candidates"]
 
 
 class Collator:
-    """Makes `TrainBatch`es of few distinct shapes, so that few programs are compiled."""
+    """Makes `TrainBatch`es of few distinct shapes, so that few programs are compiled.
 
-    def __init__(self, builder: PromptBuilder, layout: Layout, scoring: Scoring):
+    With a `selection`, all items are taken from blocks, as in serving, and what it selects of these is computed again;
+    without one, items that would not be exact are computed in each request.
+    """
+
+    def __init__(
+        self, builder: PromptBuilder, layout: Layout, scoring: Scoring, selection: SelectionPolicy | None = None
+    ):
+        if selection is not None and selection.measures:
+            raise ValueError(f"{selection} asks for a probe or a stored order, which training does not have")
         self._builder = builder
         self._layout = layout
         self._scoring = scoring
+        self._selection = selection
         self._instruction = builder.instruction_block()
         self._instruction_pages = tuple(range(1, 1 + _num_pages(self._instruction)))
 
     def __call__(self, examples: Sequence[Example]) -> TrainBatch:
-        """All examples must have the same number of candidates."""
+        """The pass of these examples."""
         prompts = [self._prompt(example) for example in examples]
         blocks = {self._key(b): b for prompt in prompts for b in prompt.blocks if self._is_built(prompt, b)}
         row_tokens = _row_tokens(blocks.values())
@@ -62,12 +75,16 @@ class Collator:
         num_rows = _padded(num_rows, (len(requests) * num_fresh + num_rows * row_tokens) // row_tokens)
         num_pages = _padded(num_pages, num_fresh // PAGE_TOKENS + num_pages)
         shape = Shape(num_fresh, num_pages, len(requests))
-        num_reads = max(len(prompt.readouts) for prompt in prompts)
+        num_candidates = [len(example.candidates) for example in examples]
+        # Of several numbers the largest that there may be, so that the program does not depend on the draw.
+        width = num_candidates[0] if len(set(num_candidates)) == 1 else len(self._builder.labels)
+        num_reads = width if self._scoring is Scoring.ANCHOR else 1
         return TrainBatch(
             self._instruction_batch(),
             self._build_batch(packed, num_rows, row_tokens),
             assemble(requests, tables, shape, PAGE_TOKENS, num_reads),
-            np.stack([_choice_shares(example) for example in examples]),
+            np.stack([_padded_shares(example, width) for example in examples]),
+            np.arange(width) < np.array(num_candidates)[:, None],
         )
 
     def _prompt(self, example: Example) -> Prompt:
@@ -76,14 +93,17 @@ class Collator:
         return self._builder.build(history, items, self._layout, self._scoring)
 
     def _is_built(self, prompt: Prompt, block: Block) -> bool:
-        return block.kind in _CACHEABLE and prompt.is_exact(block) and len(block) > 0
+        is_taken = prompt.is_exact(block) or self._selection is not None
+        return block.kind in _CACHEABLE and is_taken and len(block) > 0
 
     def _key(self, block: Block) -> tuple[BlockKind, bytes]:
         return block.kind, block.token_ids.tobytes()
 
     def _row(self, prompt: Prompt) -> Row:
         """The request's row, which takes the instruction and all built blocks from pages."""
-        built = {i: Source(len(b)) for i, b in enumerate(prompt.blocks) if self._is_built(prompt, b)}
+        blocks = {i: b for i, b in enumerate(prompt.blocks) if self._is_built(prompt, b)}
+        selected = (self._selection or NoSelection()).select(prompt, list(blocks.values()))
+        built = {i: Source(len(b), chosen) for (i, b), chosen in zip(blocks.items(), selected, strict=True)}
         return Row(prompt.blocks, {0: Source(len(self._instruction))} | built, prompt.readouts, PAGE_TOKENS)
 
     def _pages_by_key(
@@ -111,9 +131,12 @@ class Collator:
         return replace(batch, token_ids=token_ids, tokens=tokens)
 
 
-def _choice_shares(example: Example) -> np.ndarray:
-    counts = np.bincount(example.choices, minlength=len(example.candidates))
-    return (counts / len(example.choices)).astype(np.float32)
+def _padded_shares(example: Example, width: int) -> np.ndarray:
+    """Zeros where nothing is known of the answer: such a batch has scores, and no loss worth the name."""
+    shares = np.zeros(width, np.float32)
+    if example.taught or example.choices:
+        shares[: len(example.candidates)] = example.target_shares
+    return shares
 
 
 def _num_pages(block: Block) -> int:

@@ -1,10 +1,11 @@
-"""Examples: a history, the candidates that came after it, and the one that was chosen."""
+"""Examples: a history, the candidates that came after it, and which of them is to be ranked first."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from rcjax.catalog.embedded import EmbeddedWorld, Split, embedded_user_id
 from rcjax.catalog.negatives import NegativeSampler
@@ -13,11 +14,38 @@ from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One request whose answers are known: indices of the candidates chosen, one for each time it was asked."""
+    """One request, and what is known of its answer.
+
+    `choices` are indices of the candidates chosen, one for each time it was asked. `taught` is a teacher's distribution
+    over the candidates, where there is one.
+    """
 
     history: tuple[Event, ...]
     candidates: tuple[Item, ...]
-    choices: tuple[int, ...]
+    choices: tuple[int, ...] = ()
+    taught: tuple[float, ...] = ()
+
+    @property
+    def choice_shares(self) -> Float[np.ndarray, "C"]:
+        """How often each candidate was chosen; ValueError where no choice is known."""
+        if not self.choices:
+            raise ValueError(f"nothing is known of what was chosen of {len(self.candidates)} candidates")
+        return np.bincount(self.choices, minlength=len(self.candidates)) / len(self.choices)
+
+    @property
+    def target_shares(self) -> Float[np.ndarray, "C"]:
+        """What training draws the scores' distribution to: the teacher's, or else what was chosen."""
+        return np.array(self.taught) if self.taught else self.choice_shares
+
+    def in_order(self, order: Sequence[int]) -> "Example":
+        """The same with the candidates in another order, a permutation of their indices."""
+        place = {index: n for n, index in enumerate(order)}
+        return Example(
+            self.history,
+            tuple(self.candidates[i] for i in order),
+            tuple(place[choice] for choice in self.choices),
+            tuple(self.taught[i] for i in order) if self.taught else (),
+        )
 
 
 @runtime_checkable
@@ -25,6 +53,30 @@ class ExampleSource(Protocol):
     """Draws examples; the same generator state gives the same examples."""
 
     def draw(self, rng: np.random.Generator, num_examples: int) -> list[Example]: ...
+
+
+@runtime_checkable
+class Buckets(Protocol):
+    """The examples of a run, so many at a time."""
+
+    def bucket(self, number: int, num_examples: int, rng: np.random.Generator) -> list[Example]:
+        """The examples of the number-th bucket, from 0; `rng` is the bucket's own (`bucket_rng`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBuckets:
+    """Examples that are drawn anew for each bucket."""
+
+    source: ExampleSource
+
+    def bucket(self, number: int, num_examples: int, rng: np.random.Generator) -> list[Example]:
+        return self.source.draw(rng, num_examples)
+
+
+def bucket_rng(seed: int, number: int) -> np.random.Generator:
+    """What a run of this seed draws the number-th bucket with."""
+    return np.random.default_rng((seed, number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +191,10 @@ class PairExamples:
 
 
 def example_of(request: Request, history: tuple[Event, ...], items: Mapping[str, Item]) -> Example:
-    """The example that a request with a known target is."""
-    if request.target is None:
-        raise ValueError(f"the request of {request.user_id} has no target")
+    """The example that a request is, chosen or not."""
     candidates = tuple(items[item_id] for item_id in request.candidates)
-    return Example(history, candidates, (request.candidates.index(request.target),))
+    choices = () if request.target is None else (request.candidates.index(request.target),)
+    return Example(history, candidates, choices)
 
 
 def _from_pool(rng: np.random.Generator, pool: Sequence[str], own: Collection[str], num_items: int) -> tuple[str, ...]:

@@ -4,9 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from rcjax.model.adapter import Adapter
+from rcjax.model.config import ModelConfig
 from rcjax.model.decoder import Params
+from rcjax.model.weights import layer_name, tensor_layouts
 
 # How many axes, after the layers', a projection's input has.
 _INPUT_AXES = {"q_proj": 1, "k_proj": 1, "v_proj": 1, "o_proj": 2, "gate_proj": 1, "up_proj": 1, "down_proj": 1}
@@ -32,3 +36,22 @@ def merge_lora(params: Params, adapters: Params, alpha: float) -> Params:
         change = scale * jnp.einsum("lir,lro->lio", adapter["down"], adapter["up"])
         layers[name] = layers[name] + change.reshape(layers[name].shape).astype(layers[name].dtype)
     return {**params, "layers": layers}
+
+
+def on_top_of(below: Adapter, config: ModelConfig, adapters: Params, alpha: float) -> tuple[Params, float]:
+    """Adapters, and their alpha, that add to the base what `below` and then `adapters` add; the ranks add up."""
+    _, layouts = tensor_layouts(config)
+    both: Params = {}
+    for name, own in adapters.items():
+        (layers, size_in, own_rank), size_out = own["down"].shape, own["up"].shape[2]
+        rank = below.rank + own_rank
+        down, up = np.zeros((layers, size_in, rank), np.float32), np.zeros((layers, rank, size_out), np.float32)
+        down[:, :, below.rank :] = own["down"]
+        up[:, below.rank :] = alpha / own_rank * np.asarray(own["up"])
+        for layer in range(layers):
+            tensor = layer_name(layer, layouts[name].name)
+            if tensor in below.scales:  # others keep zeros
+                a, b = below.factors(tensor, slice(0, size_out), slice(0, size_in))
+                down[layer, :, : len(a)], up[layer, : len(a)] = a.T, below.scales[tensor] * b.T
+        both[name] = {"down": down, "up": up}
+    return both, float(below.rank + own_rank)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rcjax.kernels.arrays import AnyArray
 from rcjax.kernels.kv import KVPages
@@ -12,6 +12,9 @@ from rcjax.model.decoder import Params, extend, unembed
 from rcjax.model.kv import FreshKV, empty_pages, kv_format
 from rcjax.prompt import Scoring
 from rcjax.training.collation import PAGE_TOKENS, TrainBatch
+
+_NO_CANDIDATE = -1e30  # finite: a share of 0 times its logarithm is 0
+_TINY = 1e-30
 
 
 def candidate_scores(
@@ -39,15 +42,30 @@ def _with_pages(pages: KVPages, fresh: FreshKV) -> KVPages:
     return KVPages(append(pages.k, fresh.k), append(pages.v, fresh.v))
 
 
-def listwise_loss(scores: Float[Array, "B C"], choice_shares: Float[Array, "B C"]) -> Float[Array, ""]:
-    """Mean cross entropy of softmax(scores) against what was chosen: Cao et al., "ListNet", ICML 2007."""
-    return -(choice_shares * jax.nn.log_softmax(scores, axis=-1)).sum(axis=1).mean()
+def listwise_loss(
+    scores: Float[Array, "B C"], target_shares: Float[Array, "B C"], is_candidate: Bool[Array, "B C"]
+) -> Float[Array, ""]:
+    """Mean cross entropy of softmax(scores) against the targets: Cao et al., "ListNet", ICML 2007."""
+    scores = jnp.where(is_candidate, scores, _NO_CANDIDATE)
+    return -(target_shares * jax.nn.log_softmax(scores, axis=-1)).sum(axis=1).mean()
 
 
-def ranknet_loss(scores: Float[Array, "B C"], choice_shares: Float[Array, "B C"]) -> Float[Array, ""]:
+def divergence_loss(
+    scores: Float[Array, "B C"], target_shares: Float[Array, "B C"], is_candidate: Bool[Array, "B C"]
+) -> Float[Array, ""]:
+    """Mean KL(p || softmax(scores)) in nats, p the targets: `listwise_loss` less what no scores could take from it.
+
+    Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531, at temperature 1.
+    """
+    entropy = -jnp.where(target_shares > 0, target_shares * jnp.log(jnp.maximum(target_shares, _TINY)), 0).sum(axis=1)
+    return listwise_loss(scores, target_shares, is_candidate) - entropy.mean()
+
+
+def ranknet_loss(
+    scores: Float[Array, "B C"], target_shares: Float[Array, "B C"], is_candidate: Bool[Array, "B C"]
+) -> Float[Array, ""]:
     """Mean of log(1 + exp(s_j - s_i)) over choices i and other candidates j: Burges et al., "RankNet", ICML 2005."""
     over = jax.nn.softplus(scores[:, None, :] - scores[:, :, None])  # [b, i, j]
-    num_candidates = scores.shape[1]
-    is_other = 1 - jnp.eye(num_candidates)
-    per_request = jnp.einsum("bi,bij,ij->b", choice_shares, over, is_other) / (num_candidates - 1)
-    return per_request.mean()
+    is_pair = is_candidate[:, None, :] & ~jnp.eye(scores.shape[1], dtype=bool)
+    total = jnp.einsum("bi,bij->b", target_shares, jnp.where(is_pair, over, 0))
+    return (total / (is_candidate.sum(axis=1) - 1)).mean()

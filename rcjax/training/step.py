@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from rcjax.config import TrainSettings
@@ -18,10 +18,12 @@ from rcjax.model.scoring import Scorer
 from rcjax.model.sharding import param_shardings
 from rcjax.prompt import PromptBuilder
 from rcjax.training.collation import TrainBatch
+from rcjax.training.devices import TrainDevices
 from rcjax.training.lora import init_lora, merge_lora
-from rcjax.training.loss import candidate_scores, listwise_loss, ranknet_loss
+from rcjax.training.loss import candidate_scores, divergence_loss, listwise_loss, ranknet_loss
 
-_LOSSES: dict[str, Callable[[Array, Array], Array]] = {"listwise": listwise_loss, "ranknet": ranknet_loss}
+Loss = Callable[[Array, Array, Array], Array]
+_LOSSES: dict[str, Loss] = {"listwise": listwise_loss, "ranknet": ranknet_loss}
 
 
 @jax.tree_util.register_dataclass
@@ -37,8 +39,7 @@ class Trainee:
     """A model in training: programs that score and that take a step, and with LoRA the weights that stay as they are.
 
     Without LoRA no weights are kept here: all there is of them is in the `TrainState`. Float32 master weights; with
-    `dtype: bfloat16` the passes run in bfloat16. The batch is split over the mesh's `data` axis where its rows divide,
-    heads, ffn and vocabulary over `tensor`.
+    `dtype: bfloat16` the passes run in bfloat16.
     """
 
     def __init__(
@@ -51,12 +52,13 @@ class Trainee:
     ):
         self.config = config
         self._settings = settings
-        self._mesh = _mesh(devices, settings.tensor_parallel)
+        self._devices = TrainDevices(devices, settings.tensor_parallel)
         self._vocab_ids = Scorer.of(builder).vocab_ids
-        self._shardings = param_shardings(config, self._mesh)
+        self._shardings = param_shardings(config, self._devices.mesh)
+        self._loss = divergence_loss if settings.teacher else _LOSSES[settings.loss]
         self._frozen = self._placed(params) if settings.lora else {}
         self._optimizer = new_optimizer(settings)
-        replicated = NamedSharding(self._mesh, PartitionSpec())
+        replicated = self._devices.replicated
         self._placement = self._state_placement(params, replicated)
         # Without it the compiler places the new state as it likes, and the next step is compiled again for that.
         placements = (self._placement, replicated)
@@ -70,10 +72,10 @@ class Trainee:
 
     def step(self, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Float[Array, ""]]:
         """The state after one pass, and the loss before it; donates `state`."""
-        return self._step(state, self._frozen, self._split(batch))
+        return self._step(state, self._frozen, self._devices.split(batch))
 
     def scores(self, state: TrainState, batch: TrainBatch) -> Float[np.ndarray, "B candidates"]:
-        return np.asarray(self._scores(state.trained, self._frozen, self._split(batch)))
+        return np.asarray(self._scores(state.trained, self._frozen, self._devices.split(batch)))
 
     def params(self, state: TrainState) -> Params:
         """The whole model's weights as trained so far, adapters merged."""
@@ -114,8 +116,9 @@ class Trainee:
 
     def _take_step(self, state: TrainState, frozen: Params, batch: TrainBatch) -> tuple[TrainState, Array]:
         def loss_of(trained: Params) -> Array:
-            scores = self._score(trained, frozen, batch)[:, : self._settings.num_candidates]
-            return _LOSSES[self._settings.loss](scores, jnp.asarray(batch.choice_shares))
+            targets, is_candidate = jnp.asarray(batch.target_shares), jnp.asarray(batch.is_candidate)
+            scores = self._score(trained, frozen, batch)[:, : targets.shape[1]]
+            return self._loss(scores, targets, is_candidate)
 
         loss, gradient = jax.value_and_grad(loss_of)(state.trained)
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.trained)
@@ -126,35 +129,25 @@ class Trainee:
         # `device_put(may_alias=False)` shares the first device's buffers where a mesh has several.
         return jax.tree.map(lambda x, to: jax.device_put(jnp.array(x, jnp.float32), to), params, self._shardings)
 
-    def _split(self, batch: TrainBatch) -> TrainBatch:
-        num_data = self._mesh.shape["data"]
-
-        def put(x: Any) -> Array:
-            spec = PartitionSpec("data") if x.shape[0] % num_data == 0 else PartitionSpec()
-            return jax.device_put(x, NamedSharding(self._mesh, spec))
-
-        return jax.tree.map(put, batch)
-
-
-def _mesh(devices: Sequence[jax.Device], tensor_parallel: int) -> Mesh:
-    if len(devices) % tensor_parallel:
-        raise ValueError(f"{tensor_parallel=} must divide the {len(devices)} devices there are")
-    return Mesh(np.array(devices).reshape(-1, tensor_parallel), ("data", "tensor"))
-
 
 def _in_float32(params: Params) -> Params:
     return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
 
-def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
-    """AdamW on a warm-up and a cosine to a tenth; the norms' weights are not decayed."""
-    schedule = optax.warmup_cosine_decay_schedule(
+def learning_rate_schedule(settings: TrainSettings) -> optax.Schedule:
+    """The learning rate of each step, counted from 0: a warm-up, then a cosine to a tenth."""
+    return optax.warmup_cosine_decay_schedule(
         0.0,
         settings.learning_rate,
         settings.warmup_steps,
         max(settings.num_steps, settings.warmup_steps + 1),
         settings.learning_rate / 10,
     )
+
+
+def new_optimizer(settings: TrainSettings) -> optax.GradientTransformation:
+    """AdamW; the norms' weights are not decayed."""
+    schedule = learning_rate_schedule(settings)
     adamw = optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay, mask=_is_decayed)
     chain = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), adamw)
     if settings.accumulate == 1:

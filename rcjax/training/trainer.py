@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,17 @@ import orbax.checkpoint.experimental.v1 as ocp
 
 from rcjax.config import TrainSettings
 from rcjax.disk import DiskError, make_folder, write_whole, writing
-from rcjax.evaluation.ranking import ndcg_at, rank_of
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE, CurvePoint, curve_until, write_curve
-from rcjax.training.examples import Example, ExampleSource
+from rcjax.training.examples import Buckets, Example, bucket_rng
 from rcjax.training.step import Trainee, TrainState
+from rcjax.training.validation import Validation, validation_of
 
 _log = logging.getLogger(__name__)
 _CHECKPOINTS, _IDENTITY = "checkpoints", "run.json"
 _KEPT_CHECKPOINTS = 2
-# So many batches' examples are drawn together and sorted by length, so that a batch's are alike and little is padding.
-_BUCKETED_BATCHES = 4
+# So many batches' examples are a bucket, sorted by length, so that a batch's are alike and little is padding.
+BUCKETED_BATCHES = 4
 
 
 class Trainer:
@@ -38,7 +39,7 @@ class Trainer:
         self,
         trainee: Trainee,
         collator: Collator,
-        source: ExampleSource,
+        source: Buckets,
         validation: Sequence[Example],
         settings: TrainSettings,
         folder: Path,
@@ -59,9 +60,15 @@ class Trainer:
         return self._settings.num_steps * self._settings.accumulate
 
     def run(
-        self, state: TrainState, on_pass: Callable[[int, float, float], None] = lambda step, loss, ndcg: None
+        self,
+        state: TrainState,
+        on_pass: Callable[[int, float, Validation], None] = lambda step, loss, last: None,
+        on_point: Callable[[CurvePoint], None] = lambda point: None,
     ) -> TrainState:
-        """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss and the last NDCG.
+        """Trains to the end and returns the last state; `on_pass` takes a pass's number, its loss, and what
+        the last validation found.
+
+        `on_point` takes each point of the curve once it is there, before `on_pass` takes its pass.
 
         Takes `state` over, as a step does: it is where a new run starts, and gives way to what a killed one left.
         """
@@ -69,7 +76,7 @@ class Trainer:
         with _opened(self._folder / _CHECKPOINTS) as checkpointer:
             state, done = _restored(checkpointer, state)
             curve = curve_until(self._folder / CURVE, done)
-            ndcg = curve[-1].validation_ndcg_at_10 if curve else float("nan")
+            validation = _validation(curve[-1]) if curve else Validation()
             before_s = curve[-1].train_s if curve else 0.0
             start_s, validation_s, losses = self._clock(), 0.0, []
             for number, examples in self._passes(done):
@@ -80,44 +87,48 @@ class Trainer:
                 is_last = number == self.num_passes
                 if number % (settings.validate_every * settings.accumulate) == 0 or is_last:
                     at_s = self._clock()
-                    ndcg = self.validation_ndcg(state)
+                    validation = self.validation(state)
                     train_s = before_s + at_s - start_s - validation_s
                     validation_s += self._clock() - at_s
-                    curve.append(CurvePoint(number, train_s, float(np.mean(losses)), ndcg))
+                    curve.append(CurvePoint(number, train_s, float(np.mean(losses)), *astuple(validation)))
                     losses = []
                     write_curve(self._folder / CURVE, curve)
-                on_pass(number, float(loss), ndcg)
+                    on_point(curve[-1])
+                on_pass(number, float(loss), validation)
                 if number % (settings.checkpoint_every * settings.accumulate) == 0 or is_last:
                     with writing(self._folder / _CHECKPOINTS, ValueError):  # Orbax's word for a full disk
                         checkpointer.save(number, _saved(state))
         return state
 
-    def validation_ndcg(self, state: TrainState) -> float:
-        """Mean NDCG@10 on the validation examples."""
+    def validation(self, state: TrainState) -> Validation:
+        """How the model ranks the validation examples."""
         size = self._settings.batch_size
-        ndcg = []
+        scores: list[np.ndarray] = []
         for at in range(0, len(self._validation), size):
             group = self._validation[at : at + size]
             # The last group is filled up, so that it needs no program of its own.
             padded = [*group, *[group[0]] * (size - len(group))]
-            scores = self._trainee.scores(state, self._collator(padded))
-            for example, row in zip(group, scores, strict=False):
-                rank = rank_of(row[: len(example.candidates)].astype(float), example.choices[0])
-                ndcg.append(ndcg_at(10, rank))
-        return float(np.mean(ndcg))
+            rows = self._trainee.scores(state, self._collator(padded))
+            scores += [row[: len(example.candidates)] for example, row in zip(group, rows, strict=False)]
+        return validation_of(self._validation, scores)
 
     def _passes(self, done: int) -> Iterator[tuple[int, list[Example]]]:
         """The number, from 1, and the examples of each pass that is left."""
         size = self._settings.batch_size
-        for bucket in range(done // _BUCKETED_BATCHES, -(-self.num_passes // _BUCKETED_BATCHES)):
-            rng = np.random.default_rng((self._settings.seed, bucket))
-            groups = _by_length(self._source.draw(rng, size * _BUCKETED_BATCHES), self._settings.requests_per_user)
+        for bucket in range(done // BUCKETED_BATCHES, -(-self.num_passes // BUCKETED_BATCHES)):
+            rng = bucket_rng(self._settings.seed, bucket)
+            drawn = self._source.bucket(bucket, size * BUCKETED_BATCHES, rng)
+            groups = _by_length(drawn, self._settings.requests_per_user)
             examples = [example for group in groups for example in group]
-            order = rng.permutation(_BUCKETED_BATCHES)
+            order = rng.permutation(BUCKETED_BATCHES)
             for i, part in enumerate(order):
-                number = bucket * _BUCKETED_BATCHES + i + 1
+                number = bucket * BUCKETED_BATCHES + i + 1
                 if done < number <= self.num_passes:
                     yield number, examples[part * size : (part + 1) * size]
+
+
+def _validation(point: CurvePoint) -> Validation:
+    return Validation(point.validation_ndcg_at_10, point.validation_kl_nats, point.validation_top1_agreement)
 
 
 @contextmanager

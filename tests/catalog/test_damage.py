@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from rcjax.catalog import (
     jsonl,
     movielens,
     parquet,
+    recbole,
     yelp,
 )
 from rcjax.catalog.report import ReadLog
@@ -57,6 +59,11 @@ YELP_REVIEW = {"user_id": "u", "business_id": "b", "stars": 4.0, "text": "é", "
 MOVIES = "1::Toy Story (1995)::Animation|Comedy\n2::Café (1996)::Drama\n"
 MOVIES_CSV = 'movieId,title,genres\n1,Toy Story (1995),Animation|Comedy\n2,"Café, The (1996)",(no genres listed)\n'
 RATINGS = "7::2::4::978300760\n7::1::5::978300700\n"
+ATOMIC_ITEMS = (
+    "item_id:token\ttitle:token_seq\tprice:float\tgenre:token_seq\n"
+    "1\tToy Story\t9.5\tAnimation Comedy\n2\tCafé\t\t['a b', 'c']\n"
+)
+ATOMIC_EVENTS = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t2\t4.0\t978300760\n8\t1\t5\t97830\n"
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,14 @@ def own_files() -> list[Case]:
     return cases
 
 
+def arrow_stream() -> bytes:
+    table = pa.table({"item_id": ["a", "b"], "title": ["é", "B"], "categories": [["x", "y"], []], "price": [1.5, None]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=1)
+    return sink.getvalue().to_pybytes()
+
+
 CASES = [
     *own_files(),
     Case("meta_2014.json", repr(PRODUCT_2014).encode() + b"\n" + lines(PRODUCT_2014), amazon.read_items_2014),
@@ -99,6 +114,9 @@ CASES = [
     Case("ratings.dat", RATINGS.encode(), movielens.read_events),
     Case("business.json", lines(BUSINESS, BUSINESS), yelp.read_items),
     Case("review.json", lines(YELP_REVIEW, YELP_REVIEW), yelp.read_events),
+    Case("shop.item", ATOMIC_ITEMS.encode(), recbole.read_items),
+    Case("shop.inter", ATOMIC_EVENTS.encode(), recbole.read_events),
+    Case("data.arrow", arrow_stream(), parquet.read_items),
 ]
 BY_NAME = {case.name: case for case in CASES}
 

@@ -68,8 +68,8 @@ def test_prices(tmp_path: Path, kind: pa.DataType, prices: list[object], expecte
         ({"categories": pa.array(["x", "y"])}, r": row 1: field 'categories': expected a list, got 'x'"),
         (
             {"title": pa.array([1, 2], pa.timestamp("ns"))},
-            # pyarrow has no times of nanoseconds but those of pandas, which may not be there
-            r": (row group 1, column .title. of type timestamp\[ns\]: cannot be|row 1: field .title.: expected text)",
+            # where pandas is installed Arrow gives one of its types
+            r": (row group 1, column 'title' of type timestamp\[ns\]: cannot|row 1: .* expected text, got Time)",
         ),
         (
             {"title": pa.array([b"A", b"\xff"]).view(pa.string())},
@@ -84,10 +84,11 @@ def test_a_column_of_another_type_is_named(tmp_path: Path, columns: dict[str, pa
 
 
 def test_columns_that_are_missing_or_there_twice(tmp_path: Path) -> None:
-    with pytest.raises(CatalogueError, match=r"a\.parquet: none of the columns item_id, title, .*; it has \['sku'\]"):
-        items_of(tmp_path / "a.parquet", pa.table({"sku": ["a"]}))
-    with pytest.raises(CatalogueError, match=r"a\.parquet: row 1: field 'item_id': missing"):
-        items_of(tmp_path / "a.parquet", pa.table({"title": ["A"]}))
+    advice = r"name the one that is meant in catalogue\.columns\.items\.item_id"
+    with pytest.raises(CatalogueError, match=rf"a\.parquet: no column item_id; it has 'sku', 'title'; {advice}"):
+        items_of(tmp_path / "a.parquet", pa.table({"sku": ["a"], "title": ["A"]}))
+    with pytest.raises(CatalogueError, match=r"a\.parquet: no column title; it has 'item_id'; name the one"):
+        items_of(tmp_path / "a.parquet", pa.table({"item_id": ["a"]}))
     twice = pa.table([pa.array(["a"]), pa.array(["A"]), pa.array(["B"])], names=["item_id", "title", "title"])
     with pytest.raises(CatalogueError, match=r"a\.parquet: column 'title' is there more than once"):
         items_of(tmp_path / "a.parquet", twice)

@@ -34,15 +34,16 @@ def test_help_names_the_commands(run):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("demo", ["--requests", "--config"]),
-        ("serve", ["--config", "--host", "--port", "--admin-port", "--snapshot"]),
-        ("build", ["--config", "--out"]),
+        ("demo", ["--requests", "--config", "--adapter"]),
+        ("serve", ["--config", "--host", "--port", "--admin-port", "--snapshot", "--adapter"]),
+        ("build", ["--config", "--out", "--adapter"]),
         ("snapshot", ["--target", "--timeout-s"]),
         ("restore", ["--target", "--number", "--timeout-s"]),
-        ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target"]),
-        ("bench", ["--config", "--requests", "--json", "--target", "--rate", "--arrivals", "--slo-ms"]),
-        ("train", ["--config", "--out", "--steps", "--num-layers"]),
+        ("rank", ["--user", "--candidates", "--arm", "--top-k", "--target", "--ca", "--token-file"]),
+        ("bench", ["--config", "--requests", "--json", "--target", "--rate", "--arrivals", "--slo-ms", "--adapter"]),
+        ("train", ["--config", "--out", "--steps", "--num-layers", "--tensorboard", "--adapter", "--distil"]),
         ("eval", ["--config", "--model", "--requests", "--arms", "--gate", "--json", "--plot", "--permutations"]),
+        ("eval", ["--adapter", "--teacher"]),
     ],
 )
 def test_help_of_each_command(run, command, options):
@@ -60,6 +61,7 @@ def test_help_of_each_command(run, command, options):
         (["rank", "--user", "u"], "--candidates"),
         (["bench", "--duration-s", "0"], "--duration-s"),
         (["bench", "--arm", "full"], "--target"),
+        (["bench", "--target", "localhost:1", "--adapter", "shop"], "--adapter"),
         (["recommend"], "recommend"),
     ],
 )

@@ -16,9 +16,11 @@ from tiny_engine import TEMPLATE, tiny_model, tiny_settings
 from typer.testing import CliRunner
 
 from rcjax.catalog import Catalogue, Event, Item, User
+from rcjax.catalog.jsonl import write_catalogue
 from rcjax.commands import bench
 from rcjax.commands.app import app
 from rcjax.commands.demo import run_demo
+from rcjax.commands.example_call import example_lines
 from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, read_catalogue
 from rcjax.errors import InvalidRequestError
 from rcjax.prompt import Layout, Reuse, Scoring
@@ -131,6 +133,9 @@ class Local:
     def __init__(self, router: FakeRouter):
         self.router = router
 
+    def known(self):
+        return self.router.items, set(self.router.users)
+
 
 @pytest.fixture
 def serving(run, monkeypatch):
@@ -169,8 +174,32 @@ def test_serve_answers_until_sigterm(serving):
     assert result.exit_code == 0, result.output
     assert f"listening on {target}" in result.output
     assert "ready: fake" in result.output
+    assert "to call it" not in result.output  # it has nothing of the embedded shop
     assert result.output.endswith("stopped\n")
     assert router.grace_s == [Settings().server.grace_s]
+
+
+def test_serve_prints_how_to_call_it_unless_it_is_into_a_log(serving, tmp_path):
+    write_catalogue(Catalogue({"item-1": Item("item-1", "A")}, {"ann": User("ann")}), tmp_path)
+    config = tmp_path / "mine.yaml"
+
+    def stop(addresses: Addresses) -> str:
+        try:
+            with RecommenderClient(addresses.main) as client:
+                client.wait_ready(60.0)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return addresses.main
+
+    for log in ("rich", "json"):
+        config.write_text(f"{{catalogue: {{format: jsonl, paths: {{folder: .}}}}, telemetry: {{log: {log}}}}}")
+        router = FakeRouter("item-1")
+        router.users["ann"] = ()
+        result, target = serving(router, stop, "--config", str(config))
+        assert result.exit_code == 0, result.output
+        lines = example_lines(RecommendRequest(("item-1",), "ann"), target, Settings().server, config)
+        assert all((line in result.output) == (log == "rich") for line in lines)
+        assert ("ann" in result.output) == (log == "rich")
 
 
 def test_serve_ends_with_a_line_when_its_engine_is_lost(serving):

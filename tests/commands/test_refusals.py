@@ -116,6 +116,18 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", LOADING_A_MODEL)
+def test_an_adapter_that_cannot_be_loaded(name, tmp_path, tiny_checkpoint):
+    """Of the settings, where the path starts at their file, or of the command line instead."""
+    config = write(tmp_path / "mine.yaml", model=str(tiny_checkpoint), adapter="lora")
+    (line,) = said(name, "--config", config)
+    assert line.startswith(f"error: adapter '{tmp_path / 'lora'}' is no existing folder; give a folder, a Hub id")
+    (tmp_path / "dora").mkdir()
+    (tmp_path / "dora" / "adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
+    (line,) = said(name, "--config", config, "--adapter", str(tmp_path / "dora"))
+    assert line.startswith(f"error: {tmp_path / 'dora' / 'adapter_config.json'}: use_dora=True is not supported")
+
+
+@pytest.mark.parametrize("name", LOADING_A_MODEL)
 @pytest.mark.parametrize("kind", ["missing", "wrong"])
 def test_a_template_that_cannot_be_read(name, kind, tmp_path, tiny_checkpoint):
     template = tmp_path / "template.yaml"

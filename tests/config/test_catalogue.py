@@ -5,6 +5,8 @@ import logging
 import pwd
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rcjax.config import CatalogueSettings, load_settings, read_catalogue
@@ -12,7 +14,7 @@ from rcjax.config import CatalogueSettings, load_settings, read_catalogue
 
 def deployment(folder: Path, paths: str, **more: str) -> Path:
     path = folder / "deployment.yaml"
-    settings = {"format": "jsonl", "paths": paths, **more}
+    settings = {"format": "jsonl", "paths": paths} | more
     path.write_text("catalogue:\n" + "".join(f"  {key}: {value}\n" for key, value in settings.items()))
     return path
 
@@ -75,12 +77,29 @@ def test_errors_stop_a_load_or_are_skipped_and_told(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == told
 
 
+def test_columns_and_a_pattern_of_shards_come_from_the_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, title in (("train", "A"), ("test", "B")):
+        pq.write_table(
+            pa.table({"asin": ["a"], "name": [title]}), tmp_path / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    named = {"format": "parquet", "columns": "{items: {item_id: asin, title: name}}"}
+    settings = load_settings(deployment(tmp_path, "{items: data/train-*.parquet}", **named))
+    assert [item.title for item in read_catalogue(settings.catalogue).items.values()] == ["A"]
+    with pytest.raises(ValueError, match="several splits"):
+        read_catalogue(load_settings(deployment(tmp_path, "{items: data}", **named)).catalogue)
+    wrong = deployment(tmp_path, "{items: data}", format="parquet", columns="{item: {title: name}}")
+    with pytest.raises(ValueError, match=r"catalogue\.columns\.item\b"):
+        load_settings(wrong)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"format": "csv"}, r"catalogue\.format='csv' is unknown; choose one of embedded, jsonl"),
         ({"format": "jsonl"}, r"catalogue\.paths has \[\]; give `folder`, or `items`"),
         ({"format": "jsonl", "paths": {"items": "a", "folder": "b"}}, r"catalogue\.paths has \['folder', 'items'\]"),
+        ({"columns": {"items": {"title": "name"}}}, r"catalogue\.columns is for files, and the embedded shop has none"),
     ],
 )
 def test_what_names_no_catalogue_is_refused(settings, message):

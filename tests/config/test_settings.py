@@ -8,6 +8,7 @@ import yaml
 
 from rcjax.config import Settings, ShapeSize, load_settings
 from rcjax.engine.arm import Arm
+from rcjax.model import location
 from rcjax.model.selection import BoundarySelection
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.serving.admission_limits import AdmissionLimits, CallerLimits
@@ -22,6 +23,14 @@ def without_home(monkeypatch):
     """An account without a home: HOME is not set, and the user's number is not in the password file."""
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+
+
+@pytest.fixture
+def shipped(monkeypatch, tmp_path):
+    """An adapter `shop` that comes with rcjax."""
+    monkeypatch.setattr(location, "SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped" / "shop").mkdir(parents=True)
+    (tmp_path / "shipped" / "shop" / "adapter_config.json").write_text("{}")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -44,6 +53,7 @@ def test_twenty_candidates_have_tiles_for_up_to_eight_requests():
 def test_every_setting_survives_a_round_trip(tmp_path):
     text = """
 model: ../models/mine
+adapter: lora
 dtype: bfloat16
 attention: dense
 template: shop.yaml
@@ -65,6 +75,7 @@ admission: {max_queue_s: 0.5, default_caller: {arms: []}, callers: {shop: {arms:
 compilation_cache: xla
 """
     settings = load_settings(write(tmp_path, text))
+    assert settings.adapter == str(tmp_path / "lora")
     assert settings.cache.pool_bytes == 3 * 2**30
     assert (settings.kv_dtype("bfloat16"), settings.attention) == ("float32", "dense")
     assert arm_of(settings.arms["fast"]).layout is Layout.PARALLEL
@@ -120,7 +131,36 @@ def test_paths_start_at_the_file_that_has_them(tmp_path, monkeypatch):
     assert settings.compilation_cache == folder / "xla"
 
 
-@pytest.mark.parametrize("text", ["compilation_cache: ~{}/xla", "template: ~{}/a.yaml", "model: ~{}/a"])
+def test_an_adapter_is_a_path_a_hub_id_or_one_that_is_shipped(tmp_path, monkeypatch, shipped):
+    folder, elsewhere = tmp_path / "conf", tmp_path / "elsewhere"
+    (folder / "org" / "here").mkdir(parents=True)
+    (folder / "shop").mkdir()
+    (elsewhere / "org" / "there").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(elsewhere)
+
+    def read(adapter: str) -> str | None:
+        return load_settings(write(folder, f"adapter: {adapter}")).adapter
+
+    assert read("null") is None
+    assert read("shop") == "shop"  # the name of a shipped one, whatever folders there are
+    assert read("./shop") == str(folder / "shop")
+    assert read("other") == str(folder / "other")
+    assert read("~/mine") == str(tmp_path / "home" / "mine")
+    assert read("org/here") == str(folder / "org" / "here")
+    assert read("org/on-the-hub") == "org/on-the-hub"
+    with pytest.raises(ValueError, match=r"adapter 'org/there' is no folder beside the configuration"):
+        read("org/there")
+
+
+def test_what_is_loaded_in_words():
+    assert Settings(model="a").weights == "a"
+    assert Settings(model="a", adapter="b").weights == "a + b"
+
+
+@pytest.mark.parametrize(
+    "text", ["compilation_cache: ~{}/xla", "template: ~{}/a.yaml", "model: ~{}/a", "adapter: ~{}/a"]
+)
 @pytest.mark.parametrize("user", ["", "nobody-of-this-name"])
 def test_a_tilde_without_a_home_is_one_line(tmp_path, without_home, text, user):
     path = write(tmp_path, text.format(user))
@@ -135,6 +175,7 @@ def test_a_tilde_without_a_home_is_one_line(tmp_path, without_home, text, user):
     [
         ("modle: x", "modle"),
         ("dtype: float16", "dtype"),
+        ("adapter: ''", "adapter"),
         ("catalogue: {on_error: ignore}", "catalogue.on_error"),
         ("catalogue: {paths: [items.jsonl]}", "catalogue.paths"),
         ("cache: {page_tokens: 0}", "cache.page_tokens"),

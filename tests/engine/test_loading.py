@@ -98,6 +98,7 @@ def test_no_threads_stay_of_what_cannot_be_filled(settings: Settings) -> None:
         ({"catalogue": "nowhere"}, "nowhere"),
         ({"model": "./nowhere"}, "nowhere"),
         ({"template": "unknown"}, "unknown"),
+        ({"adapter": "./nowhere"}, "nowhere"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml"),
     ],
 )

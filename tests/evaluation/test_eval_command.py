@@ -36,15 +36,16 @@ def test_defaults(run, calls):
     ((settings, options, files),) = calls
     assert settings == Settings()
     assert options == EvalOptions()
-    assert files == {"json_file": None, "plot_file": None, "gate": None}
+    assert files == {"json_file": None, "plot_file": None, "event_folder": None, "gate": None}
 
 
 def test_options_reach_the_evaluation(run, calls, tmp_path):
     arguments = "--model ./mine -n 7 --arms full,rcjax --split all --history-len 4 --candidates 9 --negatives uniform"
     more = f"--permutations 2 --seed 5 --gate 0.01 --json {tmp_path / 'e.json'} --plot {tmp_path / 'e.png'}"
+    more += f" --adapter shop --tensorboard {tmp_path} --teacher ./theirs"
     assert run(*arguments.split(), *more.split()).exit_code == 0
     ((settings, options, files),) = calls
-    assert settings == Settings(model="./mine")
+    assert settings == Settings(model="./mine", adapter="shop")
     assert options == EvalOptions(
         num_requests=7,
         arms=("full", "rcjax"),
@@ -52,8 +53,17 @@ def test_options_reach_the_evaluation(run, calls, tmp_path):
         split="all",
         num_permutations=2,
         seed=5,
+        teacher="./theirs",
     )
-    assert files == {"json_file": tmp_path / "e.json", "plot_file": tmp_path / "e.png", "gate": 0.01}
+    named = {"json_file": tmp_path / "e.json", "plot_file": tmp_path / "e.png", "event_folder": tmp_path}
+    assert files == {**named, "gate": 0.01}
+
+
+def test_an_empty_adapter_is_none(run, calls, tmp_path):
+    (tmp_path / "mine.yaml").write_text("adapter: lora")
+    assert run("--config", str(tmp_path / "mine.yaml")).exit_code == 0
+    assert run("--config", str(tmp_path / "mine.yaml"), "--adapter", "").exit_code == 0
+    assert [settings.adapter for settings, *_ in calls] == [str(tmp_path / "lora"), None]
 
 
 def test_a_gate_that_does_not_pass_is_exit_code_3(run, calls):

@@ -6,6 +6,7 @@ import json
 from typing import ClassVar
 
 import pytest
+from event_reader import scalars_of
 from rich.console import Console
 from tiny_engine import event, item, tiny_model, tiny_settings
 
@@ -119,7 +120,7 @@ def test_the_files_and_the_verdict(folder, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     options = EvalOptions(num_requests=4, task=TASK, split="all", arms=("trusting", "prefix"))
     to = console()
-    files = {"json_file": tmp_path / "eval.json", "plot_file": tmp_path / "eval.png"}
+    files = {"json_file": tmp_path / "eval.json", "plot_file": tmp_path / "eval.png", "event_folder": tmp_path / "tb"}
     assert run_eval(to, eval_settings(folder), options, **files, gate=1.0, model=tiny_model())
     assert "gate passed: 2 arms within ±1 of full recompute in NDCG@10, n = 4" in to.file.getvalue()
     report = json.loads(files["json_file"].read_text())
@@ -132,6 +133,10 @@ def test_the_files_and_the_verdict(folder, tmp_path) -> None:
     assert report["arms"]["trusting"]["settings"]["reuse"] == "blocks"
     assert report["environment"]["versions"]["rcjax"]
     assert files["plot_file"].read_bytes().startswith(b"\x89PNG")
+    shown = scalars_of(files["event_folder"])
+    for name, arm in report["arms"].items():
+        assert shown[f"ndcg_at_10/{name}"] == [(0, pytest.approx(arm["metrics"]["ndcg_at_10"]["value"]))]
+        assert shown[f"ttft_p50_ms/{name}"] == [(0, pytest.approx(arm["ttft_ms"]["p50"]))]
 
 
 def test_the_report_is_strict_json(found, tmp_path) -> None:

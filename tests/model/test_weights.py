@@ -12,11 +12,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rcjax.model.decoder import abstract_params, logical_axes
+from rcjax.model.fingerprint import digest_of, fingerprint
 from rcjax.model.hf_config import config_from_hf
 from rcjax.model.load_error import ModelLoadError
 from rcjax.model.rope import inverse_frequencies
 from rcjax.model.safetensors_folder import SafetensorsFolder
-from rcjax.model.weights import fingerprint, load_params, with_stored_head
+from rcjax.model.weights import load_params, with_stored_head
 
 FAMILIES = list(checkpoints.CONFIGS)
 
@@ -230,7 +231,7 @@ def test_index_that_names_no_shard_beside_it_is_an_error(tmp_path: Path, name: s
 
 def test_fingerprint_follows_config_dtype_and_bytes(tmp_path: Path) -> None:
     def of(family: str, dtype: Any, files: Iterable[Path]) -> str:
-        return fingerprint(config_from_hf(checkpoints.CONFIGS[family]), dtype, files)
+        return fingerprint(config_from_hf(checkpoints.CONFIGS[family]), dtype, digest_of(files))
 
     files = SafetensorsFolder(write(tmp_path)).files
     before = of("llama3", jnp.float32, files)

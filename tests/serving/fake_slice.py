@@ -180,6 +180,9 @@ class FakeLibrary:
     def item_owners(self) -> list[Owner]:
         return [owner_of(full_id) for full_id in self.texts if owner_of(full_id).id.startswith("item")]
 
+    def user(self, tenant: str, user_id: str) -> str | None:
+        return self.texts.get(Owner(tenant, user_id).full_id)
+
     def swap(self, plan: FakeWritePlan) -> int:
         self._log.append("swap")
         self.texts |= {planned.owner: planned.text for planned in plan.build}

@@ -9,7 +9,7 @@ from manual_slice import ManualMesh, block_of, put, user
 from rcjax.cache.placement import Placement, RequestLog
 from rcjax.errors import DeadlineExceededError, NotFoundError, UnavailableError
 from rcjax.prompt import BlockKind, Owner
-from rcjax.request import AppendEvents, DeleteItems, PutUser, RecommendRequest, WriteResult
+from rcjax.request import AppendEvents, DeleteItems, DeleteUser, PutUser, RecommendRequest, WriteResult
 from rcjax.serving.owners import Hashed, ItemOwners, Placed
 from rcjax.serving.scheduler import RoundRobin
 
@@ -231,6 +231,20 @@ def test_requests_are_logged_by_their_items_and_no_more_than_so_many() -> None:
         assert list(mesh.router.request_log) == [("b", "a"), ("b",)]
         assert mesh.router.request_log.num_dropped == 1
         mesh.run()
+
+
+def test_the_log_forgets_a_user_who_is_deleted_and_keeps_the_request() -> None:
+    with filled(2, request_log=RequestLog(9)) as mesh:
+        mesh.do(PutUser(user("v", 1)))
+        for asked in ("u", "v"):
+            mesh.ask(asked, "a")
+        mesh.run()
+        mesh.do(DeleteUser("u"))
+        mesh.run()
+        assert [(r.user_id, r.candidates) for r in mesh.router.request_log.requests] == [("", ("a",)), ("v", ("a",))]
+        # A request that was planned before the deletion, and is handed over after it.
+        mesh.router._log_request(["a"], RecommendRequest(("a",), "u"))
+        assert mesh.router.request_log.requests[-1].user_id == ""
 
 
 def test_requests_of_other_tenants_are_not_logged() -> None:

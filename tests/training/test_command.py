@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from event_reader import scalars_of
 from tiny_engine import ARMS, recommend, tiny_settings
 from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
+from rcjax.cache.placement import RequestLog
 from rcjax.catalog import Event, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.catalog.types import Catalogue, Item
@@ -21,7 +24,8 @@ from rcjax.config import ShapeSettings, load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
-from rcjax.training.command import example_sources
+from rcjax.training.sources import example_sources
+from rcjax.training.teacher import Teacher
 
 # Of this seed both passes are of one shape, so that one program takes them.
 STEPS = {"num_steps": 2, "batch_size": 4, "num_candidates": 4, "num_validation": 4, "validate_every": 1, "seed": 1}
@@ -37,8 +41,11 @@ def start():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
+    return write_files(tmp_path_factory.mktemp("train"))
+
+
+def write_files(folder: Path) -> Path:
     """A tiny checkpoint, its template, and 60 users, each with a first item of their own."""
-    folder = tmp_path_factory.mktemp("train")
     export_folder(folder / "start", *start())
     (folder / "tiny.yaml").write_text(TEMPLATE, encoding="utf-8")
     items = {f"i{n}": Item(f"i{n}", f"thing {n:02d}", brand=f"b{n % 4}") for n in range(60)}
@@ -73,7 +80,7 @@ def train(*args: object) -> str:
 def finished(files) -> tuple[Path, Path, str]:
     """A run: its settings, its folder, and what was said."""
     settings, out = config(files, files / "train.yaml"), files / "run"
-    return settings, out, train("--config", settings, "--out", out)
+    return settings, out, train("--config", settings, "--out", out, "--tensorboard", files / "events")
 
 
 def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, finished, tmp_path):
@@ -98,6 +105,63 @@ def test_what_is_trained_is_served_and_a_second_call_has_nothing_to_do(files, fi
     other = train("--config", config(files, tmp_path / "other.yaml", seed=2), "--out", out)
     assert other.startswith("exit")
     assert "holds a run of other settings" in other.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def log(files) -> Path:
+    """300 requests of three or four candidates."""
+    log, rng = RequestLog(), np.random.default_rng(0)
+    for n in range(300):
+        log.append([f"i{i}" for i in rng.permutation(60)[: 3 + n % 2]], f"u{n % 60}")
+    log.save(files / "log.jsonl")
+    return files / "log.jsonl"
+
+
+def test_a_checkpoint_teaches_itself_from_a_log_of_requests(files, log, tmp_path, monkeypatch):
+    """No target anywhere: the student's rankings come nearer to the teacher's, and the teacher is asked once."""
+    learning = {"num_steps": 40, "batch_size": 4, "validate_every": 10, "num_validation": 4, "learning_rate": 1e-2}
+    teacher = {
+        "scoring": "anchor",
+        "requests": log.name,
+        "num_orders": 2,
+        "num_requests": 16,
+        "scores": str(tmp_path / "scores"),
+    }
+    settings = config(files, files / "distil.yaml", **learning, warmup_steps=2, teacher=teacher)
+    said = train("--config", settings, "--out", tmp_path / "run")
+    assert "the teacher against itself in another order of candidates, 4 validation requests" in " ".join(said.split())
+    points = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
+    assert [set(point) for point in points] == [
+        {"step", "train_s", "loss", "validation_kl_nats", "validation_top1_agreement"}
+    ] * 4
+    assert 0 <= points[-1]["loss"] < 0.85 * points[0]["loss"]
+
+    def asked(*args):
+        raise AssertionError("all that it says is on disk")
+
+    monkeypatch.setattr(Teacher, "scores", asked)
+    other = config(files, files / "other.yaml", **learning, warmup_steps=3, teacher=teacher)
+    assert "exit" not in train("--config", other, "--out", tmp_path / "other", "--steps", 1)
+
+
+def test_more_requests_than_there_are_cannot_be_taught(files, log, tmp_path):
+    (files / "short.jsonl").write_text('{"user_id": "u1", "candidates": ["i1", "i2"]}\n')
+    settings = config(files, files / "short.yaml", teacher={"requests": "short.jsonl"})
+    assert "none of the 1 requests is one of a validation user" in train(
+        "--config", settings, "--out", tmp_path / "run"
+    )
+    settings = config(files, files / "short.yaml", teacher={"requests": log.name, "num_requests": 1000})
+    assert "train.teacher.num_requests=1,000 exceeds" in train("--config", settings, "--out", tmp_path / "run")
+
+
+def test_tensorboard_shows_the_curve(files, finished):
+    _, out, _ = finished
+    points = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    shown = scalars_of(files / "events")
+    assert set(shown) == {"train/loss", "train/learning_rate", "train/seconds", "validation/ndcg_at_10"}
+    for tag, name in {"train/loss": "loss", "validation/ndcg_at_10": "validation_ndcg_at_10"}.items():
+        assert [step for step, _ in shown[tag]] == [1, 2]
+        assert [value for _, value in shown[tag]] == pytest.approx([point[name] for point in points])
 
 
 def test_a_run_goes_on_where_its_data_was_moved(files, finished, tmp_path, monkeypatch):
@@ -170,6 +234,14 @@ def test_the_embedded_shop_recalls_nothing(files, tmp_path):
     settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, recall_share=0.5))
     with pytest.raises(ValueError, match="the embedded shop"):
         example_sources(settings, settings.train)
+
+
+def test_tensorboard_without_its_package_is_said_before_anything_runs(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as Python marks what cannot be imported
+    settings = config(files, tmp_path / "train.yaml")
+    said = train("--config", settings, "--out", tmp_path / "run", "--tensorboard", tmp_path / "events")
+    assert said.startswith("exit 1: error: --tensorboard needs tensorboardX; install rcjax[tensorboard]")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]
 
 
 @pytest.mark.parametrize(

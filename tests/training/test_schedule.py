@@ -11,7 +11,7 @@ import pytest
 from rcjax.catalog.types import Event, Item
 from rcjax.config import TrainSettings
 from rcjax.training.collation import Collator
-from rcjax.training.examples import Example
+from rcjax.training.examples import DrawnBuckets, Example
 from rcjax.training.step import Trainee, TrainState, new_optimizer
 from rcjax.training.trainer import Trainer
 
@@ -74,7 +74,7 @@ def trainer(folder, source, validation=()):
     """Its batches are the examples themselves."""
     trainee, collator = Mock(spec=Trainee), Mock(spec=Collator, side_effect=list)
     trainee.scores = Mock(side_effect=best_by_history)
-    return Trainer(trainee, collator, source, validation, SETTINGS, folder, "run"), collator
+    return Trainer(trainee, collator, DrawnBuckets(source), validation, SETTINGS, folder, "run"), collator
 
 
 def length(example):
@@ -101,7 +101,7 @@ def test_validation_is_a_mean_over_all_examples_in_batches_of_one_size(tmp_path)
     """Five examples in batches of three: what fills the last one counts for nothing."""
     validation = [Example((Event("h", best),), ITEMS, (0,)) for best in "abbab"]
     run, collator = trainer(tmp_path, Shuffled(), validation)
-    found = run.validation_ndcg(Mock(spec=TrainState))
+    found = run.validation(Mock(spec=TrainState))
     second_of_two_tied = (1 / np.log2(3) + 1 / np.log2(4)) / 2  # where another is best, the two others are tied
-    assert found == pytest.approx((2 + 3 * second_of_two_tied) / 5)
+    assert found.ndcg_at_10 == pytest.approx((2 + 3 * second_of_two_tied) / 5)
     assert [len(call.args[0]) for call in collator.call_args_list] == [3, 3]

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import count
 
@@ -22,7 +22,7 @@ from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
-from rcjax.training.examples import Example
+from rcjax.training.examples import DrawnBuckets, Example
 from rcjax.training.loss import candidate_scores
 from rcjax.training.step import Trainee, new_optimizer
 from rcjax.training.trainer import Trainer
@@ -117,7 +117,14 @@ def trainer(builder, folder, settings=SETTINGS, identity="run", trainee=None, so
     validation = Task().draw(np.random.default_rng(99), 20)
     collator = Collator(builder, settings.layout, settings.scoring)
     return trainee, Trainer(
-        trainee, collator, source or Task(), validation, settings, folder, identity, count().__next__
+        trainee,
+        collator,
+        DrawnBuckets(source or Task()),
+        validation,
+        settings,
+        folder,
+        identity,
+        count().__next__,
     )
 
 
@@ -160,9 +167,9 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
     _, first = trainer(builder, tmp_path / "killed", trainee=trainee)
     with pytest.raises(KilledError):
         first.run(start(trainee), kill_after(5))
-    again = {}
+    again, points = {}, []
     _, second = trainer(builder, tmp_path / "killed", trainee=trainee)
-    state = second.run(start(trainee), lambda step, loss, ndcg: again.setdefault(step, loss))
+    state = second.run(start(trainee), lambda step, loss, ndcg: again.setdefault(step, loss), points.append)
     first_draw, second_draw = source.draws
     assert first_draw != second_draw, "the second bucket of passes repeats the first"
     assert again == {step: loss for step, loss in losses.items() if step > 4}  # the last checkpoint was at 4
@@ -173,6 +180,7 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
         for name in ("whole", "killed")
     ]
     assert curves[0] == curves[1]
+    assert [asdict(point) for point in points] == curves[1][2:]
     assert [point["step"] for point in curves[0]] == [2, 4, 6, 8]
     assert [point["train_s"] for point in curves[0]] == [1, 2, 3, 4], "two passes a point; validation is left out"
     assert [point["loss"] for point in curves[0]] == [(losses[step - 1] + losses[step]) / 2 for step in (2, 4, 6, 8)]
@@ -229,8 +237,8 @@ def test_a_full_disk_is_a_line_and_the_run_goes_on_once_there_is_room(builder, s
 )
 def test_learns(builder, learners, tmp_path, name, reached):
     trainee, run = trainer(builder, tmp_path, LEARNING[name], trainee=learners(name))
-    before = run.validation_ndcg(start(trainee))
-    after = run.validation_ndcg(run.run(start(trainee)))
+    before = run.validation(start(trainee)).ndcg_at_10
+    after = run.validation(run.run(start(trainee))).ndcg_at_10
     assert before < 0.8  # chance is .71
     assert after > reached
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.channel import channel_security
+from rcjax.commands.cli.options import Adapter, Config, OnError, friendly_errors, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ TokenFile = Annotated[
 @friendly_errors()
 def bench(
     config: Config = None,
+    adapter: Adapter = None,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="Without --target: how many to rank (10).")
     ] = None,
@@ -86,7 +88,9 @@ def bench(
         raise typer.BadParameter("--rate, --plot and what else is for a load test go with --target")
     if target is not None and requests is not None:
         raise typer.BadParameter("--requests goes without --target; a load test has --rate and --duration-s")
-    settings = _checked_settings(config, on_error, json_file, plot)
+    if target is not None and adapter is not None:
+        raise typer.BadParameter("--adapter goes without --target: the server has loaded its model")
+    settings = _checked_settings(config, adapter, on_error, json_file, plot)
     if target is None:
         from rcjax.commands import bench as measure
 
@@ -101,7 +105,7 @@ def bench(
 
 
 def _checked_settings(
-    config: Path | None, on_error: str | None, json_file: Path | None, plot: Path | None
+    config: Path | None, adapter: str | None, on_error: str | None, json_file: Path | None, plot: Path | None
 ) -> "Settings":
     """The settings, once it is known that what is measured can be written."""
     from rcjax.disk import check_folder
@@ -112,16 +116,13 @@ def _checked_settings(
             check_folder(path.parent)
     if plot is not None:
         check_plot(plot)
-    return read_settings(config, on_error=on_error)
+    return read_settings(config, adapter=adapter, on_error=on_error)
 
 
 def _connect(ca: Path | None, token_file: Path | None) -> "Callable[[str], grpc.aio.Channel]":
-    from rcjax.serving.security import ChannelSecurity, new_aio_channel
+    from rcjax.serving.security import new_aio_channel
 
-    if ca is None and token_file is None:
-        return new_aio_channel
-    token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else ""
-    return partial(new_aio_channel, security=ChannelSecurity(ca=ca, token=token, tls=ca is not None))
+    return partial(new_aio_channel, security=channel_security(ca, token_file))
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

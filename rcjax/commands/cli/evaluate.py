@@ -6,13 +6,18 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Config, OnError, friendly_errors, read_settings
+from rcjax.commands.cli.options import Adapter, Config, EventFolder, OnError, friendly_errors, read_settings
 
 
 @friendly_errors()
 def evaluate(
     config: Config = None,
     model: Annotated[str | None, typer.Option(help="A checkpoint; the settings' model by default.")] = None,
+    adapter: Adapter = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Compare with this checkpoint, recomputed in full as train.teacher says."),
+    ] = None,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="How many; 100, or all if fewer, if not given.")
     ] = None,
@@ -27,6 +32,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Plot quality over tokens computed.")] = None,
+    tensorboard: EventFolder = None,
     permutations: Annotated[int, typer.Option(min=0, help="Rank in so many other orders of candidates too.")] = 0,
     split: Annotated[
         Literal["train", "validation", "test", "all"], typer.Option(help="Users whose events are held out.")
@@ -42,14 +48,15 @@ def evaluate(
 ) -> None:
     """Measure ranking quality, and what each arm loses against full recompute.
 
-    Requests with a target are taken from the catalogue where it has some; else each user's next event is held out.
+    Requests with a target are taken from the catalogue where it has some; else each user's next event is held out. With
+    --teacher, arms are compared with the checkpoint that the model was distilled from.
     """
     from rcjax.catalog.holdout import NextItem
     from rcjax.catalog.negatives import Negatives
     from rcjax.evaluation.command import run_eval
     from rcjax.evaluation.evaluation import EvalOptions
 
-    settings = read_settings(config, model=model, on_error=on_error)
+    settings = read_settings(config, model=model, adapter=adapter, on_error=on_error)
     options = EvalOptions(
         num_requests=requests,
         arms=tuple(name.strip() for name in arms.split(",") if name.strip()),
@@ -57,6 +64,7 @@ def evaluate(
         split=split,
         num_permutations=permutations,
         seed=seed,
+        teacher=teacher,
     )
     passed = run_eval(
         Console(),
@@ -64,6 +72,7 @@ def evaluate(
         options,
         json_file=json_file,
         plot_file=plot,
+        event_folder=tensorboard,
         gate=gate,
     )
     if not passed:

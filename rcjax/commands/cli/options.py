@@ -23,10 +23,20 @@ OnError = Annotated[
     Literal["stop", "skip"] | None,
     typer.Option(help="What a record does that cannot be read; the settings' catalogue.on_error by default."),
 ]
+EventFolder = Annotated[
+    Path | None,
+    typer.Option("--tensorboard", metavar="FOLDER", help="Scalars for TensorBoard; needs rcjax\\[tensorboard]."),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER|NAME", help="A LoRA adapter on the model; the settings' by default, '' for none."),
+]
 Target = Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's main port.")]
 
 
-def read_settings(config: Path | None, *, model: str | None = None, on_error: str | None = None) -> "Settings":
+def read_settings(
+    config: Path | None, *, model: str | None = None, adapter: str | None = None, on_error: str | None = None
+) -> "Settings":
     """The settings of a file, or the defaults, with what the command line says instead."""
     from rcjax.config import load_settings
 
@@ -34,7 +44,14 @@ def read_settings(config: Path | None, *, model: str | None = None, on_error: st
     if on_error is not None:
         catalogue = settings.catalogue.model_copy(update={"on_error": on_error})
         settings = settings.model_copy(update={"catalogue": catalogue})
-    return settings if model is None else settings.model_copy(update={"model": model})
+    if model is not None:
+        settings = settings.model_copy(update={"model": model})
+    return with_adapter(settings, adapter)
+
+
+def with_adapter(settings: "Settings", adapter: str | None) -> "Settings":
+    """The settings with what `--adapter` says: nothing, another, or none."""
+    return settings if adapter is None else settings.model_copy(update={"adapter": adapter or None})
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from rcjax.commands.cli.channel import Ca, TokenFile, channel_security
 from rcjax.commands.cli.options import DEFAULT_TARGET, friendly_errors
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ DEFAULT_ADMIN_TARGET = "127.0.0.1:50052"
 
 AdminTarget = Annotated[str, typer.Option("--target", metavar="HOST:PORT", help="The server's admin port.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds to wait; the server goes on if they pass.")]
-Ca = Annotated[Path | None, typer.Option(metavar="FILE", help="TLS, with the certificates the server's follows from.")]
-TokenFile = Annotated[Path | None, typer.Option(metavar="FILE", help="With the token to show to the server.")]
 
 
 @friendly_errors()
@@ -64,12 +63,8 @@ def restore(
 @contextmanager
 def _client(target: str, timeout_s: float, ca: Path | None, token_file: Path | None) -> "Iterator[RecommenderClient]":
     from rcjax.serving.client import RecommenderClient
-    from rcjax.serving.security import ChannelSecurity, new_channel
+    from rcjax.serving.security import new_channel
 
-    security = None
-    if ca is not None or token_file is not None:
-        token = "" if token_file is None else token_file.read_text(encoding="utf-8").strip()
-        security = ChannelSecurity(ca=ca, token=token, tls=ca is not None)
-    connect = partial(new_channel, security=security)
+    connect = partial(new_channel, security=channel_security(ca, token_file))
     with RecommenderClient(DEFAULT_TARGET, target, timeout_s=timeout_s, connect=connect) as client:
         yield client

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rcjax.cache.placement import RequestLog, request_matrix
-from rcjax.catalog import CatalogueError
+from rcjax.catalog import CatalogueError, Request
 
 
 def test_it_keeps_the_last_requests():
@@ -22,6 +22,23 @@ def test_a_file_gives_the_same_requests(tmp_path):
     log.save(tmp_path / "log.jsonl")
     assert list(RequestLog.load(tmp_path / "log.jsonl")) == [("a", "ü"), ("b",)]
     assert list(RequestLog.load(tmp_path / "log.jsonl", 1)) == [("b",)]
+
+
+def test_users_and_targets_come_back_from_a_file(tmp_path):
+    log = RequestLog()
+    log.append(["a", "b"], "u")
+    log.append(["a"], "gone", lambda: False)
+    log.append(["b"], "v")
+    log.forget_user("v")
+    assert log.save(tmp_path / "log.jsonl") == 3
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert lines == ['{"user_id": "u", "candidates": ["a", "b"]}', '{"candidates": ["a"]}', '{"candidates": ["b"]}']
+    assert RequestLog.load(tmp_path / "log.jsonl").requests == log.requests
+    (tmp_path / "r.jsonl").write_text('{"user_id": "u", "candidates": ["a", "b"], "target": "b"}\n')
+    assert RequestLog.load(tmp_path / "r.jsonl").requests == [Request("u", ("a", "b"), "b")]
+    (tmp_path / "r.jsonl").write_text('{"user_id": "u", "candidates": ["a"], "target": "b"}\n')
+    with pytest.raises(CatalogueError, match=r"r\.jsonl:1: field 'target': 'b' is not among the candidates"):
+        RequestLog.load(tmp_path / "r.jsonl")
 
 
 def test_a_catalogues_requests_are_a_log(tmp_path):

@@ -1,0 +1,114 @@
+"""Where training and validation examples come from: different users, by a hash of their ids."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rcjax.cache.placement import RequestLog
+from rcjax.catalog import Catalogue, EmbeddedWorld, Request
+from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
+from rcjax.catalog.negatives import NegativeSampler
+from rcjax.config import Settings, TrainSettings, read_catalogue
+from rcjax.training.examples import Buckets, DrawnBuckets, EmbeddedExamples, Example, ExampleSource, PairExamples
+from rcjax.training.requests import RequestExamples, request_examples
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The buckets of a run, and the examples that it is validated on, which are of other users.
+
+    `num_requests`: so many different ones there are, where they are not drawn without end.
+    """
+
+    train: Buckets
+    validation: list[Example]
+    num_requests: int | None = None
+
+
+def sources_of(settings: Settings, train: TrainSettings, tell: Tell = logger.warning) -> Sources:
+    """The requests of a file or catalogue for a teacher to score, or else examples that are drawn.
+
+    `tell` gets a line for each thing that had to be left out.
+    """
+    embedded = settings.catalogue.format == "embedded"
+    if train.teacher and (train.teacher.requests or not embedded):
+        catalogue = read_catalogue(settings.catalogue, tell=tell)
+        requests = (
+            list(RequestLog.load(train.teacher.requests).requests) if train.teacher.requests else catalogue.requests
+        )
+        if requests:
+            return _made(requests, catalogue, settings, train, tell)
+    source, validation = example_sources(settings, train, tell)
+    examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
+    return Sources(DrawnBuckets(source), examples)
+
+
+def _made(
+    requests: Sequence[Request], catalogue: Catalogue, settings: Settings, train: TrainSettings, tell: Tell
+) -> Sources:
+    """Requests that were really made; a user's are all trained on, or all validated on, or left for `rcjax eval`."""
+    splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
+    train_examples, validation = (
+        request_examples(
+            [r for r in requests if r.user_id in splits[name].users or r.user_id not in catalogue.users],
+            catalogue,
+            max_candidates=train.num_candidates,
+            max_events=train.max_events,
+            seed=train.seed,
+            tell=told,
+        )
+        for name, told in (("train", tell), ("validation", lambda line: None))
+    )
+    for examples, name in ((train_examples, "train"), (validation, "validation")):
+        if not examples:
+            raise ValueError(
+                f"none of the {len(requests):,} requests is one of a {name} user, of known items; give more requests, "
+                "or another catalogue.seed, which splits the users"
+            )
+    return Sources(RequestExamples(tuple(train_examples)), validation[: train.num_validation], len(train_examples))
+
+
+def example_sources(
+    settings: Settings, train: TrainSettings, tell: Tell = logger.warning
+) -> tuple[ExampleSource, ExampleSource]:
+    """Where training and validation examples come from: different users, by a hash of their ids.
+
+    `tell` gets a line for each thing that had to be left out.
+    """
+    if settings.catalogue.format == "embedded":
+        if train.recall_share:
+            raise ValueError(f"{train.recall_share=}: the embedded shop's users choose for themselves; set it to 0")
+        world = EmbeddedWorld(settings.catalogue.seed)
+        own = EmbeddedExamples(
+            world,
+            "train",
+            train.num_candidates,
+            requests_per_user=train.requests_per_user,
+            choices_per_request=train.choices_per_request,
+            pool=train.negative_pool,
+        )
+        return own, EmbeddedExamples(world, "validation", train.num_candidates)
+    catalogue = read_catalogue(settings.catalogue, tell=tell)
+    splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
+    sampler = NegativeSampler(splits["train"], train.negatives)
+    pairs = [
+        PairExamples(
+            catalogue,
+            list(splits[name].users.values()),
+            sampler,
+            num_candidates=train.num_candidates,
+            max_events=train.max_events,
+            requests_per_user=train.requests_per_user if name == "train" else 1,
+            choices_per_request=train.choices_per_request if name == "train" else 1,
+            recall_share=train.recall_share if name == "train" else 0.0,
+            pool=train.negative_pool if name == "train" else None,
+        )
+        for name in ("train", "validation")
+    ]
+    return pairs[0], pairs[1]
