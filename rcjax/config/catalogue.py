@@ -23,7 +23,9 @@ class ColumnSettings(StrictModel):
     """
 
     items: dict[str, str] = Field(default_factory=dict)
+    """Of files of items: `item_id`, `title`, `description`, `brand`, `categories`, `price`."""
     events: dict[str, str] = Field(default_factory=dict)
+    """Of files of events: `user_id`, `item_id`, `title`, `text`, `rating`, `timestamp_s`, `order`."""
 
     @property
     def named(self) -> Columns:

@@ -15,10 +15,11 @@ class TeacherSettings(StrictModel):
 
     `template` (None: the settings') and `scoring` are those that it was trained for. Every request is scored in
     `num_orders` random orders of its candidates, whose distributions are averaged; the student is shown another order
-    each time. `requests` is a file of requests: a server's request log, or `requests.jsonl`; None: the catalogue's, or,
-    where it has none, requests that are drawn from its events. `num_requests` of them are taken (None: all; of drawn
-    ones, as many as the run has room for). A `label_share` of the target is what was chosen, where that is known.
-    Scores are kept in the folder `scores` (None: in the run's), for other runs of the same teacher too.
+    each time. `requests` is a file of requests: a server's request log, or `requests.jsonl`; None: the catalogue's,
+    or, where it has none, requests that are drawn from its events. `num_requests` of them are scored, rounded up to
+    whole groups of four batches (None: all, but no more than the run's passes show). A `label_share` of the target is
+    what was chosen, where that is known. Scores are kept in the folder `scores` (None: in the run's), also for other
+    runs of the same teacher, seed and batch size.
     """
 
     template: str | None = None

@@ -1,5 +1,6 @@
 """One model asked all requests in its arms: settings to an engine to what each arm gave."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,10 @@ def ask(
     """Ranks the requests in every arm of the settings; `prompts` are the lengths in tokens that the requests have."""
     settings = _with_reference_shapes(settings, prompts)
     with _started(console, settings, dataset, seed, model) as engine:
-        return Answers(engine.info(), _run(console, engine, settings, dataset, num_permutations, seed))
+        answers = Answers(engine.info(), _run(console, engine, settings, dataset, num_permutations, seed))
+    del engine
+    gc.collect()  # an engine's parts know each other; its pool and weights are to be gone before another is made
+    return answers
 
 
 def _with_reference_shapes(settings: Settings, prompts: Sequence[int]) -> Settings:

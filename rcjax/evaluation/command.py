@@ -43,7 +43,8 @@ def run_eval(
         raise ValueError("the gate has no arm to judge: name one that takes blocks from the cache")
     evaluation = evaluate(console, settings, options, model=model)
     if plot_file:
-        write_plot(plot_file, evaluation.summaries, _lines(evaluation), _title(evaluation))
+        has_teacher = evaluation.teacher is not None
+        write_plot(plot_file, evaluation.summaries, _lines(evaluation), _title(evaluation), has_teacher=has_teacher)
     violations = []
     if gate is not None:
         violations = gate_violations({name: evaluation.summaries[name] for name in judged}, gate)

@@ -17,15 +17,15 @@ from rcjax.evaluation.frame import summary_rows
 from rcjax.evaluation.prompt_texts import PromptTexts
 from rcjax.evaluation.summary import ArmSummary, BaselineSummary, baseline_summary, summarise
 from rcjax.evaluation.tables import (
-    ceiling_line,
     cost_table,
     difference_table,
     fidelity_table,
     plan_lines,
     position_table,
     quality_table,
+    self_agreement_line,
 )
-from rcjax.evaluation.teacher import TEACHER, against_teacher, teacher_settings
+from rcjax.evaluation.teacher import TEACHER, against_teacher, teacher_settings, with_room
 from rcjax.model.spec import Model
 from rcjax.request import EngineInfo
 from rcjax.serving.progress import announced, noted
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class EvalOptions:
     """What to evaluate on what: `arms` names some of the settings' (none: all), `split` the users held out.
 
-    With a `teacher`, the spec of a model, arms are compared with its full recompute instead of with their own.
+    With a `teacher`, the spec of a model (and that of an adapter on it), arms are compared with its full recompute
+    instead of with their own.
     """
 
     num_requests: int | None = None
@@ -50,6 +51,7 @@ class EvalOptions:
     num_permutations: int = 0
     seed: int = 0
     teacher: str | None = None
+    teacher_adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _evaluate_student(
 ) -> Evaluation:
     """Asks the teacher, then the student: the memory may not hold both."""
     arms = chosen_arms(settings, options.arms)
-    teaching = teacher_settings(settings, teacher, arms)
+    teaching = teacher_settings(settings, teacher, options.teacher_adapter, arms)
     references = against_teacher(teaching.arms, arms)
     student = model or _loaded(console, settings)
     texts = PromptTexts(settings, student, arms)
@@ -121,8 +123,9 @@ def _evaluate_student(
     taught_by = _loaded(console, teaching)
     dataset, more, taught_prompts = PromptTexts(teaching, taught_by, teaching.arms).fitting(dataset)
     _tell_plan(console, dataset, references, (), options, [*left_out, *more])
-    # In another order too, whatever is asked of the arms: no student can agree with it more than it does itself.
+    # In another order too, whatever is asked of the arms: a student can hardly agree with it more than it does itself.
     orders = max(1, options.num_permutations)
+    teaching = with_room(teaching, taught_prompts)
     taught = ask(console, teaching, dataset, taught_prompts, taught_by, orders, options.seed)
     del taught_by
     student = model or _loaded(console, settings)
@@ -207,9 +210,10 @@ def _baselines(dataset: Dataset, seed: int) -> dict[str, BaselineSummary]:
 
 def _show(console: Console, evaluation: Evaluation) -> None:
     arms = evaluation.summaries
+    reference = "the teacher" if evaluation.teacher else "full recompute"
     tables = [quality_table(arms, evaluation.baselines, evaluation.bounds, evaluation.num_requests)]
     if any(summary.reference for summary in arms.values()):
-        tables += [difference_table(arms), fidelity_table(arms)]
+        tables += [difference_table(arms, reference), fidelity_table(arms, reference)]
     tables.append(cost_table(arms))
     if any(summary.position_bias for summary in arms.values()):
         tables.append(position_table(arms))
@@ -218,4 +222,4 @@ def _show(console: Console, evaluation: Evaluation) -> None:
         console.print(table)
     console.print()
     if (bias := arms[TEACHER].position_bias if evaluation.teacher else None) is not None:
-        console.print(ceiling_line(bias), markup=False, highlight=False)
+        console.print(self_agreement_line(bias), markup=False, highlight=False)

@@ -38,10 +38,13 @@ def pareto_front(arms: Mapping[str, ArmSummary]) -> list[str]:
     return sorted((name for name in points if not is_beaten(name)), key=lambda name: points[name])
 
 
-def write_plot(path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, float], title: str) -> None:
+def write_plot(
+    path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, float], title: str, *, has_teacher: bool = False
+) -> None:
     """Two panels over the fresh share: NDCG@10 with its interval, and the difference to the reference with its own.
 
-    A Pareto front is drawn for each full recompute and the arms that are compared with it, or for teacher and student.
+    A Pareto front is drawn for each full recompute and the arms that are compared with it; with a teacher
+    among the arms, one for its own (`rcjax.evaluation.teacher` names them) and one for its student's.
 
     The intervals above are those of the means, which scatter together; whether an arm differs from its reference is
     for the panel below to say. `lines` are drawn across: chance, baselines, the best possible.
@@ -55,17 +58,22 @@ def write_plot(path: Path, arms: Mapping[str, ArmSummary], lines: Mapping[str, f
         2, 1, sharex=True, figsize=(10, 7.5), height_ratios=(3, 2), layout="constrained"
     )
     above.set_title(textwrap.fill(title, 80), fontsize=10, loc="left")
-    _draw_quality(above, arms, lines)
-    _draw_differences(below, arms)
+    _draw_quality(above, arms, lines, _groups(arms, has_teacher))
+    _draw_differences(below, arms, "the teacher" if has_teacher else "full recompute")
     with writing(path):
         figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
-def _draw_quality(axes: "Axes", arms: Mapping[str, ArmSummary], lines: Mapping[str, float]) -> None:
+def _draw_quality(
+    axes: "Axes",
+    arms: Mapping[str, ArmSummary],
+    lines: Mapping[str, float],
+    groups: Mapping[str, Mapping[str, ArmSummary]],
+) -> None:
     for (name, value), style in zip(lines.items(), cycle((":", "--", "-.", (0, (1, 4)))), strict=False):
         axes.axhline(value, color="0.5", linestyle=style, linewidth=1, label=f"{name} {value:.3f}")
-    fronts = {reference: pareto_front(group) for reference, group in _groups(arms).items()}
+    fronts = {reference: pareto_front(group) for reference, group in groups.items()}
     for name, summary, colour in _coloured(arms):
         size = 8 if any(name in front for front in fronts.values()) else 5
         label = f"{name} {summary.metrics[METRIC].value:.3f}"
@@ -79,7 +87,7 @@ def _draw_quality(axes: "Axes", arms: Mapping[str, ArmSummary], lines: Mapping[s
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _draw_differences(axes: "Axes", arms: Mapping[str, ArmSummary]) -> None:
+def _draw_differences(axes: "Axes", arms: Mapping[str, ArmSummary], reference: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
     axes.axhline(0.0, color="0.5", linestyle=":", linewidth=1)
@@ -91,7 +99,6 @@ def _draw_differences(axes: "Axes", arms: Mapping[str, ArmSummary]) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the prompt's tokens that the pass computes (fresh and selected)")
-    reference = "the teacher" if TEACHER in arms else "full recompute"
     axes.set_ylabel(f"difference to {reference}\n(95% paired interval)")
 
 
@@ -103,12 +110,12 @@ def _draw_point(axes: "Axes", summary: ArmSummary, metric: Estimate, colour: Any
     )
 
 
-def _groups(arms: Mapping[str, ArmSummary]) -> dict[str, dict[str, ArmSummary]]:
+def _groups(arms: Mapping[str, ArmSummary], has_teacher: bool) -> dict[str, dict[str, ArmSummary]]:
     """By each full recompute: it and the arms that are compared with it, which show the model the same prompt.
 
     Where a teacher is the reference, its own cached arms are one group, and the student's the other.
     """
-    if TEACHER in arms:
+    if has_teacher:
         before = {name: summary for name, summary in arms.items() if name == TEACHER or name.startswith(UNDISTILLED)}
         after = {name: summary for name, summary in arms.items() if name not in before}
         return {"without distillation": before, "distilled": after}

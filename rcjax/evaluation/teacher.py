@@ -1,8 +1,8 @@
 """A student against its teacher: which arms the teacher is asked in, and what it is served as there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from rcjax.config import ArmSettings, Settings, TeacherSettings
+from rcjax.config import ArmSettings, Settings, ShapeSize, TeacherSettings
 from rcjax.evaluation.arms import References
 from rcjax.prompt import History, Layout, Reuse
 
@@ -10,7 +10,9 @@ TEACHER = "teacher"  # the name of the arm: full recompute under causal attentio
 UNDISTILLED = "undistilled"  # and what the names of its cached arms start with
 
 
-def teacher_settings(settings: Settings, model: str, student_arms: Mapping[str, ArmSettings]) -> Settings:
+def teacher_settings(
+    settings: Settings, model: str, adapter: str | None, student_arms: Mapping[str, ArmSettings]
+) -> Settings:
     """The settings that the teacher is evaluated with: `train.teacher` says its template and scoring.
 
     Its arms are full recompute and, for the front without distillation, its own KV from cached blocks: without
@@ -25,12 +27,25 @@ def teacher_settings(settings: Settings, model: str, student_arms: Mapping[str, 
     }
     changes = {
         "model": model,
-        "adapter": None,
+        "adapter": adapter,
         "template": own.template or settings.template,
         "arms": {TEACHER: full, **cached},
         "default_arm": TEACHER,
     }
     return settings.model_copy(update=changes)
+
+
+def with_room(settings: Settings, prompts: Sequence[int]) -> Settings:
+    """The settings with a shape that holds any of the prompts, from cached blocks, under any policy.
+
+    Those of the settings were chosen for the student. `prompts` are lengths in tokens.
+    """
+    longest = max(prompts)
+    num_blocks = settings.limits.max_candidates + 2  # the last page of each may be nearly empty
+    num_pages = -(-longest // settings.cache.page_tokens) + num_blocks
+    shape = ShapeSize(fresh_tokens=longest, num_pages=num_pages)
+    shapes = settings.shapes.model_copy(update={"rank": (*settings.shapes.rank, shape)})
+    return settings.model_copy(update={"shapes": shapes})
 
 
 def against_teacher(teacher_arms: Mapping[str, ArmSettings], student_arms: Mapping[str, ArmSettings]) -> References:

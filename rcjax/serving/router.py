@@ -217,7 +217,7 @@ class Router:
     def _log_request(self, item_ids: Sequence[str], request: RecommendRequest) -> None:
         """Logs it where a log is kept. What is learnt from it is for the settings' catalogue: the default tenant's."""
         if self.request_log is not None and not request.tenant:
-            user_id = request.user_id
+            user_id = request.user_id if request.history is None else ""  # another history was ranked
             self.request_log.append(item_ids, user_id, lambda: self.library.user("", user_id) is not None)
 
     def _forget_user(self, owner: Owner) -> None:

@@ -134,7 +134,7 @@ class Collator:
 def _padded_shares(example: Example, width: int) -> np.ndarray:
     """Zeros where nothing is known of the answer: such a batch has scores, and no loss worth the name."""
     shares = np.zeros(width, np.float32)
-    if example.taught or example.choices:
+    if example.soft_targets or example.choices:
         shares[: len(example.candidates)] = example.target_shares
     return shares
 

@@ -19,16 +19,16 @@ from rcjax.model.decoder import Params, init_params
 from rcjax.model.export import export_folder
 from rcjax.model.selection import parse_policy
 from rcjax.model.spec import Model, load_model
-from rcjax.prompt import PromptBuilder
+from rcjax.prompt import Layout, PromptBuilder
 from rcjax.prompt.template import load_template
 from rcjax.serving.progress import noted
 from rcjax.training.adapter_folder import adapter_folder
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE
+from rcjax.training.distillation import distilled_sources, teacher_template
 from rcjax.training.pass_events import PassEvents
 from rcjax.training.sources import sources_of
 from rcjax.training.step import Trainee, TrainState
-from rcjax.training.teaching import taught_sources
 from rcjax.training.trainer import Trainer
 from rcjax.training.validation import Validation
 
@@ -51,13 +51,10 @@ def run_training(
     builder = PromptBuilder(load_template(settings.template), tokenizer, train.num_candidates)
     identity = _identity(settings, train, model, builder)
     adapter = adapter_folder(settings, train, model, builder.template)
-    if model.adapter is not None:
-        asked = {(train.layout, train.scoring)}
-        for line in model.adapter.mismatches(builder.template, asked, model.base_fingerprint):
-            logger.warning(line)
+    _warn_of_adapter(settings, train, model, builder)
     sources = sources_of(settings, train, noted(console))
     if train.teacher is not None:
-        sources = taught_sources(console, settings, train, model, sources, folder)
+        sources = distilled_sources(console, settings, train, model, sources, folder, noted(console))
     config, params = _start(model, train)
     trainee = Trainee(params, config, builder, train, jax.devices())
     selection = None if train.selection is None else parse_policy(train.selection)
@@ -90,20 +87,35 @@ def _train(console: Console, trainer: Trainer, state: TrainState, events: PassEv
         return trainer.run(state, on_pass, events.validated)
 
 
+def _warn_of_adapter(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> None:
+    """Where what training starts from is an adapter that was trained for another prompt than it is asked with."""
+    if model.adapter is None:
+        return
+    template, asked = builder.template, (train.layout, train.scoring)
+    if train.teacher is not None:
+        template, asked = teacher_template(settings, train.teacher), (Layout.SEQUENTIAL, train.teacher.scoring)
+    for line in model.adapter.mismatches(template, {asked}, model.base_fingerprint):
+        logger.warning(line)
+
+
 def _identity(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> str:
     """What decides what a run learns, but for the files of data: they may be moved between two calls."""
     catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
     if not settings.catalogue.columns.named:
         del catalogue["columns"]  # runs from before there were any go on
-    return json.dumps(
-        {
-            "model": model.fingerprint,
-            "template": builder.template.identity,
-            "catalogue": catalogue,
-            "train": train.model_dump(mode="json", exclude={"teacher": {"requests", "scores"}}),
-        },
-        indent=1,
-    )
+    trained = train.model_dump(mode="json", exclude={"teacher": {"requests", "scores", "template"}})
+    for new in ("selection", "teacher"):
+        if trained[new] is None:
+            del trained[new]  # likewise
+    identity: dict[str, object] = {
+        "model": model.fingerprint,
+        "template": builder.template.identity,
+        "catalogue": catalogue,
+        "train": trained,
+    }
+    if train.teacher is not None:
+        identity["teacher_template"] = teacher_template(settings, train.teacher).identity
+    return json.dumps(identity, indent=1)
 
 
 def _start(model: Model, train: TrainSettings) -> tuple[ModelConfig, Params]:

@@ -14,8 +14,8 @@ CURVE = "curve.jsonl"
 class CurvePoint:
     """A point of the training curve: after `step` passes, seconds of training, mean loss since the last point.
 
-    On the validation requests: NDCG@10 where it is known what was chosen; where there is a teacher, the KL divergence
-    of its distribution from the student's, and the share of requests with the same best candidate.
+    On the validation requests: NDCG@10 where it is known what was chosen; where there is a teacher, KL(teacher ||
+    student) over the candidates, and the share of requests with the same best candidate.
     """
 
     step: int

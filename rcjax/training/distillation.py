@@ -1,78 +1,106 @@
-"""Distillation: the examples of a run whose targets are what a teacher says."""
+"""Distillation: the requests of a run with what its checkpoint, as their teacher, says of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
-import numpy as np
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rcjax.evaluation.fidelity import Fidelity, fidelity
-from rcjax.training.examples import Buckets, Example, bucket_rng
-from rcjax.training.lessons import Lessons, Scores
-from rcjax.training.teacher import shares_of
+from rcjax.config import Settings, TeacherSettings, TrainSettings
+from rcjax.model.spec import Model
+from rcjax.prompt import PromptBuilder
+from rcjax.prompt.template import Template, load_template
+from rcjax.training.devices import TrainDevices
+from rcjax.training.soft_targets import scored_buckets, self_agreement, with_soft_targets
+from rcjax.training.sources import Sources
+from rcjax.training.teacher import Teacher
+from rcjax.training.teacher_scores import TeacherScores
+from rcjax.training.trainer import BUCKETED_BATCHES
 
-VALIDATION_ORDERS = 2  # at least: the teacher's disagreement with itself is told from them
+SCORES_FOLDER = "teacher"
+VALIDATION_ORDERS = 2  # at least: the teacher's agreement with itself is told from them
 
 
-@dataclass(frozen=True, slots=True)
-class TaughtBuckets:
-    """The first buckets of `source` with what the teacher says of them, again and again in another order.
+def teacher_template(settings: Settings, teacher: TeacherSettings) -> Template:
+    """The template of the prompt that the teacher is shown."""
+    return load_template(teacher.template or settings.template)
 
-    Candidates stand in another random order each time, so that no place in a prompt is taught.
+
+def distilled_sources(
+    console: Console,
+    settings: Settings,
+    train: TrainSettings,
+    model: Model,
+    sources: Sources,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> Sources:
+    """The same requests with the teacher's distributions as targets; prints how far the teacher agrees with itself.
+
+    `tell` gets a line for what the settings ask for in vain. The teacher is gone from memory when this returns.
+    ValueError where more requests are asked for than there are.
     """
-
-    source: Buckets
-    scores: Sequence[Scores]
-    label_share: float
-    seed: int
-
-    def bucket(self, number: int, num_examples: int, rng: np.random.Generator) -> list[Example]:
-        """ValueError where buckets of another size were scored."""
-        epoch, place = divmod(number, len(self.scores))
-        which = int(np.random.default_rng((self.seed, epoch)).permutation(len(self.scores))[place])
-        if self.scores[which].shape[1] != num_examples:
-            raise ValueError(f"buckets of {self.scores[which].shape[1]} examples were scored, not of {num_examples}")
-        drawn = self.source.bucket(which, num_examples, bucket_rng(self.seed, which))
-        examples = taught(drawn, self.scores[which], self.label_share)
-        return [example.in_order(rng.permutation(len(example.candidates)).tolist()) for example in examples]
-
-
-def taught_buckets(
-    lessons: Lessons,
-    source: Buckets,
-    *,
-    num_buckets: int,
-    bucket_size: int,
-    num_orders: int,
-    label_share: float,
-    seed: int,
-    advance: Callable[[], None] = lambda: None,
-) -> TaughtBuckets:
-    """Lets the teacher score the first `num_buckets`; `advance` is called after each."""
-    scores = []
-    for number in range(num_buckets):
-        examples = source.bucket(number, bucket_size, bucket_rng(seed, number))
-        scores.append(lessons.scores(f"bucket-{number:05d}", examples, num_orders))
-        advance()
-    return TaughtBuckets(source, scores, label_share, seed)
-
-
-def taught(examples: Sequence[Example], scores: Scores, label_share: float) -> list[Example]:
-    """The examples with the teacher's distribution, of which what was chosen takes `label_share` where it is known."""
-    found = []
-    for example, of_one in zip(examples, _of_each(scores, examples), strict=True):
-        shares = shares_of(of_one)
-        if label_share and example.choices:
-            shares = (1 - label_share) * shares + label_share * example.choice_shares
-        found.append(replace(example, taught=tuple(shares.tolist())))
-    return found
-
-
-def self_agreement(examples: Sequence[Example], scores: Scores) -> Fidelity:
-    """The teacher in each further order of the candidates against itself in the first: no student can agree more."""
-    of_each = list(_of_each(scores, examples))
-    return fidelity([(own[0], other) for own in of_each for other in own[1:]])
+    if train.teacher is None:
+        raise ValueError("no train.teacher is set: there is nothing to learn from")
+    own = train.teacher
+    if own.label_share and not sources.has_choices:
+        tell(f"train.teacher.label_share={own.label_share} has no effect: of no request it is known what was chosen")
+    builder = PromptBuilder(teacher_template(settings, own), model.tokenizer, train.num_candidates)
+    bucket_size = train.batch_size * BUCKETED_BATCHES
+    num_requests = _num_requests(train, own, sources)
+    scores = TeacherScores(
+        own.scores or folder / SCORES_FOLDER,
+        {
+            "model": model.fingerprint,
+            "template": builder.template.identity,
+            "scoring": own.scoring,
+            "dtype": train.dtype,
+            "num_orders": own.num_orders,
+        },
+        cache(lambda: _teacher(model, builder, train, own)),
+        batch_size=train.batch_size,
+        seed=train.seed,
+    )
+    num_buckets = -(-num_requests // bucket_size)
+    columns = ("teacher", BarColumn(), MofNCompleteColumn(), TextColumn("buckets of requests"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("teacher", total=num_buckets)
+        buckets = scored_buckets(
+            scores,
+            sources.train,
+            num_buckets=num_buckets,
+            bucket_size=bucket_size,
+            num_orders=own.num_orders,
+            label_share=own.label_share,
+            seed=train.seed,
+            advance=lambda: bar.advance(task),
+        )
+        of_validation = scores.of("validation", sources.validation, max(VALIDATION_ORDERS, own.num_orders))
+    itself = self_agreement(sources.validation, of_validation)
+    console.print(
+        f"the teacher against itself in another order of candidates, {len(sources.validation):,} validation requests: "
+        f"same top 1 {itself.top1_agreement:.3f}, KL {itself.kl_nats:.4f} nats, Kendall's tau {itself.kendall_tau:.3f}",
+        markup=False,
+        highlight=False,
+    )
+    return replace(
+        sources, train=buckets, validation=with_soft_targets(sources.validation, of_validation, label_share=0.0)
+    )
 
 
-def _of_each(scores: Scores, examples: Sequence[Example]) -> Iterator[np.ndarray]:
-    for n, example in enumerate(examples):
-        yield scores[:, n, : len(example.candidates)]
+def _num_requests(train: TrainSettings, teacher: TeacherSettings, sources: Sources) -> int:
+    """How many requests are scored: what is asked for, or all, but no more than the student sees."""
+    available, seen = sources.num_requests, train.num_steps * train.accumulate * train.batch_size
+    if teacher.num_requests is None:
+        return seen if available is None else min(available, seen)
+    if available is not None and teacher.num_requests > available:
+        raise ValueError(f"train.teacher.num_requests={teacher.num_requests:,} exceeds the {available:,} there are")
+    return teacher.num_requests
+
+
+def _teacher(model: Model, builder: PromptBuilder, train: TrainSettings, own: TeacherSettings) -> Teacher:
+    devices = TrainDevices(jax.devices(), train.tensor_parallel)
+    return Teacher(model.params, model.config, builder, own.scoring, train.dtype, devices)

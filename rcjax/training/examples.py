@@ -16,14 +16,14 @@ from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 class Example:
     """One request, and what is known of its answer.
 
-    `choices` are indices of the candidates chosen, one for each time it was asked. `taught` is a teacher's distribution
-    over the candidates, where there is one.
+    `choices` are indices of the candidates chosen, one for each time it was asked. `soft_targets` is a
+    teacher's distribution over the candidates, where there is one.
     """
 
     history: tuple[Event, ...]
     candidates: tuple[Item, ...]
     choices: tuple[int, ...] = ()
-    taught: tuple[float, ...] = ()
+    soft_targets: tuple[float, ...] = ()
 
     @property
     def choice_shares(self) -> Float[np.ndarray, "C"]:
@@ -35,7 +35,7 @@ class Example:
     @property
     def target_shares(self) -> Float[np.ndarray, "C"]:
         """What training draws the scores' distribution to: the teacher's, or else what was chosen."""
-        return np.array(self.taught) if self.taught else self.choice_shares
+        return np.array(self.soft_targets) if self.soft_targets else self.choice_shares
 
     def in_order(self, order: Sequence[int]) -> "Example":
         """The same with the candidates in another order, a permutation of their indices."""
@@ -44,7 +44,7 @@ class Example:
             self.history,
             tuple(self.candidates[i] for i in order),
             tuple(place[choice] for choice in self.choices),
-            tuple(self.taught[i] for i in order) if self.taught else (),
+            tuple(self.soft_targets[i] for i in order) if self.soft_targets else (),
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,12 +24,14 @@ Tell = Callable[[str], None]
 class Sources:
     """The buckets of a run, and the examples that it is validated on, which are of other users.
 
-    `num_requests`: so many different ones there are, where they are not drawn without end.
+    `num_requests`: so many different ones there are, where they are not drawn without end. `has_choices`: of some of
+    them it is known what was chosen.
     """
 
     train: Buckets
     validation: list[Example]
     num_requests: int | None = None
+    has_choices: bool = True
 
 
 def sources_of(settings: Settings, train: TrainSettings, tell: Tell = logger.warning) -> Sources:
@@ -36,17 +39,27 @@ def sources_of(settings: Settings, train: TrainSettings, tell: Tell = logger.war
 
     `tell` gets a line for each thing that had to be left out.
     """
-    embedded = settings.catalogue.format == "embedded"
-    if train.teacher and (train.teacher.requests or not embedded):
+    catalogue: Catalogue | None = None
+    file = train.teacher.requests if train.teacher else None
+    if settings.catalogue.format != "embedded":
         catalogue = read_catalogue(settings.catalogue, tell=tell)
-        requests = (
-            list(RequestLog.load(train.teacher.requests).requests) if train.teacher.requests else catalogue.requests
+    elif file is not None:
+        raise ValueError(
+            f"train.teacher.requests={str(file)!r}: of the embedded shop only test users are known; leave it out"
         )
-        if requests:
-            return _made(requests, catalogue, settings, train, tell)
-    source, validation = example_sources(settings, train, tell)
+    requests = _requests(file, tell) if file else catalogue.requests if catalogue else ()
+    if train.teacher is not None and catalogue is not None and (file or requests):
+        return _made(requests, catalogue, settings, train, tell)
+    source, validation = example_sources(settings, train, catalogue)
     examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
     return Sources(DrawnBuckets(source), examples)
+
+
+def _requests(file: Path, tell: Tell) -> list[Request]:
+    log = RequestLog.load(file)
+    if log.num_dropped:
+        tell(f"{file}: the oldest {log.num_dropped:,} requests are left out, beyond the last {len(log):,}")
+    return log.requests
 
 
 def _made(
@@ -60,6 +73,7 @@ def _made(
             catalogue,
             max_candidates=train.num_candidates,
             max_events=train.max_events,
+            requests_per_user=train.requests_per_user,
             seed=train.seed,
             tell=told,
         )
@@ -71,15 +85,20 @@ def _made(
                 f"none of the {len(requests):,} requests is one of a {name} user, of known items; give more requests, "
                 "or another catalogue.seed, which splits the users"
             )
-    return Sources(RequestExamples(tuple(train_examples)), validation[: train.num_validation], len(train_examples))
+    return Sources(
+        RequestExamples(tuple(train_examples)),
+        validation[: train.num_validation],
+        len(train_examples),
+        any(example.choices for example in train_examples),
+    )
 
 
 def example_sources(
-    settings: Settings, train: TrainSettings, tell: Tell = logger.warning
+    settings: Settings, train: TrainSettings, catalogue: Catalogue | None = None
 ) -> tuple[ExampleSource, ExampleSource]:
-    """Where training and validation examples come from: different users, by a hash of their ids.
+    """Draws training and validation examples, of different users, by a hash of their ids.
 
-    `tell` gets a line for each thing that had to be left out.
+    `catalogue` is that of the settings, where it has been read already.
     """
     if settings.catalogue.format == "embedded":
         if train.recall_share:
@@ -94,7 +113,7 @@ def example_sources(
             pool=train.negative_pool,
         )
         return own, EmbeddedExamples(world, "validation", train.num_candidates)
-    catalogue = read_catalogue(settings.catalogue, tell=tell)
+    catalogue = catalogue or read_catalogue(settings.catalogue)
     splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
     sampler = NegativeSampler(splits["train"], train.negatives)
     pairs = [

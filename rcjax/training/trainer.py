@@ -14,10 +14,11 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from rcjax.config import TrainSettings
-from rcjax.disk import DiskError, make_folder, write_whole, writing
+from rcjax.disk import DiskError, writing
 from rcjax.training.collation import Collator
 from rcjax.training.curve import CURVE, CurvePoint, curve_until, write_curve
 from rcjax.training.examples import Buckets, Example, bucket_rng
+from rcjax.training.identity import check_identity
 from rcjax.training.step import Trainee, TrainState
 from rcjax.training.validation import Validation, validation_of
 
@@ -53,7 +54,8 @@ class Trainer:
         self._settings = settings
         self._folder = folder.resolve()  # Orbax takes absolute paths only
         self._clock = clock
-        _check_identity(self._folder, run_identity)
+        advice = f"a run of other settings ({_IDENTITY}); give another folder or those settings"
+        check_identity(self._folder / _IDENTITY, run_identity, advice)
 
     @property
     def num_passes(self) -> int:
@@ -184,12 +186,3 @@ def _by_length(examples: Sequence[Example], requests_per_user: int) -> list[list
 def _saved(state: TrainState) -> dict[str, list[Any]]:
     """The state as Orbax keeps it: its leaves in order, which needs no knowledge of the optimizer's types."""
     return {"state": jax.tree.leaves(state)}
-
-
-def _check_identity(folder: Path, run_identity: str) -> None:
-    make_folder(folder)
-    path = folder / _IDENTITY
-    if not path.exists():
-        write_whole(path, run_identity)
-    elif path.read_text(encoding="utf-8") != run_identity:
-        raise ValueError(f"{folder} holds a run of other settings ({_IDENTITY}); give another folder or those settings")

@@ -33,15 +33,15 @@ def validation_of(examples: Sequence[Example], scores: Sequence[Float[np.ndarray
         for example, own in zip(examples, scores, strict=True)
         if example.choices
     ]
-    taught = [
-        (np.log(np.maximum(example.taught, _TINY)), own)
+    of_teacher = [
+        (np.log(np.maximum(example.soft_targets, _TINY)), own)
         for example, own in zip(examples, scores, strict=True)
-        if example.taught
+        if example.soft_targets
     ]
     return Validation(
         _mean(chosen),
-        _mean([kl_divergence(teacher, own) for teacher, own in taught]),
-        _mean([float(same_top1(teacher, own)) for teacher, own in taught]),
+        _mean([kl_divergence(teacher, own) for teacher, own in of_teacher]),
+        _mean([float(same_top1(teacher, own)) for teacher, own in of_teacher]),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 from tiny_engine import event, item, tiny_model, tiny_settings
+from tiny_model import TEMPLATE
 
 from rcjax.catalog import Catalogue, User
 from rcjax.catalog.holdout import NextItem
@@ -30,21 +31,31 @@ def ask(tmp_path, monkeypatch):
     """`rcjax eval --teacher`, both models being the tiny one."""
     users = {f"u{n}": User(f"u{n}", tuple(event((5 * n + k) % 20) for k in range(4))) for n in range(NUM_REQUESTS)}
     write_catalogue(Catalogue({f"i{n}": item(n) for n in range(20)}, users), tmp_path)
-    monkeypatch.setattr(evaluating, "model_of", lambda settings: tiny_model())
+    loaded = []
+
+    def model_of(settings):
+        loaded.append((settings.model, settings.adapter, settings.template))
+        return tiny_model()
+
+    monkeypatch.setattr(evaluating, "model_of", model_of)
     settings = tiny_settings(
         tmp_path,
         arms=ARMS,
         default_arm="parallel",
         shapes=ShapeSettings(rank=((160, 64),), build=((128, 8),)),
         catalogue=CatalogueSettings(format="jsonl", paths={"folder": tmp_path}),
-        train=TrainSettings(teacher=TeacherSettings(scoring=Scoring.ANCHOR)),
+        adapter="own-lora",
+        train=TrainSettings(teacher=TeacherSettings(scoring=Scoring.ANCHOR, template=str(tmp_path / "its.yaml"))),
     )
+    (tmp_path / "its.yaml").write_text(TEMPLATE, encoding="utf-8")
+    student = (settings.model, "own-lora", settings.template)
     task = NextItem(history_len=2, num_candidates=4)
 
     def run(gate=None, arms=()):
         to = Console(file=io.StringIO(), width=110)
-        options = EvalOptions(NUM_REQUESTS, arms, task, "all", teacher="teacher-folder")
+        options = EvalOptions(NUM_REQUESTS, arms, task, "all", teacher="its-folder", teacher_adapter="its-lora")
         passed = run_eval(to, settings, options, json_file=tmp_path / "e.json", plot_file=tmp_path / "e.png", gate=gate)
+        assert set(loaded) == {("its-folder", "its-lora", str(tmp_path / "its.yaml")), student}
         return passed, to.file.getvalue(), json.loads((tmp_path / "e.json").read_text())
 
     return run
@@ -73,7 +84,9 @@ def test_arms_are_compared_with_the_teacher_and_the_gate_judges_the_students(ask
     assert "undistilled none against teacher: NDCG@10" not in said, "the teacher's own arms are for nobody to serve"
     bias = arms["teacher"]["position_bias"]
     assert 0 <= bias["top1_agreement"] <= 1
-    assert f"the teacher itself has the same top 1 in {bias['top1_agreement']:.1%}" in " ".join(said.split())
+    assert f"itself in another order of the candidates: same top 1 {bias['top1_agreement']:.1%}" in " ".join(
+        said.split()
+    )
     assert arms["parallel"]["position_bias"] is None
     assert "difference to the teacher" in said
 

@@ -24,7 +24,7 @@ from rcjax.config import ShapeSettings, load_settings
 from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
-from rcjax.training.sources import example_sources
+from rcjax.training.sources import example_sources, sources_of
 from rcjax.training.teacher import Teacher
 
 # Of this seed both passes are of one shape, so that one program takes them.
@@ -144,6 +144,30 @@ def test_a_checkpoint_teaches_itself_from_a_log_of_requests(files, log, tmp_path
     assert "exit" not in train("--config", other, "--out", tmp_path / "other", "--steps", 1)
 
 
+def test_distil_without_a_section_is_one_of_defaults_and_the_embedded_shop_has_no_log(files, log, tmp_path):
+    shop = {"format": "embedded"}
+    settings = config(files, files / "shop.yaml", shop, teacher={"requests": log.name})
+    said = " ".join(train("--config", settings, "--out", tmp_path / "run").split())
+    assert "of the embedded shop only test users are known" in said
+    settings = config(files, files / "plain.yaml", num_steps=1)
+    assert "exit" not in train("--config", settings, "--out", tmp_path / "run", "--distil")
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert identity["train"]["teacher"] == {
+        "scoring": "label",
+        "num_orders": 1,
+        "num_requests": None,
+        "label_share": 0.0,
+    }
+    assert identity["teacher_template"] == identity["template"]
+    assert json.loads((tmp_path / "run" / "teacher" / "teacher.json").read_text())["seed"] == 1
+
+
+def test_runs_from_before_there_were_teachers_go_on(files, finished):
+    identity = json.loads((finished[1] / "run.json").read_text())
+    assert not {"selection", "teacher"} & identity["train"].keys()
+    assert set(identity) == {"model", "template", "catalogue", "train"}
+
+
 def test_more_requests_than_there_are_cannot_be_taught(files, log, tmp_path):
     (files / "short.jsonl").write_text('{"user_id": "u1", "candidates": ["i1", "i2"]}\n')
     settings = config(files, files / "short.yaml", teacher={"requests": "short.jsonl"})
@@ -185,7 +209,7 @@ def test_records_that_are_left_out_are_told(files, tmp_path):
     catalogue = {"format": "jsonl", "paths": {"folder": "data"}}
     settings = load_settings(config(files, tmp_path / "t.yaml", {**catalogue, "on_error": "skip"}))
     told: list[str] = []
-    example_sources(settings, settings.train, told.append)
+    sources_of(settings, settings.train, told.append)
     assert told[0] == "left out 1 record with an error:"
     assert "requests.jsonl:1: field 'candidates': missing" in told[1]
 

@@ -18,6 +18,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="MODEL", help="Compare with this checkpoint, recomputed in full as train.teacher says."),
     ] = None,
+    teacher_adapter: Annotated[
+        str | None, typer.Option(metavar="FOLDER|NAME", help="A LoRA adapter on the teacher.")
+    ] = None,
     requests: Annotated[
         int | None, typer.Option("--requests", "-n", min=1, help="How many; 100, or all if fewer, if not given.")
     ] = None,
@@ -65,6 +68,7 @@ def evaluate(
         num_permutations=permutations,
         seed=seed,
         teacher=teacher,
+        teacher_adapter=teacher_adapter,
     )
     passed = run_eval(
         Console(),

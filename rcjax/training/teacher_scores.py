@@ -1,17 +1,19 @@
-"""Lessons: what the teacher says of requests, computed once and kept on disk."""
+"""What a teacher scores requests with, computed once and kept on disk."""
 
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from rcjax.disk import make_folder, write_whole, writing
+from rcjax.disk import writing
 from rcjax.training.examples import Example
+from rcjax.training.identity import check_identity
 from rcjax.training.teacher import Teacher
 
 _IDENTITY = "teacher.json"
@@ -21,11 +23,11 @@ logger = logging.getLogger(__name__)
 Scores = Float[np.ndarray, "K n C"]  # in K orders of the candidates; NaN beyond an example's own
 
 
-class Lessons:
+class TeacherScores:
     """The teacher's scores of buckets of examples, a file a bucket in `folder`.
 
-    `identity` says whose scores they are; ValueError where the folder holds another's. Whoever is killed goes on with
-    the first bucket that has no file. `teacher` is called for only where a bucket is missing.
+    `identity` says whose scores they are; ValueError where the folder holds another's. A run that was killed goes on
+    with the first bucket that has no file. `teacher` is called for only where one is missing.
     """
 
     def __init__(
@@ -35,15 +37,11 @@ class Lessons:
         self._teacher = teacher
         self._batch_size = batch_size
         self._seed = seed
-        make_folder(folder)
         text = json.dumps({**identity, "seed": seed}, indent=1)
-        path = folder / _IDENTITY
-        if not path.exists():
-            write_whole(path, text)
-        elif path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{folder} holds the scores of another teacher ({_IDENTITY}); set train.teacher.scores")
+        advice = f"the scores of another teacher, or of another seed ({_IDENTITY}); set train.teacher.scores"
+        check_identity(folder / _IDENTITY, text, advice)
 
-    def scores(self, name: str, examples: Sequence[Example], num_orders: int) -> Scores:
+    def of(self, name: str, examples: Sequence[Example], num_orders: int) -> Scores:
         """Each example's scores in `num_orders` random orders of its candidates, from the file `name` or the teacher.
 
         ValueError where the file is of other examples; `DiskError`.
@@ -60,20 +58,24 @@ class Lessons:
                 if kept_digest != digest:
                     raise ValueError(f"{path} has the scores of other requests; set train.teacher.scores, or remove it")
                 return scores
+        start_s = time.perf_counter()
         scores = self._computed(name, examples, num_orders)
+        seconds = np.array(time.perf_counter() - start_s)
         new = path.with_name(f"{path.name}.new")
         with writing(path):
             with new.open("wb") as out:
-                np.savez(out, digest=np.array(digest), scores=scores)
+                np.savez(out, digest=np.array(digest), scores=scores, seconds=seconds)
             new.replace(path)
         return scores
 
     def _computed(self, name: str, examples: Sequence[Example], num_orders: int) -> Scores:
         teacher = self._teacher()
         scores = np.full((num_orders, len(examples), max(len(e.candidates) for e in examples)), np.nan, np.float32)
+        first: list[Int[np.ndarray, ...]] = []
         for k in range(num_orders):
             rng = np.random.default_rng(_number(f"{self._seed} {name} {k}"))
-            orders = [rng.permutation(len(example.candidates)) for example in examples]
+            orders = [_order(rng, len(e.candidates), first[i] if k else None) for i, e in enumerate(examples)]
+            first = first or orders
             for batch in _batches(len(examples), self._batch_size):
                 found = teacher.scores([examples[i] for i in batch], [orders[i] for i in batch])
                 for i, row in zip(batch, found, strict=True):
@@ -81,6 +83,25 @@ class Lessons:
                         raise FloatingPointError(f"the teacher's scores of {name} are not finite: {row}")
                     scores[k, i, : len(row)] = row
         return scores
+
+
+def scoring_s(folder: Path) -> float:
+    """The seconds that the scores in a folder took, compilation included."""
+    seconds = 0.0
+    for path in sorted(folder.glob("*.npz")):
+        with path.open("rb") as file, np.load(file) as kept:
+            seconds += float(kept["seconds"])
+    return seconds
+
+
+def _order(
+    rng: np.random.Generator, num_candidates: int, other_than: Int[np.ndarray, "..."] | None
+) -> Int[np.ndarray, "C"]:
+    """A random order, and another one than that, where there is another."""
+    order = rng.permutation(num_candidates)
+    while other_than is not None and num_candidates > 1 and (order == other_than).all():
+        order = rng.permutation(num_candidates)
+    return order
 
 
 def _batches(num_examples: int, size: int) -> Iterator[list[int]]:

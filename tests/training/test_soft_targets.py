@@ -1,6 +1,7 @@
 """Distillation: what a teacher says is kept, shown in every order, and learnt."""
 
 import json
+import time
 from itertools import permutations
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 
 from rcjax.catalog import Catalogue, Event, Item, Request, User
 from rcjax.config import TeacherSettings, TrainSettings
-from rcjax.training.distillation import self_agreement, taught, taught_buckets
 from rcjax.training.examples import Example, bucket_rng
-from rcjax.training.lessons import Lessons
 from rcjax.training.requests import RequestExamples, request_examples
+from rcjax.training.soft_targets import scored_buckets, self_agreement, with_soft_targets
 from rcjax.training.teacher import shares_of
+from rcjax.training.teacher_scores import TeacherScores, scoring_s
 from rcjax.training.validation import Validation, validation_of
 
 SIZE = 6
@@ -48,13 +49,13 @@ class Drawn:
         ]
 
 
-def lessons(folder, teacher, **changes):
-    return Lessons(folder, {"model": "m", **changes}, lambda: teacher, batch_size=4, seed=7)
+def teacher_scores(folder, teacher, **changes):
+    return TeacherScores(folder, {"model": "m", **changes}, lambda: teacher, batch_size=4, seed=7)
 
 
 def buckets(folder, teacher=None, num_buckets=3, num_orders=1, label_share=0.0):
-    return taught_buckets(
-        lessons(folder, teacher),
+    return scored_buckets(
+        teacher_scores(folder, teacher),
         Drawn(),
         num_buckets=num_buckets,
         bucket_size=SIZE,
@@ -88,11 +89,11 @@ def test_a_damaged_file_is_told_of_and_made_anew(tmp_path, caplog):
 
 def test_scores_of_another_teacher_or_of_other_requests_are_refused(tmp_path):
     buckets(tmp_path, PlaceLover(), num_buckets=1)
-    with pytest.raises(ValueError, match=r"holds the scores of another teacher .*train\.teacher\.scores"):
-        lessons(tmp_path, None, dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"holds the scores of another teacher.*train\.teacher\.scores"):
+        teacher_scores(tmp_path, None, dtype="bfloat16")
     other = [Example(e.history, e.candidates[::-1]) for e in Drawn().bucket(0, SIZE, bucket_rng(7, 0))]
     with pytest.raises(ValueError, match=r"bucket-00000\.npz has the scores of other requests"):
-        lessons(tmp_path, None).scores("bucket-00000", other, 1)
+        teacher_scores(tmp_path, None).of("bucket-00000", other, 1)
 
 
 def test_scores_that_are_no_numbers_end_the_run(tmp_path):
@@ -100,6 +101,28 @@ def test_scores_that_are_no_numbers_end_the_run(tmp_path):
     teacher.scores = lambda examples, orders: [np.array([1, np.nan, 2, 3], np.float32)] * len(examples)
     with pytest.raises(FloatingPointError, match="teacher's scores of bucket-00000 are not finite"):
         buckets(tmp_path, teacher, num_buckets=1)
+
+
+def test_a_second_order_is_another_one(tmp_path):
+    """Of two candidates there are only two: half of the drawn ones would be the first again."""
+    orders = []
+
+    class Noting(PlaceLover):
+        def scores(self, examples, of_batch):
+            orders.append([tuple(order.tolist()) for order in of_batch])
+            return super().scores(examples, of_batch)
+
+    pairs = [Example((Event("h", str(n)),), (Item("0", "x"), Item("1", "x"))) for n in range(4)]
+    single = [Example((), (Item("0", "x"),))] * 4
+    teacher_scores(tmp_path, Noting()).of("pairs", pairs, 2)
+    assert all(one != other for one, other in zip(*orders, strict=True))
+    assert teacher_scores(tmp_path, Noting()).of("single", single, 2).shape == (2, 4, 1)
+
+
+def test_the_time_that_scoring_took_is_kept(tmp_path):
+    before_s = time.perf_counter()
+    buckets(tmp_path, PlaceLover(), num_buckets=2)
+    assert 0 < scoring_s(tmp_path) <= time.perf_counter() - before_s
 
 
 def test_a_mean_over_all_orders_knows_no_place():
@@ -122,10 +145,10 @@ def test_every_bucket_is_seen_once_an_epoch_and_its_candidates_in_other_orders(t
     assert len(orders) > 3
     for examples in seen:
         for example in examples:
-            best = int(np.argmax(example.taught))
-            shares = {item.item_id: share for item, share in zip(example.candidates, example.taught, strict=True)}
+            best = int(np.argmax(example.soft_targets))
+            shares = {item.item_id: share for item, share in zip(example.candidates, example.soft_targets, strict=True)}
             assert shares["0"] < shares["3"], "a share goes with its candidate, wherever that stands"
-            assert sum(example.taught) == pytest.approx(1)
+            assert sum(example.soft_targets) == pytest.approx(1)
             assert example.candidates[best].item_id in "123"
     assert seen[0] == source.bucket(0, SIZE, bucket_rng(7, 0)), "the same whenever it is asked for"
 
@@ -138,9 +161,9 @@ def test_buckets_of_another_size_are_refused(tmp_path):
 def test_labels_take_their_share_where_they_are_known():
     examples = [Example((), tuple(Item(str(i), "x") for i in range(2)), choices) for choices in ((1,), ())]
     scores = np.log(np.array([[[0.8, 0.2], [0.8, 0.2]]], np.float32))
-    mixed, unknown = taught(examples, scores, 0.25)
-    assert mixed.taught == pytest.approx((0.6, 0.4))
-    assert unknown.taught == pytest.approx((0.8, 0.2))
+    mixed, unknown = with_soft_targets(examples, scores, 0.25)
+    assert mixed.soft_targets == pytest.approx((0.6, 0.4))
+    assert unknown.soft_targets == pytest.approx((0.8, 0.2))
 
 
 def test_the_teachers_agreement_with_itself_is_over_orders():
@@ -157,8 +180,8 @@ def test_buckets_are_as_the_teacher_scored_them_with_fewer_candidates_too(tmp_pa
     examples = tuple(
         Example((Event("h", f"{n}"),), tuple(Item(str(i), "x") for i in range(2 + n % 3))) for n in range(5)
     )
-    source = taught_buckets(
-        lessons(tmp_path, PlaceLover()),
+    source = scored_buckets(
+        teacher_scores(tmp_path, PlaceLover()),
         RequestExamples(examples),
         num_buckets=2,
         bucket_size=3,
@@ -167,7 +190,7 @@ def test_buckets_are_as_the_teacher_scored_them_with_fewer_candidates_too(tmp_pa
         seed=7,
     )
     shown = [e for n in range(2) for e in source.bucket(n, 3, bucket_rng(7, n))]
-    assert sorted(len(e.taught) for e in shown) == sorted(len(e.candidates) for e in shown)
+    assert sorted(len(e.soft_targets) for e in shown) == sorted(len(e.candidates) for e in shown)
     assert {e.history for e in shown} == {e.history for e in examples}
 
 
@@ -211,6 +234,36 @@ def test_of_many_candidates_a_part_is_taken_with_what_was_chosen():
     assert all(ids(example) == sorted(ids(example)) for example in found), "in the order of the request"
 
 
+def test_requests_of_a_user_stay_together_where_a_pass_is_to_share_their_history():
+    users = {name: User(name, (Event("i0", name),)) for name in "uvw"}
+    catalogue = Catalogue(CATALOGUE.items, users)
+    asked = [Request(name, ("i1", "i2")) for _ in range(4) for name in "uvw"]
+    shared = {"max_candidates": 4, "max_events": 9, "seed": 0, "tell": print}
+    found = request_examples(asked, catalogue, requests_per_user=2, **shared)
+    names = [example.history[0].title for example in found]
+    assert names[::2] == names[1::2]
+    assert sorted(names) == sorted("uvw" * 4)
+    assert names != sorted(names)
+
+
+def test_the_history_ends_at_the_last_event_with_what_was_chosen():
+    users = {"u": User("u", tuple(Event(i, i) for i in ("i0", "i1", "i2", "i0")))}
+    (example,) = request_examples(
+        [Request("u", ("i0", "i3"), "i0")],
+        Catalogue(CATALOGUE.items, users),
+        max_candidates=4,
+        max_events=9,
+        seed=0,
+        tell=print,
+    )
+    assert [event.item_id for event in example.history] == ["i0", "i1", "i2"]
+
+
+def test_that_candidates_are_cut_is_told():
+    _, told = made(Request("u", ("i1", "i2", "i3", "i4", "i5")))
+    assert told == ["1 of 1 requests have more than train.num_candidates=4; a random part of these is taken"]
+
+
 def test_what_is_left_out_is_told():
     found, told = made(
         Request("u", ("i1", "gone", "i2")),
@@ -219,10 +272,10 @@ def test_what_is_left_out_is_told():
         Request("u", ("i1",)),
     )
     assert [ids(example) for example in found] == [["i1", "i2"]]
-    assert told == [
-        "2 of 4 requests are of users that the catalogue lacks, and are left out",
+    assert sorted(told) == [
         "1 of 4 requests have fewer than two candidates that the catalogue has, and are left out",
         "1 of 4 requests name items that the catalogue lacks; these are left out",
+        "2 of 4 requests are of users that the catalogue lacks, and are left out",
     ]
 
 
@@ -234,7 +287,9 @@ def test_validation_tells_what_can_be_told():
     scores = [np.array([2.0, 0.0]), np.array([0.0, 1.0])]
     chosen = [Example((), items, (0,)), Example((), items, (0,))]
     assert validation_of(chosen, scores) == Validation((1 + 1 / np.log2(3)) / 2)
-    told = validation_of([Example((), items, taught=(0.5, 0.5)), Example((), items, taught=(0.0, 1.0))], scores)
+    told = validation_of(
+        [Example((), items, soft_targets=(0.5, 0.5)), Example((), items, soft_targets=(0.0, 1.0))], scores
+    )
     assert told.ndcg_at_10 is None
     assert told.top1_agreement == 1.0  # of the first, which is tied, the earlier one is the best
     q = np.exp(scores[0]) / np.exp(scores[0]).sum()
