@@ -15,6 +15,7 @@ LAYERS = (
     ("cache", "model"),
     ("kernels", "prompt"),
     ("request",),
+    ("tables",),
     ("catalog",),
     ("disk", "errors", "loopback", "yaml_file"),
 )

@@ -7,7 +7,7 @@ _INTRODUCTION = """# Python API
 All that `import rcjax` offers. Names are imported when they are first used, so that it does not start JAX.
 """
 _MET = (  # what these names return or hold, and a caller does not make
-    "rcjax.serving.local.LocalEngine",
+    "rcjax.serving.explanation.ExplainedBlock",
     "rcjax.request.RankedItem",
     "rcjax.request.TokenCounts",
     "rcjax.request.StageTimes",

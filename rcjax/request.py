@@ -1,9 +1,14 @@
 """What goes into an engine and what comes out: frozen values, which can be sent, logged and replayed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.tables import ranking_to_pandas
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +18,14 @@ class RecommendRequest:
     `user_id` names a user that the engine knows; `history`, where given, is used instead of the stored one and may come
     without a `user_id`. `top_k=0` returns every candidate. `arm` names one of the engine's arms. `tenant`, here and in
     writes, says whose the ids are: a server sets it by who calls. Of both, empty is the default one.
+
+    Example:
+
+        >>> mug = Item("mug-1", "Stoneware mug")  # sent along, as the engine does not know it
+        >>> asked = RecommendRequest((mug, *request.candidates), history=(Event("pot-1", "Teapot"),), top_k=2)
+        >>> (result,) = engine.recommend([asked])
+        >>> len(result.ranking)
+        2
     """
 
     candidates: tuple[str | Item, ...]
@@ -28,6 +41,13 @@ class GenerateRequest:
     """Continue a text, or the prompt of a request from the blocks that its arm takes from the cache.
 
     The likeliest token is taken at `temperature` 0, else one is drawn from softmax(logits / temperature), by `seed`.
+
+    Example:
+
+        >>> with RecommenderClient(target) as client:
+        ...     *pieces, result = client.generate(GenerateRequest("A mug is", max_new_tokens=3, seed=1))
+        >>> result.num_new_tokens <= 3
+        True
     """
 
     prompt: str | RecommendRequest
@@ -38,7 +58,15 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPiece:
-    """What a generation gave since the last piece; `text` has whole characters only, and may be empty."""
+    """What a generation gave since the last piece; `text` has whole characters only, and may be empty.
+
+    Example:
+
+        >>> with RecommenderClient(target) as client:
+        ...     *pieces, result = client.generate(GenerateRequest(request, max_new_tokens=3))
+        >>> sum(len(piece.token_ids) for piece in pieces) == result.num_new_tokens
+        True
+    """
 
     token_ids: tuple[int, ...]
     text: str
@@ -50,6 +78,13 @@ class GenerateResult:
 
     `tokens` are those of the prompt. `is_complete` says that the model ended the text itself. Times run from arrival;
     `ttft_ms` is 0 where there is no token.
+
+    Example:
+
+        >>> with RecommenderClient(target) as client:
+        ...     *pieces, result = client.generate(GenerateRequest(request, max_new_tokens=3))
+        >>> result.tokens.prompt_len == engine.prompt(request).num_tokens
+        True
     """
 
     num_new_tokens: int
@@ -121,11 +156,32 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class RecommendResult:
+    """A ranking, best first, and where the prompt's tokens and the request's time went.
+
+    Example:
+
+        >>> (result,) = engine.recommend([request])
+        >>> best = result.ranking[0]
+        >>> best.rank, best.item_id in request.candidates
+        (1, True)
+        >>> result.tokens.prompt_len == result.tokens.cached + result.tokens.selected + result.tokens.fresh
+        True
+        >>> list(result.to_pandas(shop.items).columns)
+        ['rank', 'item_id', 'score', 'title']
+    """
+
     ranking: tuple[RankedItem, ...]
     tokens: TokenCounts
     times: StageTimes
     arm: str
     slice_index: int = 0  # of the slice that answered
+
+    def to_pandas(self, items: Mapping[str, Item] | None = None) -> "DataFrame":
+        """The ranking as a table of `rank`, `item_id`, `score`, and the `title` of those of `items`, where given.
+
+        ImportError says what to install where there is no pandas.
+        """
+        return ranking_to_pandas(self.ranking, items)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,14 @@ class EmbeddedWorld:
 def embedded_catalogue(
     seed: int = 0, num_items: int = 240, num_users: int = 48, num_requests: int = 64, num_candidates: int = 20
 ) -> Catalogue:
-    """The default catalogue: the seed's shop with users and requests of its test split."""
+    """The default catalogue: the seed's shop with users and requests of its test split.
+
+    Example:
+
+        >>> small = embedded_catalogue(num_items=50, num_users=2, num_requests=3, num_candidates=5)
+        >>> len(small.items), list(small.users), len(small.requests[0].candidates)
+        (50, ['test-00000', 'test-00001'], 5)
+    """
     world = EmbeddedWorld(seed, num_items=num_items)
     return world.catalogue(num_users=num_users, num_requests=num_requests, num_candidates=num_candidates)
 

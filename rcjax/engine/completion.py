@@ -8,6 +8,7 @@ from typing import Any
 
 from rcjax.engine.executor import Pending
 from rcjax.engine.tasks import Task
+from rcjax.engine.threads import join_all
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +43,10 @@ class Completions:
     def stop(self) -> None:
         """Ends the thread once it has fetched what it was given; does not wait for that."""
         self._flights.put(None)
+
+    def join(self) -> bool:
+        """Waits a moment for the thread to end after `stop`; whether it has."""
+        return join_all([self._thread])
 
     def watch(self, flight: Flight) -> None:
         self._flights.put(flight)

@@ -52,6 +52,10 @@ class Exchange:
         if self._tiers is not None:
             self._tiers.close()
 
+    def join(self) -> bool:
+        """Waits a moment for the threads to end after `stop`; whether they have."""
+        return all(threads.join() for threads in self._threads)
+
     def drop_after(self, dropped: Future[int], names: Sequence[tuple[BlockKind, Owner]]) -> Future[int]:
         """`dropped` from the pool, and then from the tiers."""
         tiers = self._tiers

@@ -78,6 +78,10 @@ class Executor:
         """The token embeddings [V, D] in float32, on the host."""
         return np.asarray(self._params["embed"], np.float32)
 
+    def release(self) -> None:
+        """Lets go of the weights and pages, whose memory is free once nobody else has them; no pass can follow."""
+        self._params, self.pages = {}, self.format.host_empty(0)
+
     def rank(self, batch: Batch, shape: Shape) -> Pending[np.ndarray]:
         """Logits [B, R, W] of the ranking vocabulary at the tokens to read."""
         program = Program("rank", shape)

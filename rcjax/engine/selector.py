@@ -1,6 +1,6 @@
 """The selector: which cached tokens of a request are computed again, probing for it where the policy asks."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Selector:
         for measure in policy.measures:
             if not measure.is_probe:
                 for prompt, own in zip(prompts, measured, strict=True):
-                    own.append(_stored(prompt))
+                    own.append(stored_scores(prompt.cached.values()))
                 continue
             rows = []
             for prompt, known, own in zip(prompts, tokens, measured, strict=True):
@@ -143,10 +143,10 @@ class Selector:
         return batch, KnownTokens(slots, home), asks
 
 
-def _stored(prompt: PinnedPrompt) -> np.ndarray:
+def stored_scores(blocks: Iterable[CachedBlock]) -> np.ndarray:
     """Scores that put each block's tokens in the order that is stored with it, or from the first on."""
     parts = []
-    for block in prompt.cached.values():
+    for block in blocks:
         score = np.arange(block.num_tokens, 0, -1, dtype=np.float32)
         if block.order is not None:
             score[block.order] = score.copy()

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from rcjax.cache import CachedBlock
-from rcjax.cache.semantic import InstanceFields, SemanticPool, TokenEmbedding
+from rcjax.cache.semantic import InstanceFields, Match, SemanticPool, TokenEmbedding
 from rcjax.engine.block_cache import BlockCache
 from rcjax.engine.claim import Claim
-from rcjax.engine.plan import PlannedBlock
+from rcjax.engine.plan import Plan, PlannedBlock
 from rcjax.engine.selector import PinnedPrompt
 from rcjax.engine.state import Loan, RequestState, claim_of
 from rcjax.engine.tasks import Steps
@@ -127,17 +127,24 @@ class SemanticHistories:
         """
         if state.loan is not None:  # of an earlier try, which found no pages
             state.loan, state.extra_fresh, state.claim = None, 0, claim_of(state.plan)
-        index = self._borrower(state)
-        if self._pool is None or index is None:
+        found = self.match(state.plan)
+        if self._pool is None or found is None:
             return
+        index, match = found
         history = state.plan.prompt.blocks[index]
-        match = self._pool.lookup(history.token_ids, min_similarity=self._min_similarity)
         num_taken = int(match.taken.sum())
         others = [planned for i, planned in zip(state.plan.cached, state.plan.wanted, strict=True) if i != index]
         num_pages = self._cache.directory.pool.pages_for(len(history)) if num_taken else 0
         state.claim = Claim(others, state.plan.version, is_urgent=True, num_scratch_pages=num_pages)
         state.loan = Loan(index, match, self._pool)
         state.extra_fresh = len(history) - num_taken
+
+    def match(self, plan: Plan) -> tuple[int, Match] | None:
+        """The index of the history that a request would borrow now, and what for; None where it would not."""
+        index = self._borrower(plan)
+        if self._pool is None or index is None:
+            return None
+        return index, self._pool.lookup(plan.prompt.blocks[index].token_ids, min_similarity=self._min_similarity)
 
     def complete(self, state: RequestState) -> None:
         """Puts a loan into pages and into the request's prompt, once its claim is done; nothing for others."""
@@ -170,9 +177,8 @@ class SemanticHistories:
             return quantise_pages(k, np.asarray(pages.v), of_cache.numpy_dtype)
         return replace(pages, k=k.astype(pages.k.dtype))
 
-    def _borrower(self, state: RequestState) -> int | None:
+    def _borrower(self, plan: Plan) -> int | None:
         """The block of a history that its arm lets borrow and that is not in cache."""
-        plan = state.plan
         if plan.arm.history is History.EXACT:
             return None
         for index, planned in zip(plan.cached, plan.wanted, strict=True):

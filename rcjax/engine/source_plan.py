@@ -6,7 +6,7 @@ import numpy as np
 
 from rcjax.engine.arm import Arm
 from rcjax.engine.assembly import Source
-from rcjax.model.selection import CachedTokens, Quantity
+from rcjax.model.selection import CachedTokens, Quantity, SelectionPolicy
 from rcjax.model.selection.policy import Scope, Scores
 from rcjax.prompt import Block, BlockKind, History, Prompt
 
@@ -35,7 +35,7 @@ class SourcePlanner:
                 for i in cached
             }
         tokens = CachedTokens.of(prompt, [blocks[index] for index in cached])
-        chosen = self._policy.choose(tokens, self._no_scores(len(tokens)))
+        chosen = self._policy.choose(tokens, no_scores(self._policy, len(tokens)))
         return {i: Source(len(blocks[i].token_ids), own) for i, own in zip(cached, chosen, strict=True)}
 
     def num_pages(self, prompt: Prompt, sources: dict[int, Source]) -> int:
@@ -51,13 +51,15 @@ class SourcePlanner:
         return all(is_exact or not source.is_read for is_exact, source in zip(exact, sources.values(), strict=True))
 
     def _source(self, prompt: Prompt, block: Block) -> Source:
-        (selected,) = self._policy.choose(CachedTokens.of(prompt, [block]), self._no_scores(len(block)))
+        (selected,) = self._policy.choose(CachedTokens.of(prompt, [block]), no_scores(self._policy, len(block)))
         source = self._of_length[block.kind, len(block)] = Source(len(block), selected)
         return source
 
-    def _no_scores(self, num_tokens: int) -> list[Scores]:
-        rows = {Quantity.FIRST_LAYER: 2}
-        return [
-            np.zeros((rows[measure.quantity], num_tokens) if measure.quantity in rows else num_tokens, np.float32)
-            for measure in self._policy.measures
-        ]
+
+def no_scores(policy: SelectionPolicy, num_tokens: int) -> list[Scores]:
+    """Zeros for each of the policy's measures: what it chooses by them is as many as it will choose."""
+    rows = {Quantity.FIRST_LAYER: 2}
+    return [
+        np.zeros((rows[measure.quantity], num_tokens) if measure.quantity in rows else num_tokens, np.float32)
+        for measure in policy.measures
+    ]

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from rcjax.engine.threads import join_all
+
 Job = Callable[[], None]
 
 
@@ -23,6 +25,10 @@ class Transfers:
         """Ends the threads once they have done what they were given; does not wait for that."""
         for _ in self._threads:
             self._jobs.put(None)
+
+    def join(self) -> bool:
+        """Waits a moment for the threads to end after `stop`; whether they have."""
+        return join_all(self._threads)
 
     def put(self, job: Job) -> None:
         self._jobs.put(job)

@@ -60,7 +60,7 @@ class SliceWorker:
         self.lost: Future[None] = Future()
         self._generator = generator
         self._orders = orders
-        self._semantic = semantic
+        self.semantic = semantic
         self._pass_tokens = cache.pass_tokens
         self._name = name
         self._clock = clock
@@ -100,7 +100,10 @@ class SliceWorker:
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
-        """Takes no new work, finishes what is there within `grace_s`, and fails the rest as unavailable; blocks."""
+        """Takes no new work, finishes what is there within `grace_s`, and fails the rest as unavailable; blocks.
+
+        Weights and pages are let go of, unless a pass outlasts the grace period.
+        """
         self._inbox.close()
         if self._thread.is_alive():
             self._thread.join(grace_s)
@@ -111,6 +114,9 @@ class SliceWorker:
         if self._exchange is not None:
             self._exchange.stop()
         self._fail_open(UnavailableError("the server stopped before this call was done"))
+        has_ended = not self._thread.is_alive() and self._completions.join()
+        if has_ended and (self._exchange is None or self._exchange.join()):
+            self.cache.executor.release()
 
     # ---- work
 
@@ -135,8 +141,8 @@ class SliceWorker:
         """
 
         def drop(worker: "SliceWorker") -> int:
-            if worker._semantic is not None:
-                worker._semantic.drop(names)
+            if worker.semantic is not None:
+                worker.semantic.drop(names)
             return sum(worker.cache.directory.drop(kind, owner, version) for kind, owner in names)
 
         dropped = self.call(drop)
@@ -162,7 +168,7 @@ class SliceWorker:
 
     def build_semantic_pool(self, seed: int) -> Future[int]:
         """Builds the pool that histories are borrowed from; the result is the number of its prototypes."""
-        semantic = self._semantic
+        semantic = self.semantic
         return self.run(lambda worker: semantic.build(seed) if semantic is not None else _nothing())
 
     def run(

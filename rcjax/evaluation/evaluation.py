@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from rcjax.evaluation.arms import References, chosen_arms, compared_arms
 from rcjax.evaluation.asking import Answers, ask
 from rcjax.evaluation.baselines import Baseline, Popularity, WordOverlap, bounds
 from rcjax.evaluation.dataset import Dataset, eval_dataset
+from rcjax.evaluation.frame import summary_rows
 from rcjax.evaluation.prompt_texts import PromptTexts
 from rcjax.evaluation.summary import ArmSummary, BaselineSummary, baseline_summary, summarise
 from rcjax.evaluation.tables import (
@@ -28,6 +30,10 @@ from rcjax.model.spec import Model
 from rcjax.request import EngineInfo
 from rcjax.serving.progress import announced, noted
 from rcjax.serving.startup import model_of
+from rcjax.tables import frame_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,10 @@ class Evaluation:
     @property
     def num_requests(self) -> int:
         return len(self.dataset.asked.requests)
+
+    def to_pandas(self) -> "DataFrame":
+        """A row for each arm, baseline and bound, as `summary_rows` says; ImportError where there is no pandas."""
+        return frame_of(list(summary_rows(self.summaries, self.baselines, self.bounds))).set_index("name")
 
 
 def evaluate(

@@ -39,6 +39,15 @@ class AsyncRecommenderClient:
 
     Made and used on one event loop. Cancelling an await cancels the call at the server. `connect` makes a channel of
     `grpc.aio` (`functools.partial(rcjax.serving.security.channel.new_aio_channel, security=...)`).
+
+    Example:
+
+        >>> import asyncio
+        >>> async def rank(request):
+        ...     async with AsyncRecommenderClient(target) as client:
+        ...         return await client.recommend(request)
+        >>> len(asyncio.run(rank(request)).ranking) == len(request.candidates)
+        True
     """
 
     def __init__(

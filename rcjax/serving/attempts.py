@@ -60,6 +60,10 @@ class Attempts:
             return
         self._send(dispatch)
 
+    def expected_slice(self, plan: Planned) -> int:
+        """The slice that a request would be given now; nothing is."""
+        return self._dispatcher.preview(wants_of(plan.wanted, self._costs), plan.cost_s)
+
     def close(self, call: Call[Body], plan: Planned | GenerationPlanned, outcome: Outcome) -> None:
         """Ends a call that no slice was given, and what its plan reads."""
         self._close(PlannedCall(call, plan), outcome)

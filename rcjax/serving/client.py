@@ -45,6 +45,14 @@ class RecommenderClient:
 
     `connect` makes a channel to an address, with TLS and a token where these are wanted
     (`functools.partial(rcjax.serving.security.channel.new_channel, security=...)`). Safe to share between threads.
+
+    Example:
+
+        >>> with RecommenderClient(target, admin_target) as client:
+        ...     result = client.recommend(request)
+        ...     num_items = client.stats().num_items
+        >>> len(result.ranking) == len(request.candidates), num_items == len(shop.items)
+        (True, True)
     """
 
     def __init__(

@@ -41,10 +41,22 @@ def deploy(
     wins, of users the snapshot's, as they may have got events since.
 
     The snapshot is the newest of the folder `snapshot`, which must be of use, else that of the settings, if it is. Only
-    its hottest blocks are there when this returns; the others follow.
+    its hottest blocks are there when this returns; the others follow. An engine that cannot be filled is closed.
     """
     with announced(console) as announce:
         engine = start_engine(settings, model=model, progress=announce, self_test=self_test)
+    try:
+        _fill(engine, settings, catalogue, console, snapshot)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _fill(
+    engine: LocalEngine, settings: Settings, catalogue: Catalogue, console: Console, snapshot: Path | None
+) -> None:
+    with announced(console) as announce:
         restored = _begin_restore(engine, settings, snapshot, announce, console)
     try:
         fill(engine, catalogue, console)
@@ -56,7 +68,6 @@ def deploy(
             announce("filling the semantic pool")
             num_prototypes = engine.build_semantic_pool()
         console.print(f"{num_prototypes:,} tokens of users' histories are in the semantic pool", highlight=False)
-    return engine
 
 
 def _begin_restore(

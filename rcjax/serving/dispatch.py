@@ -84,6 +84,11 @@ class Dispatcher:
             self._give(dispatch)
         return dispatch
 
+    def preview(self, wants: Wants, pass_s: float) -> int:
+        """The slice that `dispatch` would choose now; nothing is given to it."""
+        with self._lock:
+            return self._scheduler.preview(wants, pass_s, self._clock()).index
+
     def retry(self, dispatch: Dispatch) -> None:
         """Chooses another slice for a request whose slice died; UnavailableError after `MAX_RETRIES` of them."""
         with self._lock:

@@ -1,5 +1,6 @@
 """Fills an engine with a catalogue, showing progress; what is over the limits is left out."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.request import PutItems, WriteResult
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import Meter, meters
+
+logger = logging.getLogger(__name__)
 
 ITEMS_PER_WRITE = 32
 
@@ -41,7 +44,10 @@ def fill(engine: LocalEngine, catalogue: Catalogue, console: Console) -> FillRep
         _fill_users(engine, new_users, users)
     refused = items.refused + users.refused
     if refused:
-        console.print(f"{len(refused)} items or users left out; first: {refused[0]}", style="yellow", markup=False)
+        note = f"{len(refused)} items or users left out; first: {refused[0]}"
+        if console.quiet:  # who wants no progress is told all the same
+            logger.warning(note)
+        console.print(note, style="yellow", markup=False)
     num_items = len(catalogue.items) - len(new_items) + items.meter.num_put
     if not num_items:
         raise ValueError(f"no item fits the limits: {refused[0]}")

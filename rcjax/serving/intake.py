@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rcjax.engine.threads import join_all
 from rcjax.errors import RcjaxError, UnavailableError
 from rcjax.request import EngineInfo, RecommendRequest
 from rcjax.serving.admission import Admission, Stage, Ticket, Work
@@ -67,9 +68,10 @@ class Intake:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the threads; what waits is never planned."""
+        """Ends the threads, waiting a moment for that; what waits is never planned."""
         for _ in self._threads:
             self._wakes.put(None)
+        join_all(self._threads)
 
     def submit(self, body: Body, caller: str, arrival_s: float | None, deadline_s: float | None) -> Call[Body]:
         """The call of a request that is let in, to be answered by `call.future`; raises what it is refused with."""

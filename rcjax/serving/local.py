@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from rcjax.catalog.types import Event, Item, User
+from rcjax.engine.preview import held, preview
 from rcjax.engine.validation import check_characters
 from rcjax.errors import RcjaxError, UnavailableError
 from rcjax.prompt import Block, Prompt
@@ -24,6 +25,7 @@ from rcjax.request import (
     Write,
     WriteResult,
 )
+from rcjax.serving.explanation import Explanation, explanation_of
 from rcjax.serving.parts import Worker
 from rcjax.serving.router import Router
 
@@ -38,11 +40,23 @@ class LocalEngine:
     Its writes are the default tenant's. What is more than one call may carry (`info().limits`) is parted or shortened.
     `text_block` makes the block of a plain text to generate from. Any thread may call this. Failures are `RcjaxError`s;
     a write that fails changes nothing.
+
+    Example:
+
+        >>> known_items, known_users = engine.known()
+        >>> known_items == shop.items
+        True
+        >>> good, bad = engine.recommend([request, RecommendRequest(("no-such-item",), "nobody")])
+        >>> isinstance(bad, RcjaxError)
+        True
+        >>> print(engine.explain(request).blocks[0].kind)
+        instruction
     """
 
     def __init__(self, router: Router, text_block: Callable[[str], Block]):
         self.router = router
         self._text_block = text_block
+        self._is_closed = False
 
     def __enter__(self) -> "LocalEngine":
         return self
@@ -53,8 +67,14 @@ class LocalEngine:
         self.close()
 
     def close(self) -> None:
-        """Stops the engine; what is under way gets a second to be done."""
-        self.router.stop(CLOSE_GRACE_S)
+        """Stops the engine; what is under way gets a second to be done.
+
+        Its threads have then ended, and it no longer holds weights or pages, so that there is room for another engine.
+        Every later call is refused, but for another `close`, which does nothing.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            self.router.stop(CLOSE_GRACE_S)
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResult | RcjaxError]:
         """Ranks each request on its own: a bad one yields its error in its place and harms no other."""
@@ -107,6 +127,22 @@ class LocalEngine:
         """The prompt that a request becomes, as `recommend` would build it."""
         with self.router.planned(request) as plan:
             return plan.prompt
+
+    def explain(self, request: RecommendRequest) -> Explanation:
+        """The prompt of a request as it would be served now, block by block: what is cached, and who sees whom.
+
+        Nothing is computed, compiled, evicted or counted. It says what is cached where at this moment; a request that
+        runs later may find it otherwise.
+        """
+        plan: Any
+        with self.router.planned(self._shortened(request)) as plan:
+            wanted, index = plan.wanted, self.router.expected_slice(plan)
+            living = {i: worker for i, worker in enumerate(self.router.workers) if not worker.lost.done()}
+            looked = {i: worker.call(lambda one: held(one, wanted)) for i, worker in living.items()}
+            seen = self.router.workers[index].call(lambda worker: preview(worker, plan)).result()
+            found = {i: future.result() for i, future in looked.items()}
+            held_by = [tuple(i for i, of_slice in found.items() if of_slice[n]) for n in range(len(wanted))]
+            return explanation_of(plan, seen, held_by, index, self.router.planner.decode)
 
     def generate(self, prompt: str | RecommendRequest, sampling: Any) -> list[int]:
         """Token ids that continue a text, or the prompt of a request (from cached blocks, as its arm says).

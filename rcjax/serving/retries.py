@@ -17,6 +17,11 @@ class RetryPolicy:
     and on top of that anything up to `first_pause_s` * 2^(n - 1) or what the server asked for, whichever is more: so
     nobody comes too early, and callers who were refused together do not come back together ("full jitter"). No pause
     goes past the deadline of the call: a call that would is failed at once.
+
+    Example:
+
+        >>> with RecommenderClient(target, retry=RetryPolicy(max_tries=2, first_pause_s=0.05)) as client:
+        ...     result = client.recommend(request)
     """
 
     max_tries: int = 4

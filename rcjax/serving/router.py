@@ -261,6 +261,10 @@ class Router:
         finally:
             self.versions.end_read(plan.version)
 
+    def expected_slice(self, plan: Planned) -> int:
+        """The slice that a request of this plan would be given now."""
+        return self._attempts.expected_slice(plan)
+
     def current_stats(self) -> EngineStats:
         return engine_stats(
             self.library, self.workers, self._dispatcher, self._totals, self._tiers, self._count_compilations()

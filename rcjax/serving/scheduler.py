@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -228,3 +229,12 @@ class MeshScheduler:
         holders = self._residency.holders(wants.keys)
         index = self._policy.choose(Sight(wants, pass_s, waiting_s, may_take, holders))
         return Choice(index, float(wants.miss_s[holders[:, index] == 0].sum()))
+
+    def preview(self, wants: Wants, pass_s: float, now_s: float) -> Choice:
+        """What `choose` would say now; the next choice is as if nobody had asked."""
+        policy = self._policy
+        self._policy = copy(policy)  # one that takes slices in turn remembers the last
+        try:
+            return self.choose(wants, pass_s, now_s)
+        finally:
+            self._policy = policy

@@ -54,6 +54,12 @@ def start_engine(
 
     `progress` is told what is about to happen. Items and users are yet to be put. With `self_test` an engine whose
     cached path does not rank as full recompute does raises a `SelfTestError` instead of being returned.
+
+    Example:
+
+        >>> with start_engine(settings) as engine:
+        ...     engine.stats().num_items
+        0
     """
     mesh = engine_mesh(settings.mesh)
     use_compilation_cache(settings.compilation_cache_dir())

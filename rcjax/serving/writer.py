@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from rcjax.cache.placement import Placement
+from rcjax.engine.threads import join_all
 from rcjax.errors import ResourceExhaustedError
 from rcjax.prompt import BlockKind, Owner
 from rcjax.request import AppendEvents, DeleteUser, PutUser, Rebalanced, Write, WriteResult
@@ -60,7 +61,9 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the thread once it has taken the steps that wait, and waits a moment for that."""
         self._to_do.put(None)
+        join_all([self._thread])
 
     def submit(self, write: Write, deadline_s: float | None) -> Future[WriteResult]:
         call = self.calls.open(write, None, deadline_s)

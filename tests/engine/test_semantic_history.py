@@ -231,7 +231,7 @@ class TestPages:
         engine = unstarted(*lending)
         for user_id, events in (("donor", DONOR_EVENTS), ("u", EVENTS)):
             know_user(engine, user_id, events)
-        semantic = engine.worker._semantic
+        semantic = engine.worker.semantic
         drain(engine.cache, semantic.build(0))
         with engine.router.planned(RecommendRequest((item(1),), "u", arm="parallel_none")) as plan:
             engine.directory.drop(BlockKind.HISTORY, Owner("", "u"), plan.version)
@@ -281,7 +281,7 @@ class TestWithoutAMatch:
     def test_a_history_that_finds_nothing_is_fresh(self, engine, oracle, ids, monkeypatch, layout):
         nothing = Match(np.full(len(ids), -1), np.zeros(len(ids), np.float32), np.zeros(len(ids), bool))
         fresh = ask(engine, f"{layout}_none")[0]
-        monkeypatch.setattr(engine.worker._semantic._pool, "lookup", lambda token_ids, min_similarity: nothing)
+        monkeypatch.setattr(engine.worker.semantic._pool, "lookup", lambda token_ids, min_similarity: nothing)
         for name in SELECTIONS:
             tokens, found = ask(engine, f"{layout}_{name}")
             assert tokens.semantic == 0
@@ -301,7 +301,7 @@ class TestPool:
         engine = restarted(*lending)
         for n, one in enumerate(DONOR_EVENTS):
             engine.put_user(User(f"donor{n}", (one,)))
-        engine.worker._semantic._num_sampled_users = 2
+        engine.worker.semantic._num_sampled_users = 2
         engine.put_items(ITEMS)
 
         def found(seed):
@@ -325,7 +325,7 @@ class TestPool:
         assert ask(engine, "parallel_none")[0].semantic >= left
         assert engine.delete_user("other")
         assert ask(engine, "parallel_none")[0].semantic == 0
-        assert engine.worker._semantic._pool is None
+        assert engine.worker.semantic._pool is None
         assert engine.build_semantic_pool() == 0
 
     def test_nothing_is_compiled_for_it(self, lending):

@@ -91,11 +91,11 @@ def test_an_engine_forgets_a_user_everywhere(lending) -> None:
     for outcome in engine.recommend(requests):
         assert not isinstance(outcome, Exception), outcome
     del requests, outcome
-    before = engine.worker._semantic._pool.num_prototypes
+    before = engine.worker.semantic._pool.num_prototypes
     assert len(copies(engine, ids)) > 3
     assert engine.delete_user("ann")
     assert copies(engine, ids) == []
-    assert 0 < engine.worker._semantic._pool.num_prototypes < before
+    assert 0 < engine.worker.semantic._pool.num_prototypes < before
     assert engine.library.user_owners == [Owner("", "bob")]
 
 

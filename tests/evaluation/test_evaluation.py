@@ -105,6 +105,17 @@ def test_what_is_printed_names_what_was_measured(found) -> None:
     assert "NDCG@20" in tables
 
 
+def test_a_table_has_the_figures(found) -> None:
+    evaluation, _ = found
+    table = evaluation.to_pandas()
+    assert list(table.index) == [*evaluation.summaries, *evaluation.baselines, *evaluation.bounds]
+    for name, summary in evaluation.summaries.items():
+        assert table.loc[name, "ndcg_at_10"] == summary.metrics["ndcg_at_10"].value
+        assert table.loc[name, "fresh_share"] == summary.tokens.fresh
+    for name, bound in evaluation.bounds.items():
+        assert table.loc[name, list(bound)].to_dict() == bound
+
+
 def test_the_files_and_the_verdict(folder, tmp_path) -> None:
     pytest.importorskip("matplotlib")
     options = EvalOptions(num_requests=4, task=TASK, split="all", arms=("trusting", "prefix"))
