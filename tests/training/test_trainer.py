@@ -2,7 +2,7 @@
 
 import gc
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from itertools import count
 
@@ -21,7 +21,7 @@ from rcjax.model.scoring import Scorer
 from rcjax.prompt import Layout, PromptBuilder, Scoring
 from rcjax.prompt.template import load_template
 from rcjax.training.collation import Collator
-from rcjax.training.curve import CURVE
+from rcjax.training.curve import CURVE, CurvePoint
 from rcjax.training.examples import DrawnBuckets, Example
 from rcjax.training.loss import candidate_scores
 from rcjax.training.step import Trainee, new_optimizer
@@ -180,7 +180,7 @@ def test_a_killed_run_continues_to_the_same_losses_and_weights(builder, shared, 
         for name in ("whole", "killed")
     ]
     assert curves[0] == curves[1]
-    assert [asdict(point) for point in points] == curves[1][2:]
+    assert points == [CurvePoint(**point) for point in curves[1][2:]]
     assert [point["step"] for point in curves[0]] == [2, 4, 6, 8]
     assert [point["train_s"] for point in curves[0]] == [1, 2, 3, 4], "two passes a point; validation is left out"
     assert [point["loss"] for point in curves[0]] == [(losses[step - 1] + losses[step]) / 2 for step in (2, 4, 6, 8)]
