@@ -52,7 +52,7 @@ def run_plan(console: Console, settings: Settings, given: Given, *, json_file: P
     chip = chip_of(given.device, settings.mesh.num_devices, memory_bytes=memory_bytes, share=given.memory_fraction)
     sizing = size_deployment(
         settings,
-        load_config(settings.model),
+        load_config(settings.model, settings.adapter),
         chip,
         given.traffic,
         timed=None if given.costs is None else _timed(CostTable.load(given.costs), settings),

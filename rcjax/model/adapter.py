@@ -1,7 +1,7 @@
 """LoRA adapters in PEFT's layout, added to a checkpoint's weights as these are read (Hu et al., arXiv 2106.09685)."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,8 @@ def load_adapter(spec: str, config: ModelConfig) -> Adapter:
     Raises ModelLoadError naming file and field, or tensor, where it does not fit or is more than plain LoRA.
     """
     folder, name = _found(spec)
+    origin = read_origin(folder)
+    config = first_layers(config, origin)
     said = read_adapter_config(folder)
     tensors = SafetensorsFolder(folder, STEM)
     shapes = {tensor: shape for tensor, shape in projections(config).items() if said.is_target(_module(tensor))}
@@ -113,8 +115,27 @@ def load_adapter(spec: str, config: ModelConfig) -> Adapter:
         scales={tensor: said.scale_of(_module(tensor)) for tensor in shapes},
         tensors=tensors,
         digest=digest_of([folder / CONFIG_FILE, *tensors.files]),
-        origin=read_origin(folder),
+        origin=origin,
     )
+
+
+def origin_of(spec: str) -> AdapterOrigin | None:
+    """What the adapter that a spec names was trained for, where it says so; ModelLoadError where there is none."""
+    return read_origin(_found(spec)[0])
+
+
+def first_layers(config: ModelConfig, origin: AdapterOrigin | None) -> ModelConfig:
+    """What is left of a base under an adapter that was trained on its first layers alone.
+
+    ModelLoadError where the base has fewer.
+    """
+    if origin is None or origin.num_layers == config.num_layers:
+        return config
+    if origin.num_layers > config.num_layers:
+        raise ModelLoadError(
+            f"{ORIGIN_FILE}: the adapter is for a base of {origin.num_layers} layers; this one has {config.num_layers}"
+        )
+    return replace(config, num_layers=origin.num_layers)
 
 
 def _found(spec: str) -> tuple[Path, str]:

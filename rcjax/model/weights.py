@@ -129,6 +129,24 @@ def layer_name(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
+class FirstLayers:
+    """A TensorSource without the tensors of the layers after the first `num_layers`."""
+
+    def __init__(self, source: TensorSource, num_layers: int):
+        self.file = source.file
+        self.shape = source.shape
+        self.read = source.read
+        self._source = source
+        self._num_layers = num_layers
+
+    def names(self) -> Iterable[str]:
+        return (name for name in self._source.names() if not self._is_beyond(name))
+
+    def _is_beyond(self, name: str) -> bool:
+        layer = name.removeprefix("model.layers.").split(".")[0]
+        return layer != name and layer.isdecimal() and int(layer) >= self._num_layers
+
+
 def projections(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The names of the matrices in the layers, all linear maps, and the shape [out, in] of each."""
     _, layers = tensor_layouts(config)

@@ -1,6 +1,6 @@
 """A run's LoRA adapters as a folder that is served on the checkpoint that the run started from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rcjax.config import Settings, TrainSettings
@@ -33,10 +33,10 @@ class AdapterFolder:
 
 
 def adapter_folder(settings: Settings, train: TrainSettings, model: Model, template: Template) -> AdapterFolder | None:
-    """None without LoRA, and where training does not start from the whole checkpoint: nothing fits it then."""
+    """None without LoRA, and where training does not start from the checkpoint: nothing fits it then."""
     if train.lora is None or train.new_model is not None:
         return None
-    if train.num_layers not in (None, model.config.num_layers):
-        return None
-    origin = AdapterOrigin.of(template, train.layout, train.scoring, model.base_fingerprint)
-    return AdapterFolder(model.config, train.lora.alpha, settings.model, origin, model.adapter)
+    num_layers = train.num_layers or model.config.num_layers
+    config = replace(model.config, num_layers=num_layers)
+    origin = AdapterOrigin.of(template, train.layout, train.scoring, model.base_fingerprint, num_layers)
+    return AdapterFolder(config, train.lora.alpha, settings.model, origin, model.adapter)

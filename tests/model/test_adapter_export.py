@@ -24,7 +24,7 @@ from rcjax.prompt import Layout, Scoring
 from rcjax.prompt.template import load_template
 
 SHOP, COMPACT = load_template("shop"), load_template("compact")
-ORIGIN = AdapterOrigin.of(SHOP, Layout.PARALLEL, Scoring.ANCHOR, base="a1b2")
+ORIGIN = AdapterOrigin.of(SHOP, Layout.PARALLEL, Scoring.ANCHOR, base="a1b2", num_layers=3)
 FAMILIES = ["llama3", "qwen2", "qwen3", "mistral"]
 ARMS = {(Layout.PARALLEL, Scoring.ANCHOR), (Layout.SEQUENTIAL, Scoring.LABEL)}
 
@@ -77,7 +77,9 @@ def test_the_file_is_in_pefts_layout(tmp_path: Path, dtype: str) -> None:
     assert {name: tensor.shape for name, tensor in tensors.items()} == {n: t.shape for n, t in expected.items()}
     assert {tensor.dtype.name for tensor in tensors.values()} == {dtype}
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config.items() <= (peft_folder.DEFAULTS | {"r": 2, "lora_alpha": 6, "lora_dropout": 0.0}).items()
+    layers = {"layers_to_transform": [0, 1, 2], "layers_pattern": "layers"}
+    expected_config = peft_folder.DEFAULTS | {"r": 2, "lora_alpha": 6, "lora_dropout": 0.0} | layers
+    assert config == {key: expected_config[key] for key in config}
     modes = {os.stat(path).st_mode for path in folder.iterdir()}
     assert len(modes) == 1
 

@@ -15,8 +15,10 @@ from tiny_engine import ARMS, scores, tiny_model, tiny_settings
 from rcjax.catalog import Event, User
 from rcjax.catalog.types import Item
 from rcjax.config import Settings, ShapeSettings, TrainSettings
+from rcjax.model.adapter import load_adapter
 from rcjax.model.export import export_folder
-from rcjax.model.spec import load_model
+from rcjax.model.load_error import ModelLoadError
+from rcjax.model.spec import load_config, load_model
 from rcjax.prompt.template import load_template
 from rcjax.serving.startup import start_engine
 from rcjax.training.adapter_folder import adapter_folder
@@ -79,6 +81,22 @@ def test_base_and_adapter_rank_as_the_merged_model(files, first, tmp_path, caplo
     assert origin["base"] == load_model(base).base_fingerprint
 
 
+def test_an_adapter_for_the_first_layers_takes_no_others(files, tmp_path):
+    """Of three layers two: the model that is served on the base is the one that was trained."""
+    assert not run(files, tmp_path / "short", num_layers=2, num_steps=1, validate_every=1).startswith("exit")
+    base, adapter = str(files / "start"), str(tmp_path / "short" / "adapter")
+    merged, found = load_model(str(tmp_path / "short" / "model")), load_model(base, adapter=adapter)
+    assert found.name == "start (2 layers) + adapter"
+    assert found.config == merged.config == load_config(base, adapter)
+    assert found.base_fingerprint == load_model(base).base_fingerprint
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), found.params, merged.params)
+    said = json.loads((tmp_path / "short" / "adapter" / "adapter_config.json").read_text())
+    assert (said["layers_to_transform"], said["layers_pattern"]) == ([0, 1], "layers")
+    shorter = replace(load_config(base), num_layers=1)
+    with pytest.raises(ModelLoadError, match="is for a base of 2 layers; this one has 1"):
+        load_adapter(adapter, shorter)
+
+
 def test_an_adapter_that_is_trained_on_is_one_adapter_of_the_same_base(files, first, tmp_path):
     """Ranks add up: 2 of the first run and 2 of the second."""
     said = run(files, tmp_path / "second", first / "adapter", num_steps=1, validate_every=1)
@@ -98,12 +116,12 @@ def test_an_adapter_that_is_trained_on_is_one_adapter_of_the_same_base(files, fi
     [
         ({}, True),
         ({"num_layers": 3}, True),
-        ({"num_layers": 1}, False),
+        ({"num_layers": 1}, True),
         ({"new_model": NEW_MODEL}, False),
         ({"lora": None}, False),
     ],
 )
-def test_only_what_starts_from_the_whole_checkpoint_leaves_an_adapter(changes, is_written):
+def test_only_what_starts_from_the_checkpoint_leaves_an_adapter(changes, is_written):
     """The tiny model has three layers."""
     model = replace(tiny_model(), base_fingerprint="a1b2")
     train = TrainSettings(**STEPS | FAST | changes)

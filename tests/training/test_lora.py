@@ -40,7 +40,7 @@ def test_on_top_of_an_adapter_both_are_added(tmp_path):
         "o_proj": drawn(init_lora(model.params, 3, jax.random.key(0))["o_proj"]),
         "up_proj": drawn(init_lora(model.params, 1, jax.random.key(0))["up_proj"]),
     }
-    origin = AdapterOrigin("tiny v1", "", Layout.PARALLEL, Scoring.ANCHOR, "")
+    origin = AdapterOrigin("tiny v1", "", Layout.PARALLEL, Scoring.ANCHOR, "", model.config.num_layers)
     write_adapter(tmp_path, model.config, below, 6.0, base="tiny", origin=origin)
     own = drawn(init_lora(model.params, 2, jax.random.key(1)))
     both, alpha = on_top_of(load_adapter(str(tmp_path), model.config), model.config, own, 8.0)
