@@ -26,7 +26,8 @@ def noted(console: Console) -> Callable[[str], None]:
 def meters(console: Console) -> Progress:
     """What the bars of `Meter`s are shown in, for the length of a `with`."""
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    return Progress(*columns, TimeElapsedColumn(), console=console)
+    # In a notebook rich shows a widget on a quiet console too.
+    return Progress(*columns, TimeElapsedColumn(), console=console, disable=console.quiet)
 
 
 class Meter:
