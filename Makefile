@@ -57,9 +57,10 @@ soak: $(READY)
 mutations: $(READY)
 	$(BIN)/python benchmarks/mutations.py
 
+# Two at a time.
 notebooks: $(READY)
 	$(BIN)/jupytext --sync notebooks/*.py
-	for notebook in notebooks/*.py; do $(BIN)/jupytext --execute --to ipynb --output - $$notebook > /dev/null || exit 1; done
+	printf '%s\n' notebooks/*.py | xargs -P 2 -I NOTEBOOK sh -c '$(BIN)/jupytext --execute --to ipynb --output - NOTEBOOK > /dev/null'
 
 # Into build/site (`python -m http.server -d build/site` shows it); a broken link, anchor or reference is an error.
 docs: $(READY)

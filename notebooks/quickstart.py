@@ -84,8 +84,8 @@ print(result.tokens)
 result.to_pandas(shop.items).head(5)
 
 # %% [markdown]
-# SmolLM2 was never taught to recommend: read the times, not the taste. `rcjax train` teaches it (see `accuracy` and
-# `distil`).
+# SmolLM2 was never taught to recommend: read the times, not the taste. `rcjax train` teaches it (see
+# `accuracy`).
 #
 # ## Look inside the prompt
 #
@@ -151,5 +151,4 @@ engine.close()
 
 # %% [markdown]
 # Next: your own checkpoint and catalogue in five lines (`docs/python.md`), a server (`rcjax serve`,
-# `docs/tutorial.md`), what caching does to quality (`accuracy`), and how a causal ranker is taught to be served like
-# this (`distil`).
+# `docs/tutorial.md`), and what caching does to quality (`accuracy`).
