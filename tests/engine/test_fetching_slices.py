@@ -2,12 +2,12 @@
 
 import gc
 import threading
-import time
 
 import jax
 import numpy as np
 import pytest
 from connected_slices import WATCHDOG_S, Slices, scores
+from waiting import wait_until
 
 from rcjax.cache import IntegrityError
 from rcjax.cache.tiers import KVTiers
@@ -322,10 +322,3 @@ def hold(worker):
     worker.call(lambda worker: (is_held.set(), release.wait()))
     assert is_held.wait(WATCHDOG_S)
     return release
-
-
-def wait_until(is_so):
-    give_up_s = time.monotonic() + WATCHDOG_S
-    while not is_so():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.01)
