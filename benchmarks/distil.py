@@ -137,8 +137,8 @@ def minutes(run: Path) -> dict[str, float]:
 
 def claims_of(bed: str, found: Bed, runs: Path) -> list[Claim]:
     """The bars that were set for the bed, of the students that are there."""
-    taken = sum(minutes(runs / f"{bed}-{run}")["student"] for run in ("parallel", "tenth") if run in found.summaries)
-    taken += minutes(runs / f"{bed}-parallel")["teacher"] if "parallel" in found.summaries else 0.0
+    asked = [run for run in ("parallel", "tenth") if run in found.summaries]
+    taken = sum(sum(minutes(runs / f"{bed}-{run}").values()) for run in asked)
     claims = [Claim(f"{bed}/training_minutes", taken, MAX_TRAIN_MINUTES, False)]
     arms = found.summaries
     if "parallel" in arms:

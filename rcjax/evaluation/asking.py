@@ -51,19 +51,19 @@ def ask(
 
 
 def _with_reference_shapes(settings: Settings, prompts: Sequence[int]) -> Settings:
-    """The settings with shapes that full recompute fits without much padding.
+    """The settings with shapes that full recompute fits without much padding, and none for generating.
 
     A deployment has no need to recompute in full, so its own shapes may not hold that.
     """
+    shapes = settings.shapes.model_copy(update={"generate": ()})
     if not any(arm.reuse is Reuse.NONE for arm in settings.arms.values()):
-        return settings
+        return settings.model_copy(update={"shapes": shapes})
     steps = {-(-num_tokens // _SHAPE_STEP_TOKENS) for num_tokens in prompts}
     stride = -(-(max(steps) - min(steps) + 1) // MAX_REFERENCE_SHAPES)
     lengths = (step * _SHAPE_STEP_TOKENS for step in range(max(steps), min(steps) - 1, -stride))
     full = tuple(ShapeSize(fresh_tokens=length, num_pages=0) for length in lengths)
     rank = tuple(dict.fromkeys((*settings.shapes.rank, *full)))
-    shapes = settings.shapes.model_copy(update={"rank": rank, "generate": ()})
-    return settings.model_copy(update={"shapes": shapes})
+    return settings.model_copy(update={"shapes": shapes.model_copy(update={"rank": rank})})
 
 
 def _started(console: Console, settings: Settings, dataset: Dataset, seed: int, model: Model) -> LocalEngine:

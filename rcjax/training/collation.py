@@ -17,7 +17,7 @@ from rcjax.engine.packing import PackedRow, lay_out, pack
 from rcjax.engine.shape import Shape
 from rcjax.kernels.arrays import AnyArray, register_arrays
 from rcjax.model.decoder import Batch
-from rcjax.model.selection import NoSelection, SelectionPolicy
+from rcjax.model.selection import SelectionPolicy
 from rcjax.prompt import Block, BlockKind, Layout, Prompt, PromptBuilder, Scoring
 from rcjax.training.examples import Example
 
@@ -102,8 +102,10 @@ class Collator:
     def _row(self, prompt: Prompt) -> Row:
         """The request's row, which takes the instruction and all built blocks from pages."""
         blocks = {i: b for i, b in enumerate(prompt.blocks) if self._is_built(prompt, b)}
-        selected = (self._selection or NoSelection()).select(prompt, list(blocks.values()))
-        built = {i: Source(len(b), chosen) for (i, b), chosen in zip(blocks.items(), selected, strict=True)}
+        built = {i: Source(len(b)) for i, b in blocks.items()}
+        if self._selection is not None:
+            selected = self._selection.select(prompt, list(blocks.values()))
+            built = {i: Source(len(b), chosen) for (i, b), chosen in zip(blocks.items(), selected, strict=True)}
         return Row(prompt.blocks, {0: Source(len(self._instruction))} | built, prompt.readouts, PAGE_TOKENS)
 
     def _pages_by_key(
