@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rcjax.config import Settings, ShapeSize
+from rcjax.config import Settings, ShapeSize, SnapshotSettings
 from rcjax.errors import InvalidRequestError, RcjaxError
 from rcjax.evaluation.dataset import Dataset
 from rcjax.evaluation.runner import ArmRun, run_arms
@@ -42,7 +42,8 @@ def ask(
     seed: int,
 ) -> Answers:
     """Ranks the requests in every arm of the settings; `prompts` are the lengths in tokens that the requests have."""
-    settings = _with_reference_shapes(settings, prompts)
+    # Without snapshots: they would take the place of a deployment's.
+    settings = _with_reference_shapes(settings, prompts).model_copy(update={"snapshot": SnapshotSettings()})
     with _started(console, settings, dataset, seed, model) as engine:
         answers = Answers(engine.info(), _run(console, engine, settings, dataset, num_permutations, seed))
     del engine

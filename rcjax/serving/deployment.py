@@ -48,6 +48,8 @@ def deploy(
     try:
         _fill(engine, settings, catalogue, console, snapshot)
     except BaseException:
+        if engine.router.snapshots is not None:
+            engine.router.snapshots.skip_last()
         engine.close()
         raise
     return engine

@@ -76,6 +76,10 @@ class Snapshots:
         if self._on_stop:
             self._take_logged()
 
+    def skip_last(self) -> None:
+        """Takes none when it stops: what there is now is not whole, and would take the place of one that is."""
+        self._on_stop = False
+
     def take(self) -> SnapshotReport:
         """Takes a snapshot and keeps the newest ones.
 

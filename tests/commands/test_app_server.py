@@ -21,7 +21,7 @@ from rcjax.commands import bench
 from rcjax.commands.app import app
 from rcjax.commands.demo import run_demo
 from rcjax.commands.example_call import example_lines
-from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, read_catalogue
+from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, SnapshotSettings, read_catalogue
 from rcjax.errors import InvalidRequestError
 from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.request import RecommendRequest
@@ -297,6 +297,26 @@ def test_the_semantic_pool_is_filled_where_an_arm_borrows(console, shop_settings
     assert result.tokens.semantic > 0
     num_letters = sum(map(str.isalpha, "Bought:\n- red mug\n"))
     assert f"{num_letters} tokens of users' histories are in the semantic pool" in console.file.getvalue()
+
+
+def test_a_start_that_fails_leaves_the_snapshots_that_are_there(console, shop_settings, tmp_path, monkeypatch):
+    """What a part of the catalogue would leave at the end is no snapshot to put in a whole one's place."""
+    taken = SnapshotSettings(where=str(tmp_path / "snapshots"), keep=1, on_stop=True)
+    settings = shop_settings.model_copy(update={"snapshot": taken})
+    catalogue = Catalogue({"i": Item("i", "mug")}, {"u": User("u")})
+    deployment.deploy(settings, catalogue, console, model=tiny_model()).close()
+    whole = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    assert whole
+
+    def fails(engine, catalogue, console):
+        engine.put_items([Item("part", "a part of the catalogue")])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deployment, "fill", fails)
+    monkeypatch.setattr(deployment, "_begin_restore", lambda *_: None)  # as of another model
+    with pytest.raises(KeyboardInterrupt):
+        deployment.deploy(settings, catalogue, console, model=tiny_model())
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == whole
 
 
 def test_what_exceeds_the_limits_is_left_out_and_said(console, shop_settings):

@@ -11,7 +11,14 @@ from tiny_model import TEMPLATE
 from rcjax.catalog import Catalogue, User
 from rcjax.catalog.holdout import NextItem
 from rcjax.catalog.jsonl import write_catalogue
-from rcjax.config import ArmSettings, CatalogueSettings, ShapeSettings, TeacherSettings, TrainSettings
+from rcjax.config import (
+    ArmSettings,
+    CatalogueSettings,
+    ShapeSettings,
+    SnapshotSettings,
+    TeacherSettings,
+    TrainSettings,
+)
 from rcjax.evaluation import evaluation as evaluating
 from rcjax.evaluation.command import run_eval
 from rcjax.evaluation.evaluation import EvalOptions
@@ -45,6 +52,7 @@ def ask(tmp_path, monkeypatch):
         shapes=ShapeSettings(rank=((160, 64),), build=((128, 8),)),
         catalogue=CatalogueSettings(format="jsonl", paths={"folder": tmp_path}),
         adapter="own-lora",
+        snapshot=SnapshotSettings(where=str(tmp_path / "snapshots"), on_stop=True),
         train=TrainSettings(teacher=TeacherSettings(scoring=Scoring.ANCHOR, template=str(tmp_path / "its.yaml"))),
     )
     (tmp_path / "its.yaml").write_text(TEMPLATE, encoding="utf-8")
@@ -55,6 +63,7 @@ def ask(tmp_path, monkeypatch):
         to = Console(file=io.StringIO(), width=110)
         options = EvalOptions(NUM_REQUESTS, arms, task, "all", teacher="its-folder", teacher_adapter="its-lora")
         passed = run_eval(to, settings, options, json_file=tmp_path / "e.json", plot_file=tmp_path / "e.png", gate=gate)
+        assert not (tmp_path / "snapshots").exists(), "an evaluation is no deployment"
         assert set(loaded) == {("its-folder", "its-lora", str(tmp_path / "its.yaml")), student}
         return passed, to.file.getvalue(), json.loads((tmp_path / "e.json").read_text())
 
