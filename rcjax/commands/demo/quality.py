@@ -39,8 +39,8 @@ class Quality:
     """What was measured.
 
     Arms `cached` and `full` show the model the same prompt: from cached blocks, and recomputed in full. `rows` are the
-    best possible, these two, and chance, each over all requests that were asked of it. There may have been time for the
-    first few of `num_wanted` only, in full for fewer: `summaries` and `same` are both arms on these, so that they can be
+    best possible, these two, and chance, each over all requests that were asked of it: of `num_wanted`, the first that
+    there was time for. In full these may be fewer; `summaries` and `same` are both arms on them, so that they can be
     compared. The KV of the shoppers' histories took `histories_s`, once.
     """
 
