@@ -50,8 +50,6 @@ def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, con
     from rcjax.serving.progress import noted
     from rcjax.serving.server import serve as serve_until_asked
 
-    if (note := fidelity_note(settings)) is not None:
-        logger.warning(note)
     catalogue = read_catalogue(settings.catalogue, tell=noted(console))
     main_address = ""
     example: RecommendRequest | None = None
@@ -59,6 +57,8 @@ def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, con
     def factory() -> "OwnedEngine":
         nonlocal example
         engine = deploy(settings, catalogue, console, snapshot=snapshot, self_test=True)
+        if (note := fidelity_note(settings)) is not None:
+            logger.warning(note)
         if settings.telemetry.log == "rich":  # users' ids belong into no log
             items, users = engine.known()
             example = example_request(catalogue, items, users, settings.limits.max_candidates)
