@@ -18,7 +18,7 @@ from rcjax.commands.demo.quality import BATCH, CACHED_SHARE, cached_and_full, me
 from rcjax.commands.demo.report import DemoReport
 from rcjax.commands.demo.run import demo_settings, run_demo
 from rcjax.commands.demo.tables import introduction, labelled, quality_lines, show_report, show_request
-from rcjax.config import ArmSettings, Settings
+from rcjax.config import ArmSettings, Settings, ShapeSize
 from rcjax.disk import DiskError
 from rcjax.errors import InvalidRequestError
 from rcjax.evaluation.bayes import bayes_optimal
@@ -85,6 +85,17 @@ def test_the_quality_is_that_of_the_requests(found):
     summary = found.report.quality.summaries["parallel"]
     assert summary.reference == "full/parallel/anchor"
     assert 0 < summary.fidelity.max_score_difference < 1e-4
+
+
+def test_a_deployment_without_shapes_for_full_recompute_gets_one(shop_settings, console):
+    shapes = shop_settings.shapes.model_copy(update={"rank": (ShapeSize(fresh_tokens=128, num_pages=64),)})
+    arms = {"parallel": shop_settings.arms["parallel"]}
+    settings = shop_settings.model_copy(update={"shapes": shapes, "arms": arms, "default_arm": "parallel"})
+    report = run_demo(console, settings, 1, model=tiny_model(), num_quality_requests=2)
+    assert not report.quality.errors
+    assert list(report.answers) == ["parallel"], "the reference is not one of the settings' arms"
+    assert report.shown[0].answers["full/parallel/anchor"].result.tokens.cached == 0
+    assert [row.num_requests for row in report.quality.rows] == [2] * 4
 
 
 def test_a_base_model_is_said_to_be_no_recommender(found):

@@ -1,24 +1,25 @@
 """A demo from settings to what was found: caches, a server, requests in every arm, and the quality over many."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rcjax.catalog import Catalogue
+from rcjax.catalog import Catalogue, Request
 from rcjax.catalog.holdout import NextItem
 from rcjax.commands.demo.page import page
-from rcjax.commands.demo.quality import Quality, cached_and_full, measure
+from rcjax.commands.demo.quality import Clock, Quality, cached_and_full, measure
 from rcjax.commands.demo.report import DemoReport, Shown
 from rcjax.commands.demo.tables import introduction, show_report, show_request
 from rcjax.commands.report import asked
-from rcjax.config import Settings, ShapeSettings, ShapeSize
+from rcjax.config import ArmSettings, Settings, ShapeSettings, ShapeSize
 from rcjax.disk import check_folder, write_whole
 from rcjax.evaluation.arms import arm_order
 from rcjax.evaluation.dataset import Dataset, eval_dataset
+from rcjax.evaluation.prompt_texts import PromptTexts
 from rcjax.model.spec import Model
 from rcjax.request import RecommendRequest
 from rcjax.serving.client import RecommenderClient
@@ -28,7 +29,7 @@ from rcjax.serving.filling import fill
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.progress import announced
 from rcjax.serving.server import running_server
-from rcjax.serving.startup import start_engine
+from rcjax.serving.startup import model_of, start_engine
 
 NUM_QUALITY_REQUESTS, NUM_CANDIDATES = 200, 20
 LIMIT_S = 150.0  # from the start; what is asked for the quality ends then, on a slow machine with fewer requests
@@ -57,7 +58,7 @@ def run_demo(
     model: Model | None = None,
     html: Path | None = None,
     num_quality_requests: int = NUM_QUALITY_REQUESTS,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> DemoReport:
     """Builds the caches, serves on free ports, ranks `num_requests` requests in every arm, measures the quality over
     more of them from cached blocks and in full, and prints all of it; `html` becomes a page of the same.
@@ -69,36 +70,27 @@ def run_demo(
     start_s = clock()
     cached, full, arms = cached_and_full(settings)
     console.print(introduction(settings), highlight=False)
-    dataset = _dataset(settings, max(num_requests, num_quality_requests))
-    shop, shown = dataset.asked, dataset.asked.requests[:num_requests]
-    with announced(console) as announce:
-        engine = start_engine(settings.model_copy(update={"arms": arms}), model=model, progress=announce)
-    started_s, info = clock(), engine.info()
-    console.print(f"{info.model} loaded and compiled for {info.device} in {started_s - start_s:.0f} s")
-    console.print(f"weights in {info.dtype} ({info.dtype_reason})", highlight=False)
-    users = {request.user_id: shop.users[request.user_id] for request in shown}
-    filled = fill(engine, Catalogue(shop.items, users), console)
-    console.print(
-        f"KV of {filled.num_items} items and {filled.num_users} shoppers cached: {filled.num_tokens:,} tokens in "
-        f"{clock() - started_s:.0f} s; once, for every prompt to come"
-    )
+    engine, dataset = _started(console, settings, arms, model, max(num_requests, num_quality_requests), clock)
+    shop, info = dataset.asked, engine.info()
+    shown_requests = shop.requests[:num_requests]
+    _fill(console, engine, Catalogue(shop.items, {r.user_id: shop.users[r.user_id] for r in shown_requests}), clock)
     local = settings.model_copy(update={"server": settings.server.for_this_process()})
-    server = new_server(local, lambda: engine.router)
-    with running_server(server) as addresses, RecommenderClient(addresses.main, addresses.admin) as client:
+    with (
+        running_server(new_server(local, lambda: engine.router)) as addresses,
+        RecommenderClient(addresses.main, addresses.admin) as client,
+    ):
         console.print(f"serving gRPC on {addresses.main} (admin {addresses.admin})\n", highlight=False)
-        order = list(dict.fromkeys((*arm_order(settings), full)))
-        answers = []
-        for number, request in enumerate(shown, start=1):
-            asks = {arm: RecommendRequest(request.candidates, request.user_id, arm=arm) for arm in order}
-            answers.append(Shown(request, {arm: asked(client, ask, clock) for arm, ask in asks.items()}))
-            title = f"request {number} of {len(shown)}"
-            show_request(console, title, answers[-1], shop, settings, cached, full)
-        prompts = _prompts(engine, answers[0], settings)
+        shown = []
+        for number, request in enumerate(shown_requests, start=1):
+            shown.append(_asked_in_every_arm(client, request, dict.fromkeys((*arm_order(settings), full)), clock))
+            title = f"request {number} of {len(shown_requests)}"
+            show_request(console, title, shown[-1], shop, settings, cached, full)
+        prompts = _prompts(engine, shown[0], settings)
         left_s = max(start_s + LIMIT_S - clock(), MIN_QUALITY_S)
-        quality = _measured(console, engine, dataset, num_quality_requests, cached, full, left_s, clock)
+        quality = _measured(console, engine, _first(dataset, num_quality_requests), cached, full, left_s, clock)
         num_compilations = client.stats().num_compilations
     report = DemoReport(
-        settings, info, shop, tuple(answers), prompts, quality, num_compilations, seconds=clock() - start_s
+        settings, info, shop, tuple(shown), prompts, quality, num_compilations, seconds=clock() - start_s
     )
     show_report(console, report)
     if html is not None:
@@ -108,11 +100,57 @@ def run_demo(
     return report
 
 
-def _dataset(settings: Settings, num_requests: int) -> Dataset:
-    """The embedded shop's test users, each with a request, whatever the settings' catalogue is."""
+def _started(
+    console: Console,
+    settings: Settings,
+    arms: Mapping[str, ArmSettings],
+    model: Model | None,
+    num_requests: int,
+    clock: Clock,
+) -> tuple[LocalEngine, Dataset]:
+    """An engine with these arms, and the embedded shop's test users with a request each, whatever the settings'
+    catalogue is: those within the limits."""
+    start_s = clock()
     catalogue = settings.catalogue.model_copy(update={"format": "embedded"})
     task = NextItem(num_candidates=min(NUM_CANDIDATES, settings.limits.max_candidates))
-    return eval_dataset(settings.model_copy(update={"catalogue": catalogue}), task, num_requests=num_requests)
+    dataset = eval_dataset(settings.model_copy(update={"catalogue": catalogue}), task, num_requests=num_requests)
+    with announced(console) as announce:
+        announce(f"loading {settings.weights}")
+        model = model or model_of(settings)
+        dataset, _, lengths = PromptTexts(settings, model, arms).fitting(dataset)
+        shapes = _with_room(settings.shapes, max(lengths))
+        engine = start_engine(
+            settings.model_copy(update={"arms": arms, "shapes": shapes}), model=model, progress=announce
+        )
+    info = engine.info()
+    console.print(f"{info.model} loaded and compiled for {info.device} in {clock() - start_s:.0f} s")
+    console.print(f"weights in {info.dtype} ({info.dtype_reason})", highlight=False)
+    return engine, dataset
+
+
+def _with_room(shapes: ShapeSettings, num_tokens: int) -> ShapeSettings:
+    """The shapes with one that holds a prompt of so many tokens in full: a deployment need not have one."""
+    if any(shape.fresh_tokens >= num_tokens for shape in shapes.rank):
+        return shapes
+    return shapes.model_copy(update={"rank": (*shapes.rank, ShapeSize(fresh_tokens=num_tokens, num_pages=0))})
+
+
+def _fill(console: Console, engine: LocalEngine, catalogue: Catalogue, clock: Clock) -> None:
+    start_s = clock()
+    filled = fill(engine, catalogue, console)
+    console.print(
+        f"KV of {filled.num_items} items and {filled.num_users} shoppers cached: {filled.num_tokens:,} tokens in "
+        f"{clock() - start_s:.0f} s; once, for every prompt to come"
+    )
+
+
+def _asked_in_every_arm(client: RecommenderClient, request: Request, arms: Iterable[str], clock: Clock) -> Shown:
+    asks = {arm: RecommendRequest(request.candidates, request.user_id, arm=arm) for arm in arms}
+    return Shown(request, {arm: asked(client, ask, clock) for arm, ask in asks.items()})
+
+
+def _first(dataset: Dataset, num_requests: int) -> Dataset:
+    return replace(dataset, asked=replace(dataset.asked, requests=dataset.asked.requests[:num_requests]))
 
 
 def _prompts(engine: LocalEngine, shown: Shown, settings: Settings) -> Mapping[str, Explanation]:
@@ -128,17 +166,16 @@ def _measured(
     console: Console,
     engine: LocalEngine,
     dataset: Dataset,
-    num_requests: int,
     cached: str,
     full: str,
     seconds: float,
-    clock: Callable[[], float],
+    clock: Clock,
 ) -> Quality:
-    requests = dataset.asked.requests[:num_requests]
-    asked_for = replace(dataset, asked=replace(dataset.asked, requests=requests))
+    """Both arms' quality, with a bar for each while they are asked."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
-        tasks = {arm: bars.add_task(f"ranking by {arm}", total=len(requests)) for arm in (cached, full)}
+        total = len(dataset.asked.requests)
+        tasks = {arm: bars.add_task(f"ranking by {arm}", total=total) for arm in (cached, full)}
         return measure(
-            engine, asked_for, cached, full, seconds=seconds, clock=clock, advance=lambda arm: bars.advance(tasks[arm])
+            engine, dataset, cached, full, seconds=seconds, clock=clock, advance=lambda arm: bars.advance(tasks[arm])
         )

@@ -125,7 +125,7 @@ def quality_lines(quality: Quality) -> list[str]:
     lines = [
         f"cached blocks: arm {quality.cached}; full recompute: {quality.full}, which shows the model the same prompt",
         f"cached blocks go {quality.share:.0%} of the way from chance to the best possible",
-        f"cached less full, on the same {full.num_requests:,} requests: NDCG@10 {off.value:+.4f} "
+        f"cached less full, where both were asked (n = {full.num_requests:,}): NDCG@10 {off.value:+.4f} "
         f"[{off.low:+.4f}, {off.high:+.4f}], scores at most {near.max_score_difference:.1e} apart, the same item first "
         f"in {near.top1_agreement:.0%}",
         f"the KV of {cached.num_requests:,} shoppers' histories took {quality.histories_s:,.1f} s, once",
