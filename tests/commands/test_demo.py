@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from rcjax.catalog import EmbeddedWorld
 from rcjax.commands.app import app
+from rcjax.commands.demo.page import page
 from rcjax.commands.demo.quality import BATCH, CACHED_SHARE, cached_and_full, measure
 from rcjax.commands.demo.report import DemoReport
 from rcjax.commands.demo.run import demo_settings, run_demo
-from rcjax.commands.demo.tables import introduction, labelled, quality_lines, show_report, show_request
+from rcjax.commands.demo.tables import TABLE_WIDTH, introduction, labelled, quality_lines, show_report, show_request
 from rcjax.config import ArmSettings, Settings, ShapeSize
 from rcjax.disk import DiskError
 from rcjax.errors import InvalidRequestError
@@ -123,7 +124,12 @@ def test_any_width_will_do(found, width):
     show_report(console, report)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    if width >= 60:
+    text = " ".join(" ".join(lines).split())
+    for name, row in labelled(report.quality).items():
+        assert re.search(rf"{name}:? .*?{row.ndcg:.3f}", text)
+    if width < TABLE_WIDTH:
+        assert re.search(r"parallel: [\d,]+ ms", text)
+    else:
         assert [line for line in lines if re.match(r"[ →]+1 +1 +-?\d+\.\d\d +item-\d+ +\w", line)]
 
 
@@ -192,6 +198,13 @@ def test_the_page_draws_prompts_times_and_quality_to_scale(found):
     ndcg = [row.ndcg for row in report.quality.rows]
     assert widths[: len(arms)] == pytest.approx([1000 * ms / max(p50) for ms in p50], abs=0.1)
     assert widths[len(arms) :] == pytest.approx([1000 * value / max(ndcg) for value in ndcg], abs=0.1)
+
+
+def test_side_by_side_is_drawn_only_where_blocks_stand_so(found):
+    quality = found.report.quality
+    summaries = {"rcjax": quality.summaries["parallel"]}
+    sequential = replace(quality, cached="rcjax", full="full", summaries=summaries)
+    assert len(Parsed(page(replace(found.report, quality=sequential))).strips) == len(Parsed(found.page).strips) - 1
 
 
 def test_a_page_that_could_not_be_written_is_refused_at_once(shop_settings, tmp_path, console):

@@ -1,5 +1,7 @@
 """What the demo prints of a request and of the quality."""
 
+from collections.abc import Mapping, Sequence
+
 from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
@@ -9,12 +11,13 @@ from rich.text import Text
 from rcjax.catalog import Catalogue, User
 from rcjax.commands.demo.quality import Quality, Row
 from rcjax.commands.demo.report import DemoReport, Shown
-from rcjax.commands.report import arm_table, ranking_table, stage_table
+from rcjax.commands.report import Answer, arm_table, ranking_table, stage_table, ttft_percentiles
 from rcjax.config import ArmSettings, Settings
 from rcjax.evaluation.arms import arm_order, baselines
 from rcjax.evaluation.gate import METRIC
 from rcjax.prompt import Layout, Reuse
 
+TABLE_WIDTH = 72  # of the widest table; in a narrower terminal lines say the most of it
 TOP_K = 5
 SHOWN_EVENTS = 4
 INTRODUCTION = """\
@@ -38,15 +41,22 @@ def show_request(
     ranking = shown.answers[cached].result.ranking
     in_full = {ranked.item_id: ranked.rank for ranked in shown.answers[full].result.ranking}
     title = f"top {TOP_K} of {len(ranking)} candidates by {escape(cached)} (→ the one chosen next)"
-    places = {"in full": in_full}
-    console.print(ranking_table(ranking[:TOP_K], shop.items, title=title, chosen=request.target, places=places))
+    if console.width >= TABLE_WIDTH:
+        places = {"in full": in_full}
+        console.print(ranking_table(ranking[:TOP_K], shop.items, title=title, chosen=request.target, places=places))
+    else:
+        console.print(title)
+        for ranked in ranking[:TOP_K]:
+            mark = "→" if ranked.item_id == request.target else " "
+            line = f"{mark} {ranked.rank}. {shop.items[ranked.item_id].title} ({in_full[ranked.item_id]} in full)"
+            console.print(line, markup=False, highlight=False)
     for ranked in ranking[TOP_K:]:
         if ranked.item_id == request.target:
             chosen = shop.items[ranked.item_id].title
             line = f" → chosen next: {chosen}, which came {ordinal(ranked.rank)}"
             console.print(line, style="green", markup=False, highlight=False)
     by_arm = {arm: [answer] for arm, answer in shown.answers.items() if arm in settings.arms}
-    console.print(arm_table(by_arm, baselines(settings), title="time to the first ranked item, and tokens"))
+    _show_times(console, by_arm, settings, "time to the first ranked item, and tokens")
     console.print()
 
 
@@ -55,15 +65,29 @@ def show_report(console: Console, report: DemoReport) -> None:
     settings, answers = report.settings, report.answers
     num = len(report.shown)
     console.rule(f"[bold]all of it[/]: {num} request{'s' if num > 1 else ''} in {len(answers)} arms", align="left")
-    title = "time to the first ranked item; tokens of a prompt (mean)"
-    console.print(arm_table(answers, baselines(settings), title=title))
-    console.print(stage_table(answers, title="where the time went"))
-    console.print(quality_table(report.quality))
+    _show_times(console, answers, settings, "time to the first ranked item; tokens of a prompt (mean)")
+    if console.width >= TABLE_WIDTH:
+        console.print(stage_table(answers, title="where the time went"))
+        console.print(quality_table(report.quality))
+    else:
+        console.print("NDCG@10")
+        for name, row in labelled(report.quality).items():
+            seconds = "" if row.seconds is None else f" in {row.seconds:,.1f} s"
+            console.print(f"  {name}: {row.ndcg:.3f}, n = {row.num_requests:,}{seconds}", highlight=False)
     for line in quality_lines(report.quality):
         console.print(line, markup=False, highlight=False)
     if report.note is not None:
         console.print(report.note, style="yellow", markup=False, highlight=False)
     console.print(f"\n{report.num_compilations} compilations after start-up; the demo took {report.seconds:.0f} s.")
+
+
+def _show_times(console: Console, answers: Mapping[str, Sequence[Answer]], settings: Settings, title: str) -> None:
+    if console.width >= TABLE_WIDTH:
+        console.print(arm_table(answers, baselines(settings), title=title))
+        return
+    console.print("time to the first ranked item")
+    for arm, of_arm in answers.items():
+        console.print(f"  {arm}: {ttft_percentiles(of_arm)['p50']:,.0f} ms", markup=False, highlight=False)
 
 
 def arm_text(arm: ArmSettings) -> str:
