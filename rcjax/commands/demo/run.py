@@ -32,7 +32,7 @@ from rcjax.serving.server import running_server
 from rcjax.serving.startup import model_of, start_engine
 
 NUM_QUALITY_REQUESTS, NUM_CANDIDATES = 200, 20
-LIMIT_S = 150.0  # from the start; what is asked for the quality ends then, on a slow machine with fewer requests
+LIMIT_S = 160.0  # from the start; what is asked for the quality ends then, on a slow machine with fewer requests
 MIN_QUALITY_S = 15.0  # however late it is
 
 # What 20 candidates of this shop need and no more, as compiling a shape takes seconds. Baselines get two or three
