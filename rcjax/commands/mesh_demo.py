@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from rcjax.catalog import EmbeddedWorld
-from rcjax.commands.demo import NUM_CANDIDATES, NUM_ITEMS, NUM_USERS
 from rcjax.commands.report import Answer, asked
 from rcjax.config import Settings
 from rcjax.model.spec import Model
@@ -21,6 +20,7 @@ from rcjax.serving.progress import announced
 from rcjax.serving.server import running_server
 from rcjax.serving.startup import start_engine
 
+NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 120, 12, 20
 INTRODUCTION = """\
 The same shop on a mesh of {slices} slices, each with {devices} and a cache of its own. Every slice has the
 shoppers' histories; which slices hold an item's KV is a matter of placement, here [bold]{placement}[/]. The scheduler,

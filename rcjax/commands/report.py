@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rcjax.catalog import Item
 from rcjax.evaluation.percentiles import percentiles
@@ -47,24 +48,33 @@ def ttft_percentiles(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def ranking_table(
-    ranking: Sequence[RankedItem], items: Mapping[str, Item], *, title: str | None = None, chosen: str | None = None
+    ranking: Sequence[RankedItem],
+    items: Mapping[str, Item],
+    *,
+    title: str | None = None,
+    chosen: str | None = None,
+    places: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Table:
-    """Items in order with what is known of them; the one that the shopper chose is marked."""
+    """Items in order with what is known of them; the one that the shopper chose is marked.
+
+    `places` are those in other rankings by item, a column each.
+    """
+    others = places or {}
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    table.add_column("")
-    table.add_column("#", justify="right")
-    table.add_column("score", justify="right")
+    table.add_column("", no_wrap=True)
+    for heading in ("#", *others, "score"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("item", no_wrap=True, min_width=10)
-    table.add_column("title", overflow="ellipsis", no_wrap=True)
+    table.add_column("title")  # the one that rich may make narrower; its cells do not wrap
     for ranked in ranking:
         is_chosen = ranked.item_id == chosen
         known = items.get(ranked.item_id)
         table.add_row(
             "→" if is_chosen else "",
-            str(ranked.rank),
+            *map(str, (ranked.rank, *(of_other[ranked.item_id] for of_other in others.values()))),
             f"{ranked.score:.2f}",
             escape(ranked.item_id),
-            escape(known.title) if known else "",
+            Text(known.title if known else "", no_wrap=True, overflow="ellipsis"),
             style="bold green" if is_chosen else None,
         )
     return table

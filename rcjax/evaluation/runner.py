@@ -93,7 +93,7 @@ def run_arms(
                     for ids, r in zip(orders, group, strict=True)
                 ]
                 for result, request in zip(engine.recommend(asks), group, strict=True):
-                    runs[arm].orders[order].append(_outcome(result, request))
+                    runs[arm].orders[order].append(outcome_of(result, request))
                     advance()
         for user_id in users:
             engine.delete_user(user_id)
@@ -115,7 +115,8 @@ def _candidates(request: Request, order: int, seed: tuple[int, ...]) -> tuple[st
     return tuple(request.candidates[place] for place in places)
 
 
-def _outcome(result: RecommendResult | RcjaxError, request: Request) -> Outcome | RcjaxError:
+def outcome_of(result: RecommendResult | RcjaxError, request: Request) -> Outcome | RcjaxError:
+    """What is kept of an engine's answer to a request; an error stays what it is."""
     if isinstance(result, RcjaxError):
         return result
     scores = {ranked.item_id: ranked.score for ranked in result.ranking}

@@ -1,6 +1,6 @@
 """How an explanation is shown: as a table, as HTML in a notebook, and as a figure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from io import StringIO
 from itertools import pairwise
@@ -88,21 +88,41 @@ def text_of(explanation: "Explanation") -> str:
 
 def html_of(explanation: "Explanation") -> str:
     """The prompt to scale, for a notebook; what a block is shows where the mouse rests."""
+    return (
+        f'<div style="font-family:sans-serif;font-size:12px"><p>{escape(summary(explanation))}</p>'
+        f"<p>{legend_html()}</p>{lanes_svg(explanation)}</div>"
+    )
+
+
+def legend_html() -> str:
+    return " ".join(f'<span style="background:{c};padding:0 0.5em">{name}</span>' for name, c in COLOURS.items())
+
+
+def lanes_svg(explanation: "Explanation") -> str:
+    """The prompt by position, with a lane for each segment."""
     bars = list(runs(explanation))
-    width = max((bar.start + bar.length for bar in bars), default=1)
     num_lanes = 1 + max((bar.lane for bar in bars), default=0)
-    height = max(_MIN_HEIGHT_PX, num_lanes * _LANE_PX)
+    width = max((bar.start + bar.length for bar in bars), default=1)
+    return _svg(bars, width, max(_MIN_HEIGHT_PX, num_lanes * _LANE_PX), num_lanes)
+
+
+def strip_svg(explanation: "Explanation", num_tokens: int) -> str:
+    """The prompt as one strip, its tokens end to end, on a scale that ends at `num_tokens`."""
+    bars, start = [], 0
+    for bar in runs(explanation):
+        bars.append(bar._replace(lane=0, start=start))
+        start += bar.length
+    return _svg(bars, num_tokens, _MIN_HEIGHT_PX, 1)
+
+
+def _svg(bars: Sequence[Run], width: int, height_px: int, num_lanes: int) -> str:
     rects = "".join(
         f'<rect x="{bar.start}" y="{bar.lane + 0.05}" width="{bar.length}" height="0.9" fill="{COLOURS[bar.state]}">'
         f"<title>{escape(_tip(bar))}</title></rect>"
         for bar in bars
     )
-    legend = " ".join(f'<span style="background:{c};padding:0 0.5em">{name}</span>' for name, c in COLOURS.items())
-    size = f'width="100%" height="{height}" viewBox="0 0 {width} {num_lanes}" preserveAspectRatio="none"'
-    return (
-        f'<div style="font-family:sans-serif;font-size:12px"><p>{escape(summary(explanation))}</p><p>{legend}</p>'
-        f"<svg {size}>{rects}</svg></div>"
-    )
+    size = f'width="100%" height="{height_px}" viewBox="0 0 {width} {num_lanes}" preserveAspectRatio="none"'
+    return f"<svg {size}>{rects}</svg>"
 
 
 def figure(explanation: "Explanation") -> "Figure":

@@ -34,7 +34,7 @@ def test_help_names_the_commands(run):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("demo", ["--requests", "--config", "--adapter"]),
+        ("demo", ["--requests", "--html", "--config", "--adapter"]),
         ("serve", ["--config", "--host", "--port", "--admin-port", "--snapshot", "--adapter"]),
         ("build", ["--config", "--out", "--adapter"]),
         ("snapshot", ["--target", "--timeout-s"]),

@@ -1,40 +1,28 @@
-"""The commands that talk to a server, against a real one; and the demo, the bench and the build on a tiny model."""
+"""The commands that talk to a server, against a real one; and the bench and the build on a tiny model."""
 
 import json
-import logging
 import os
 import signal
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from queue import Queue
 
 import pytest
 from fake_router import FakeRouter
-from rich.console import Console
-from tiny_engine import TEMPLATE, tiny_model, tiny_settings
+from tiny_engine import tiny_model
 from typer.testing import CliRunner
 
 from rcjax.catalog import Catalogue, Event, Item, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.commands import bench
 from rcjax.commands.app import app
-from rcjax.commands.demo import run_demo
 from rcjax.commands.example_call import example_lines
-from rcjax.config import ArmSettings, CacheSettings, Limits, Settings, ShapeSettings, SnapshotSettings, read_catalogue
+from rcjax.config import ArmSettings, Settings, SnapshotSettings, read_catalogue
 from rcjax.errors import InvalidRequestError
-from rcjax.prompt import Layout, Reuse, Scoring
 from rcjax.request import RecommendRequest
 from rcjax.serving import deployment
 from rcjax.serving.client import RecommenderClient
 from rcjax.serving.server import Addresses, Server, running_server
-
-ARMS = {
-    "rcjax": ArmSettings(selection="boundary(first=4)"),
-    "parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR),
-    "prefix": ArmSettings(reuse=Reuse.PREFIX),
-    "full": ArmSettings(reuse=Reuse.NONE),
-}
 
 
 @pytest.fixture
@@ -56,29 +44,6 @@ def address():
     engine.before = refuse_bad
     with running_server(Server(lambda: engine)) as addresses:
         yield addresses.main
-
-
-@pytest.fixture(scope="module")
-def shop_settings(tmp_path_factory) -> Settings:
-    """A tiny model that reads the beginnings of the embedded shop's titles, letter by letter."""
-    folder = tmp_path_factory.mktemp("shop")
-    titles = TEMPLATE.replace("{% if description %}, {{ description }}{% endif %}", "")
-    titles = titles.replace("{{ title }}", "{{ title[:8] }}")
-    (folder / "titles.yaml").write_text(titles, encoding="utf-8")
-    return tiny_settings(
-        folder,
-        template=str(folder / "titles.yaml"),
-        cache=CacheSettings(page_tokens=16, pool_bytes=2**24),
-        limits=Limits(max_candidates=20, max_item_tokens=32, max_history_tokens=384),
-        arms=ARMS,
-        default_arm="rcjax",
-        shapes=ShapeSettings(rank=((64, 64), (192, 64), (512, 32), (768, 0)), build=((384, 8),)),
-    )
-
-
-@pytest.fixture
-def console() -> Console:
-    return Console(file=StringIO(), width=160)
 
 
 def test_rank_prints_titles_tokens_and_times(run, address):
@@ -202,6 +167,23 @@ def test_serve_prints_how_to_call_it_unless_it_is_into_a_log(serving, tmp_path):
         assert ("ann" in result.output) == (log == "rich")
 
 
+@pytest.mark.parametrize(("default_arm", "is_told"), [("rcjax", True), ("parallel", False)])
+def test_serve_warns_of_an_arm_whose_fidelity_nobody_measured(serving, tmp_path, default_arm, is_told):
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"{{default_arm: {default_arm}, telemetry: {{log: json}}}}")
+
+    def stop(addresses: Addresses) -> None:
+        with RecommenderClient(addresses.main) as client:
+            client.wait_ready(60.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    result, _ = serving(FakeRouter("item-1"), stop, "--config", str(config))
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.output.splitlines()]
+    told = [line["message"] for line in lines if "rcjax eval --arms rcjax" in line["message"]]
+    assert len(told) == is_told
+
+
 def test_serve_ends_with_a_line_when_its_engine_is_lost(serving):
     router = FakeRouter()
 
@@ -212,7 +194,7 @@ def test_serve_ends_with_a_line_when_its_engine_is_lost(serving):
 
     result, _ = serving(router, lose)
     assert result.exit_code == 1
-    assert result.stderr == "error: the engine is lost: RuntimeError: the device fell off\n"
+    assert result.stderr.splitlines()[-1] == "error: the engine is lost: RuntimeError: the device fell off"
     assert "Traceback" not in result.output
 
 
@@ -253,24 +235,6 @@ def test_serve_says_that_a_port_is_taken(run, monkeypatch, address):
 def test_a_catalogue_without_requests_cannot_be_benched():
     with pytest.raises(ValueError, match="no requests"):
         bench.bench_requests(Catalogue({}, {}), 3)
-
-
-def test_the_demo_on_a_tiny_model(console, shop_settings, caplog):
-    run_demo(console, shop_settings, 2, model=tiny_model())
-    printed = console.file.getvalue()
-    assert "request 1 of 2: shopper test-00000" in printed
-    assert "request 2 of 2: shopper test-00001" in printed
-    assert "KV of 120 items and 12 shoppers cached" in printed
-    assert printed.count("→") >= 2 + 2  # in the headings, and at what each shopper chose
-    for arm in ARMS:
-        assert len([line for line in printed.splitlines() if line.startswith(f"│ {arm} ")]) == 3
-    assert "NDCG@10" in printed
-    assert "prefix shares 5.0 of its top 5 with full" in printed  # the identity that the demo is to show
-    assert "not as a recommender" in printed
-    assert "\n0 compilations after start-up" in printed
-    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    (closing,) = warnings  # this template's glue is long; nothing else is to be said
-    assert "anchor.parallel.after_item is 5 tokens" in closing
 
 
 def test_the_bench_compares_the_arms(console, shop_settings, tmp_path):

@@ -1,6 +1,7 @@
 """`rcjax serve`: its options."""
 
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rcjax.request import EngineInfo, RecommendRequest
     from rcjax.serving.server import Addresses
     from rcjax.serving.starting import OwnedEngine
+
+logger = logging.getLogger(__name__)
 
 
 @friendly_errors()
@@ -43,6 +46,7 @@ def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, con
     from rcjax.commands.example_call import example_lines, example_request
     from rcjax.config import read_catalogue
     from rcjax.serving.deployment import deploy, new_server
+    from rcjax.serving.fidelity_note import fidelity_note
     from rcjax.serving.progress import noted
     from rcjax.serving.server import serve as serve_until_asked
 
@@ -53,6 +57,8 @@ def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, con
     def factory() -> "OwnedEngine":
         nonlocal example
         engine = deploy(settings, catalogue, console, snapshot=snapshot, self_test=True)
+        if (note := fidelity_note(settings)) is not None:
+            logger.warning(note)
         if settings.telemetry.log == "rich":  # users' ids belong into no log
             items, users = engine.known()
             example = example_request(catalogue, items, users, settings.limits.max_candidates)
