@@ -45,7 +45,7 @@ class HostActor:
     A host whose slice is lost ends its process, and Ray starts it anew.
     """
 
-    def __init__(self, settings: Settings, name: str):
+    def __init__(self, settings: Settings, name: str, *, self_test: bool = True):
         """Loads the model and compiles: takes seconds to minutes. It joins the cluster on a thread of its own."""
         self._name = name
         self._incarnation = uuid.uuid4().hex
@@ -61,14 +61,15 @@ class HostActor:
             for index in range(len(own.workers))
         ]
         self._tiers = connect_slices(settings, own.workers, own.residency, self._peers.__getitem__)
-        test = own.self_test(settings)
+        test = own.self_test(settings) if self_test else None
         for worker in own.workers:
             worker.lost.add_done_callback(_end_if_lost)
             worker.start()
-        try:
-            test.run(own.workers)
-        finally:
-            test.close()
+        if test is not None:
+            try:
+                test.run(own.workers)
+            finally:
+                test.close()
         self._desk = LoanDesk(int(settings.cluster.transfer_bytes))
         self._library = own.planner.library
         self._floor = 0  # plans of older versions are refused

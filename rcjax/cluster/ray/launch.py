@@ -38,8 +38,11 @@ def launch_hosts(settings: Settings, wanted: int) -> list[str]:
     return [launch_host(settings) for _ in range(wanted - len(known))]
 
 
-def launch_host(settings: Settings) -> str:
-    """Has Ray start one more host, on a node that has what the settings ask for, and returns its name."""
+def launch_host(settings: Settings, host: type[HostActor] = HostActor) -> str:
+    """Has Ray start one more host, on a node that has what the settings ask for, and returns its name.
+
+    `host` is another class than that of all others only where benchmarks measure.
+    """
     name = _free_name(host_names())
     asked = host_resources(settings)
     options: dict[str, Any] = {"num_cpus": 0}
@@ -52,7 +55,7 @@ def launch_host(settings: Settings) -> str:
             "resources": {key: number for key, number in asked.items() if key not in ("CPU", "GPU")},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
         }
-    ray.remote(HostActor).options(name=name, **LASTING, **options).remote(settings, name)
+    ray.remote(host).options(name=name, **LASTING, **options).remote(settings, name)
     return name
 
 

@@ -33,9 +33,7 @@ def serve(
     on_error: OnError = None,
     cluster: Annotated[
         str | None,
-        typer.Option(
-            metavar="ADDRESS|local:N", help="Hosts by Ray: the address of its head, or N on this machine."
-        ),
+        typer.Option(metavar="ADDRESS|local:N", help="Hosts by Ray: the address of its head, or N on this machine."),
     ] = None,
 ) -> None:
     """Serve the settings' catalogue over gRPC until SIGTERM or Ctrl-C. Health says SERVING once it is ready."""

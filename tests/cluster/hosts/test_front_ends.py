@@ -1,5 +1,6 @@
 """Front ends as processes of their own: `rcjax serve --cluster`, of which one dies while another goes on."""
 
+import json
 import os
 import re
 import signal
@@ -24,7 +25,9 @@ def served(cluster, tmp_path):
     """A server in front of the cluster, in a process of its own, and where it listens."""
     catalogue = tmp_path / "catalogue"
     catalogue.mkdir()
-    (catalogue / "items.jsonl").write_text('{"item_id": "i0", "title": "%s"}\n' % ITEMS[0].title)
+    first = {"item_id": ITEMS[0].item_id, "title": ITEMS[0].title}
+    (catalogue / "items.jsonl").write_text(json.dumps(first) + "\n")
+    (catalogue / "users.jsonl").write_text("")
     config = tmp_path / "config.yaml"
     wanted = cluster.settings.model_dump(mode="json", exclude_defaults=True)
     wanted["catalogue"] = {"format": "jsonl", "paths": {"folder": str(catalogue)}}
