@@ -11,7 +11,7 @@ class ClusterSettings(StrictModel):
 
     hosts: int = Field(1, ge=1)
     """Hosts that are started where none runs yet; `local:N` says it itself."""
-    max_hosts: int = Field(16, ge=1, le=128)
+    max_hosts: int = Field(16, ge=1, le=1024)
     """The most hosts there may ever be at the same time; each may have a part of what is placed by hash."""
     cpus: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Cores that Ray sets aside for a host."""
