@@ -50,7 +50,7 @@ from rcjax.serving.routing import policy_of
 from rcjax.serving.startup import start_engine
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mesh-4.yaml"
-NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 160, 8, 20
+NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 80, 8, 20  # all of them fit a host
 POOL_BYTES = 2**29
 UNDER_WAY = 4  # a host
 KILL_HOSTS = 4
