@@ -118,7 +118,7 @@ class Router:
             owners,
             fan_out,
             alive=alive,
-            forget_user=self._forget_user,
+            forget_user=self.forget_user,
             clock=clock,
             log=write_log,
         )
@@ -233,7 +233,8 @@ class Router:
             user_id = request.user_id if request.history is None else ""  # another history was ranked
             self.request_log.append(item_ids, user_id, lambda: self.library.user("", user_id) is not None)
 
-    def _forget_user(self, owner: Owner) -> None:
+    def forget_user(self, owner: Owner) -> None:
+        """Takes a user who was deleted out of the log of requests."""
         if self.request_log is not None and not owner.tenant:
             self.request_log.forget_user(owner.id)
 

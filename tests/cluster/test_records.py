@@ -64,7 +64,7 @@ def test_what_a_whole_dump_does_not_have_is_forgotten_unless_it_came_after():
     library = Library(ROOM)
     library.replay([put(1, 3, "old"), put(2, 3, "kept")], 3)
     library.replay([put(4, 9, "new")], 9)
-    retain(library, {(BlockKind.ITEM, owner(2))}, 5)
+    assert retain(library, {(BlockKind.ITEM, owner(2))}, 5) == [(BlockKind.ITEM, owner(1))]
     assert sorted(content(library)) == ["i2", "i4"]
 
 

@@ -88,21 +88,25 @@ class Follower:
 
     async def _take(self, update: Update) -> None:
         if update.is_whole:
-            await self._take_over(update.newest)
+            gone = await self._take_over(update.newest)
         else:
             replay(self._library, update.records)
+            gone = [record.name for record in update.records if record.content is None]
+        for kind, owner in gone:
+            if kind is BlockKind.HISTORY:
+                self._router.forget_user(owner)
         self._library.versions.follow(update.readable)
         self._epoch, self._end = update.epoch, update.end
         self._follow_members(update.members)
 
-    async def _take_over(self, newest: int) -> None:
-        """Takes all items and users anew; `newest` was the newest version before."""
+    async def _take_over(self, newest: int) -> list[tuple[BlockKind, Owner]]:
+        """Takes all items and users anew; `newest` was the newest version before. Returns what was deleted."""
         names: set[tuple[BlockKind, Owner]] = set()
         async for chunk in self._keeper.dump.options(num_returns="streaming").remote():
             records = await chunk
             names.update(record.name for record in records)
             replay(self._library, records)
-        retain(self._library, names, newest)
+        return retain(self._library, names, newest)
 
     def _follow_members(self, members: tuple[Member, ...]) -> None:
         wanted = {member.name: member for member in members if member.state is not MemberState.JOINING}

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from rcjax.cluster.ray.follower import Follower
 from rcjax.cluster.ray.handle import first_line
 from rcjax.cluster.ray.profile import Planning, Profile
 from rcjax.cluster.ray.remote_parts import RemoteParts
+from rcjax.cluster.ray.starting import Starting
 from rcjax.cluster.ray.update import Written
 from rcjax.config import Settings
 from rcjax.engine.state import fail, resolve
@@ -50,10 +51,18 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def stop(self) -> None:
+        self.run(_end_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self.loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class FrontRouter(Router):
@@ -137,14 +146,19 @@ class FrontRouter(Router):
         return future
 
 
-def start_front(settings: Settings, keeper: Any, *, progress: Progress = lambda step: None) -> LocalEngine:
+def start_front(
+    settings: Settings, keeper: Any, *, hosts: Sequence[str] = (), progress: Progress = lambda step: None
+) -> LocalEngine:
     """A front end that has the library and a host that takes requests, for which it waits.
 
-    ValueError where the settings here are not those of the hosts.
+    `hosts` are those that were just launched. ValueError where one of them cannot start, or where the settings here
+    are not those of the hosts.
     """
     progress("waiting for the hosts of the cluster: each loads the model and compiles")
+    starting = Starting(hosts)
     while (profile := ray.get(keeper.profile.remote())) is None:
         time.sleep(PROFILE_PAUSE_S)
+        starting.check()
     planning = Planning.of(settings, profile)
     loop = LoopThread()
     parts = RemoteParts.of(settings, planning, loop.loop, time.monotonic)

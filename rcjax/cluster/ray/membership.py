@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util import get_placement_group, remove_placement_group
 
 from rcjax.cluster.ray.feed import Feed
@@ -20,6 +21,7 @@ from rcjax.cluster.ray.names import NAMESPACE
 from rcjax.cluster.ray.news import Hello
 from rcjax.cluster.ray.profile import Planning, Profile
 from rcjax.cluster.ray.remote_parts import RemoteParts, num_places_of
+from rcjax.cluster.ray.statuses import num_items, status_of
 from rcjax.cluster.ray.update import HostStatus
 from rcjax.config import Settings
 from rcjax.errors import InvalidRequestError, NotFoundError, RcjaxError, UnavailableError
@@ -225,8 +227,9 @@ class Membership:
         self._change(replace(member, state=MemberState.LEAVING))
         self._owners.places -= set(member.places)
         await self._settled()
-        while self._clock() < end_s and await actor.num_waiting.remote():
-            await asyncio.sleep(DRAIN_LOOK_S)
+        with suppress(RayError):  # it has died: nothing waits there
+            while self._clock() < end_s and await actor.num_waiting.remote():
+                await asyncio.sleep(DRAIN_LOOK_S)
 
     async def _settled(self) -> None:
         self._settle_soon()
@@ -273,32 +276,10 @@ class Membership:
             host.actor.forget_versions.remote(before)
 
     async def status(self) -> tuple[HostStatus, ...]:
-        owned = await asyncio.to_thread(self._num_items)
-        return tuple(self._host_status(member, owned) for member in self.members)
-
-    def _host_status(self, member: Member, owned: dict[int, int]) -> HostStatus:
-        assert self._parts is not None
-        stats = [self._parts.slices[place].stats for place in member.places]
-        return HostStatus(
-            name=member.name,
-            node=member.node,
-            pid=member.pid,
-            state=str(member.state),
-            places=tuple(member.places),
-            num_items=sum(owned.get(place, 0) for place in member.places),
-            num_hits=sum(one.num_hits for one in stats),
-            num_misses=sum(one.num_misses for one in stats),
-            pages_used=sum(one.pages_used for one in stats),
-            pages_total=sum(one.pages_total for one in stats),
-        )
-
-    def _num_items(self) -> dict[int, int]:
-        """The items that each place owns."""
-        owned: dict[int, int] = {}
-        for owner in self._library.item_owners:
-            for place in self._owners.slices_of(owner.full_id):
-                owned[place] = owned.get(place, 0) + 1
-        return owned
+        """Of each member; counts the items of each, so it takes a while where there are many."""
+        owned = await asyncio.to_thread(num_items, self._library, self._owners)
+        slices = () if self._parts is None else self._parts.slices
+        return tuple(status_of(member, slices, owned) for member in self.members)
 
 
 def actor_of(name: str) -> Any:

@@ -60,10 +60,9 @@ def _found(library: Library, names: Sequence[tuple[BlockKind, Owner]]) -> Iterat
             yield Record(kind, owner, stored.version, stored.content, stored.event_lens)
 
 
-def retain(library: Library, names: set[tuple[BlockKind, Owner]], version: int) -> None:
-    """Forgets what a whole dump, begun when `version` was the newest, does not have: it was deleted before."""
+def retain(library: Library, names: set[tuple[BlockKind, Owner]], version: int) -> list[tuple[BlockKind, Owner]]:
+    """Forgets what a whole dump, begun when `version` was the newest, does not have; returns what that was."""
     known = [(BlockKind.ITEM, owner) for owner in library.item_owners]
     known += [(BlockKind.HISTORY, owner) for owner in library.user_owners]
-    for kind, owner in known:
-        if (kind, owner) not in names:
-            library.replay([Change(kind, owner, None)], version)
+    gone = [name for name in known if name not in names]
+    return [name for name in gone if library.replay([Change(*name, None)], version)]

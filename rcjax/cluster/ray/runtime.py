@@ -77,7 +77,7 @@ def cluster_start(address: str, settings: Settings) -> Iterator[Callable[[Callab
 
         def start(announce: Callable[[str], None]) -> LocalEngine:
             keeper = keeper_of(settings)
-            launch_hosts(settings, num_hosts)
-            return start_front(settings, keeper, progress=announce)
+            launched = launch_hosts(settings, num_hosts)
+            return start_front(settings, keeper, hosts=launched, progress=announce)
 
         yield start

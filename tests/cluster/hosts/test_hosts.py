@@ -26,6 +26,7 @@ from tiny_engine import event, item
 
 from rcjax.catalog.types import User
 from rcjax.cluster.ray.launch import launch_host
+from rcjax.cluster.ray.starting import Starting
 from rcjax.engine.generation import Sampling
 from rcjax.errors import NotFoundError, RcjaxError
 from rcjax.request import DeleteItems, PutItems, RecommendRequest
@@ -214,3 +215,20 @@ def status_or_none(cluster):
         return cluster.status().hosts
     except ray.exceptions.RayError:
         return ()
+
+
+def test_a_host_that_cannot_start_is_told_of(cluster):
+    starting = Starting([launch_host(cluster.settings.model_copy(update={"model": "/no/such/model"}))])
+    said = []
+
+    def has_failed() -> bool:
+        try:
+            starting.check()
+        except ValueError as error:
+            said.append(str(error))
+        return bool(said)
+
+    until(has_failed)
+    assert "cannot start: " in said[0]
+    assert "/no/such/model" in said[0]
+    cluster.wait_whole()
