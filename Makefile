@@ -7,7 +7,7 @@ AOT ?= $(VENV)-aot
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo demo-mesh test test-slow test-kernels test-aot lint bench gpu-check mutations soak bench-peer notebooks docs proto clean
+.PHONY: demo demo-mesh test test-slow test-kernels test-aot test-cluster lint bench gpu-check mutations soak bench-peer notebooks docs proto clean
 
 demo: $(READY)
 	$(BIN)/rcjax demo
@@ -18,7 +18,7 @@ demo-mesh: $(READY)
 
 # One process a core, a file's tests in one of them: they share compiled programs. CI runs the others too.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted and not aot and not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 -m "not live and not interpreted and not aot and not slow and not cluster"
 
 # What takes minutes to say what a shorter test of the same file says in seconds.
 test-slow: $(READY)
@@ -31,6 +31,10 @@ test-kernels: $(READY)
 # For chips that need not be here. Their compilers are packages that JAX would try at each start, so .venv has none of them.
 test-aot: $(AOT)/ready
 	RCJAX_AOT_PACKAGES=$(AOT) $(BIN)/python -m pytest -m aot tests/aot
+
+# Real processes of Ray on this machine: one kills them, or stops them, while others ask. One instance for all files.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest --durations=5 -m cluster tests/cluster/hosts
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -30,6 +30,15 @@ def command_pages() -> dict[str, str]:
 
 
 def _page(name: str, command: Any) -> str:
+    """The page of a command; that of a group has its commands one after the other."""
+    of_group = getattr(command, "commands", None)
+    if of_group is None:
+        return f"# rcjax {name}\n\n{_section(name, command)}"
+    sections = [f"## rcjax {name} {own}\n\n{_section(f'{name} {own}', one)}" for own, one in of_group.items()]
+    return "\n\n".join([f"# rcjax {name}", _text(command.help), *sections])
+
+
+def _section(name: str, command: Any) -> str:
     context = command.make_context(f"rcjax {name}", [], resilient_parsing=True)
     usage = " ".join(["rcjax", name, *(_required(command, context)), "[OPTIONS]"])
     rows = []
@@ -41,7 +50,7 @@ def _page(name: str, command: Any) -> str:
         assert found is not None  # it matches any text
         rows.append((f"`{record[0]}`", _text(found["help"]), found["limits"] or ""))
     options = table(("option", "meaning", "default and limits"), rows)
-    return f"# rcjax {name}\n\n    {usage}\n\n{_text(command.help)}\n\n{options}"
+    return f"    {usage}\n\n{_text(command.help)}\n\n{options}"
 
 
 def _required(command: Any, context: Any) -> list[str]:

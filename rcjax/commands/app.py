@@ -8,6 +8,7 @@ import typer
 
 from rcjax.commands.cli.bench import bench
 from rcjax.commands.cli.build import build
+from rcjax.commands.cli.cluster import cluster
 from rcjax.commands.cli.demo import demo
 from rcjax.commands.cli.evaluate import evaluate
 from rcjax.commands.cli.place import place
@@ -40,6 +41,7 @@ app.command()(place)
 app.command()(simulate)
 app.command()(snapshot)
 app.command()(restore)
+app.add_typer(cluster, name="cluster")
 
 
 @app.callback()

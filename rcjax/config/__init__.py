@@ -7,6 +7,7 @@ from rcjax.config.cache import CacheSettings as CacheSettings
 from rcjax.config.cache import SemanticSettings as SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings as CatalogueSettings
 from rcjax.config.catalogue import read_catalogue as read_catalogue
+from rcjax.config.cluster import ClusterSettings as ClusterSettings
 from rcjax.config.limits import Limits as Limits
 from rcjax.config.mesh import MeshSettings as MeshSettings
 from rcjax.config.mesh import SchedulerSettings as SchedulerSettings

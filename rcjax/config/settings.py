@@ -10,6 +10,7 @@ from rcjax.config.admission import AdmissionSettings
 from rcjax.config.arms import EMBEDDED_ARMS, ArmSettings
 from rcjax.config.cache import CacheSettings, SemanticSettings
 from rcjax.config.catalogue import CatalogueSettings
+from rcjax.config.cluster import ClusterSettings
 from rcjax.config.limits import Limits
 from rcjax.config.mesh import MeshSettings
 from rcjax.config.paths import in_folder
@@ -47,6 +48,7 @@ class Settings(StrictModel):
     catalogue: CatalogueSettings = CatalogueSettings()
     cache: CacheSettings = CacheSettings()
     mesh: MeshSettings = MeshSettings()
+    cluster: ClusterSettings = ClusterSettings()
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
     """The ways to rank, which a request picks by name."""

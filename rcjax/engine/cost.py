@@ -1,5 +1,6 @@
 """The cost model: what passes and transfers take in seconds, learnt from those that were run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rcjax.engine.origin import Origin
@@ -106,6 +107,14 @@ class CostModel:
     def timed(self) -> dict[Program, float]:
         """The programs that have been timed, and what a pass of each takes; for a simulation to be fitted to."""
         return dict(self._seconds)
+
+    def learn(self, timed: Mapping[Program, float]) -> None:
+        """Takes what `timed` says of passes that run elsewhere, in place of what was known of them."""
+        for program, seconds in timed.items():
+            self._seconds[program] = seconds
+            is_longest = self._build is None or self._build.shape.fresh_tokens < program.shape.fresh_tokens
+            if program.purpose == "build" and is_longest:
+                self._build = program
 
     def observe(self, purpose: str, shape: Shape, seconds: float, measure: Measure | None = None) -> None:
         """Learns from a pass that took `seconds`."""

@@ -103,8 +103,15 @@ class Library:
 
         The last version of each owner wins: an owner that a newer write has changed stays as it is.
         """
+        return self.replay(plan.commit, plan.version)
+
+    def replay(self, changes: Iterable[Change], version: int) -> int:
+        """Makes the changes of a write take effect that was planned over another library, in whatever order they come.
+
+        Returns how many were deleted, and leaves as they are owners that a newer write has changed.
+        """
         with self._lock:
-            num_deleted = sum(self._apply(change, plan.version) for change in plan.commit)
+            num_deleted = sum(self._apply(change, version) for change in changes)
             oldest = self.versions.oldest
             while self._deleted and next(iter(self._deleted.values())) <= oldest:
                 self._deleted.popitem(last=False)

@@ -46,6 +46,8 @@ class Plan:
     arm: Arm
     prompt: Prompt
     item_ids: tuple[str, ...]
+    history: PlannedBlock  # as the prompt has it, which leaves out one without tokens
+    items: tuple[PlannedBlock, ...]  # of the candidates, in their order
     cached: tuple[int, ...]  # indices of the blocks that the arm takes from the cache, in prompt order
     wanted: tuple[PlannedBlock, ...]  # these as they are cached, in the same order
     row: Row | None  # of the ranking pass; None where a probe, a stored order or a borrowed history comes first

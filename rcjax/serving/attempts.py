@@ -70,7 +70,11 @@ class Attempts:
 
     def lose(self, index: int) -> None:
         """Does without the slice `index` from now on; what it had is tried on others."""
-        for dispatch in self._dispatcher.lose(index):
+        self.move(self._dispatcher.lose(index))
+
+    def move(self, dispatches: Sequence[Dispatch]) -> None:
+        """Tries requests on other slices than those that had them."""
+        for dispatch in dispatches:
             if not self._calls.is_wanted(dispatch.body.call):
                 self._close(dispatch.body, UnavailableError(STOPPED))
                 continue

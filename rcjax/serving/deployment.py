@@ -36,15 +36,20 @@ def deploy(
     snapshot: Path | None = None,
     model: Model | None = None,
     self_test: bool = False,
+    start: Callable[[Callable[[str], None]], LocalEngine] | None = None,
 ) -> LocalEngine:
     """A started engine that holds `catalogue`, and before that what a snapshot has: of items the catalogue's content
-    wins, of users the snapshot's, as they may have got events since.
+    wins, of users the snapshot's, as they may have got events since. `start`, which is told whom to announce its steps
+    to, starts another engine than one of this process alone.
 
     The snapshot is the newest of the folder `snapshot`, which must be of use, else that of the settings, if it is. Only
     its hottest blocks are there when this returns; the others follow. An engine that cannot be filled is closed.
     """
     with announced(console) as announce:
-        engine = start_engine(settings, model=model, progress=announce, self_test=self_test)
+        if start is not None:
+            engine = start(announce)
+        else:
+            engine = start_engine(settings, model=model, progress=announce, self_test=self_test)
     try:
         _fill(engine, settings, catalogue, console, snapshot)
     except BaseException:

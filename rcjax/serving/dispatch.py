@@ -53,8 +53,8 @@ class SliceWork:
 class Dispatcher:
     """Gives each request to a slice that `policy` chooses, and keeps the slices' loads by what it gave them.
 
-    A slice that dies loses what it had: each request may be given to another, `MAX_RETRIES` times. Any thread may call
-    it; `clock` gives seconds.
+    A slice that dies loses what it had, and one that stalls is relieved of it: each request may be given to another,
+    `MAX_RETRIES` times. Any thread may call it; `clock` gives seconds.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Dispatcher:
             return self._scheduler.preview(wants, pass_s, self._clock()).index
 
     def retry(self, dispatch: Dispatch) -> None:
-        """Chooses another slice for a request whose slice died; UnavailableError after `MAX_RETRIES` of them."""
+        """Chooses another slice for a request that its own did not answer; UnavailableError after `MAX_RETRIES`."""
         with self._lock:
             if dispatch.num_retries == MAX_RETRIES:
-                raise UnavailableError(f"{MAX_RETRIES + 1} slices died one after the other with this request; retry it")
+                raise UnavailableError(f"{MAX_RETRIES + 1} slices died or stalled with this request; retry it")
             self._give(dispatch)
             dispatch.num_retries += 1
             self._num_retries += 1
@@ -120,17 +120,53 @@ class Dispatcher:
 
     def lose(self, index: int) -> tuple[Dispatch, ...]:
         """Takes the slice `index` for dead; what it had, for the caller to retry, oldest first. Nothing if it was."""
+        return self._part(index, SliceState.DEAD)
+
+    def vacate(self, index: int) -> tuple[Dispatch, ...]:
+        """As `lose`, for a worker that is gone as it was told to be: nothing is the matter with the place."""
+        return self._part(index, SliceState.ABSENT)
+
+    def occupy(self, index: int) -> None:
+        """Gives requests to a new worker in the place `index`, which holds nothing yet; nothing if one is there."""
         with self._lock:
-            if self._states[index] is SliceState.DEAD:
+            if not self._states[index].is_alive:
+                self._set_state(index, SliceState.OPEN)
+
+    def stall(self, index: int) -> tuple[Dispatch, ...]:
+        """Gives the slice `index` no more requests until `resume`; what it had, for the caller to retry elsewhere.
+
+        Nothing where no other slice is open: its answers, late as they may be, are the only ones.
+        """
+        with self._lock:
+            others = [other for other, state in enumerate(self._states) if other != index and state is SliceState.OPEN]
+            if not others or not self._states[index].is_alive:
                 return ()
-            self._set_state(index, SliceState.DEAD)
-            book = self._books[index]
-            lost = tuple(book.under_way)
-            book.under_way.clear()
-            book.queued_s, book.free_at_s = 0.0, self._clock()
-            self._report(index, book.free_at_s)
+            if self._states[index] is SliceState.OPEN:  # one that drains goes on draining
+                self._set_state(index, SliceState.STALLED)
+            return self._relieve(index)
+
+    def resume(self, index: int) -> None:
+        """Gives a stalled slice requests again; nothing for any other."""
+        with self._lock:
+            if self._states[index] is SliceState.STALLED:
+                self._set_state(index, SliceState.OPEN)
+
+    def _part(self, index: int, state: SliceState) -> tuple[Dispatch, ...]:
+        with self._lock:
+            if not self._states[index].is_alive:
+                return ()
+            self._set_state(index, state)
+            lost = self._relieve(index)
         self._residency.forget(index)
         return lost
+
+    def _relieve(self, index: int) -> tuple[Dispatch, ...]:
+        book = self._books[index]
+        given = tuple(book.under_way)
+        book.under_way.clear()
+        book.queued_s, book.free_at_s = 0.0, self._clock()
+        self._report(index, book.free_at_s)
+        return given
 
     def drain(self, index: int) -> None:
         """Gives the slice `index` no more requests; it finishes what it has. ValueError for a dead one."""
@@ -141,8 +177,8 @@ class Dispatcher:
         self._change_state(index, SliceState.OPEN)
 
     def alive(self) -> tuple[int, ...]:
-        """The slices that are not dead, ascending; those that drain among them."""
-        return tuple(index for index, state in enumerate(self._states) if state is not SliceState.DEAD)
+        """The slices that have a living worker, ascending; those that drain or stall among them."""
+        return tuple(index for index, state in enumerate(self._states) if state.is_alive)
 
     def work(self) -> tuple[SliceWork, ...]:
         """Of each slice."""
@@ -188,8 +224,10 @@ class Dispatcher:
 
     def _change_state(self, index: int, state: SliceState) -> None:
         with self._lock:
-            if 0 <= index < self.num_slices and self._states[index] is SliceState.DEAD:
-                raise ValueError(f"slice {index} is dead: it neither drains nor takes requests; restart the server")
+            if 0 <= index < self.num_slices and not self._states[index].is_alive:
+                raise ValueError(
+                    f"slice {index} is {self._states[index]}: it neither drains nor takes requests; restart the server"
+                )
             self._set_state(index, state)
 
     def _set_state(self, index: int, state: SliceState) -> None:

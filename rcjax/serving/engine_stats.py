@@ -7,7 +7,6 @@ from rcjax.request import EngineStats, RecommendResult, SliceStats, TokenCounts
 from rcjax.serving.answer_times import AnswerTimes, AnswerTimesRead
 from rcjax.serving.dispatch import Dispatcher, SliceWork
 from rcjax.serving.parts import Library, Tiers, Worker, WorkerStats
-from rcjax.serving.slice_loads import SliceState
 
 SUMMED = (
     "num_hits",
@@ -63,7 +62,7 @@ def engine_stats(
     num_compilations: int,
 ) -> EngineStats:
     work, stats = dispatcher.work(), [worker.stats for worker in workers]
-    living = [one for one, given in zip(stats, work, strict=True) if given.state is not SliceState.DEAD]
+    living = [one for one, given in zip(stats, work, strict=True) if given.state.is_alive]
     num_requests, num_failed, tokens = totals.read()
     return EngineStats(
         num_items=library.num_items,
@@ -102,5 +101,5 @@ def _slice_stats(stats: WorkerStats, work: SliceWork) -> SliceStats:
 
 def imbalance(work: Sequence[SliceWork]) -> float:
     """The most seconds of work that a living slice was given, over their mean; 1 where none was given any."""
-    given_s = [one.given_s for one in work if one.state is not SliceState.DEAD]
+    given_s = [one.given_s for one in work if one.state.is_alive]
     return max(given_s) * len(given_s) / sum(given_s) if sum(given_s) else 1.0

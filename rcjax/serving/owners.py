@@ -90,6 +90,10 @@ class ItemOwners:
         """The slices that hold the item, ascending."""
         return self._rule.slices_of(item_id)
 
+    def adapted(self, rule: OwnerRule) -> OwnerRule:
+        """The rule that follows from one that was asked for: here that one."""
+        return rule
+
     def swap(self, rule: OwnerRule) -> OwnerRule:
         """Makes `rule` the one that holds; returns the former one."""
         if rule.num_slices != self.num_slices:

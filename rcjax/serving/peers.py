@@ -1,12 +1,12 @@
 """What connects slices: each learns of the others, and all share the tiers that their evicted blocks go to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rcjax.cache.tiers import KVTiers
 from rcjax.config import Settings
-from rcjax.engine.fetch import Lender
+from rcjax.engine.fetch import Lender, Peers
 from rcjax.engine.worker import SliceWorker
 from rcjax.serving.residency import Residency
 
@@ -29,16 +29,24 @@ class SlicePeers:
         return found
 
 
-def connect_slices(settings: Settings, workers: Sequence[SliceWorker], residency: Residency) -> KVTiers | None:
+def connect_slices(
+    settings: Settings,
+    workers: Sequence[SliceWorker],
+    residency: Residency,
+    peers_of: Callable[[int], Peers] | None = None,
+) -> KVTiers | None:
     """Has slices fetch what they miss from each other and from tiers; call it before they start. Returns the tiers.
 
-    One slice without tiers is left as it is. Raises `DiskError` where the disk tier cannot use its folder.
+    `peers_of` gives each slice other peers than those of this process. One slice without any and without tiers is left
+    as it is. Raises `DiskError` where the disk tier cannot use its folder.
     """
     tiers = _new_tiers(settings, workers[0])
-    if tiers is None and len(workers) == 1:
+    if tiers is None and len(workers) == 1 and peers_of is None:
         return None
     for index, worker in enumerate(workers):
-        peers = SlicePeers(index, workers, residency) if len(workers) > 1 else None
+        peers: Peers | None = SlicePeers(index, workers, residency) if len(workers) > 1 else None
+        if peers_of is not None:
+            peers = peers_of(index)
         worker.connect(peers=peers, tiers=tiers, replica_share=settings.mesh.replica_share)
     return tiers
 

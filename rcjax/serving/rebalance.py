@@ -37,7 +37,7 @@ class Rebalance:
 
     def __init__(
         self,
-        placement: Placement,
+        following: OwnerRule,
         planner: Planner,
         library: Library,
         versions: VersionKeeper,
@@ -54,9 +54,7 @@ class Rebalance:
         self._steps = steps
         self._ended = ended
         self._former = owners.rule
-        # Newcomers of the placement stand where the hash of their id says, whatever its slices are called.
-        known = placement_of(self._former, [item.full_id for item in library.item_owners])
-        self._following: OwnerRule = Placed(moves(known, placement).placement)
+        self._following = following
         self._arriving: dict[int, list[Owner]] = {}
         self._num_arriving = self._num_built = 0
 
@@ -127,6 +125,13 @@ class Rebalance:
 
         # The owners are swapped: a slice that cannot drop keeps what it evicts sooner or later.
         self._fan_out.drop(names, version, lambda _: end(result), end)
+
+
+def renumbered(placement: Placement, former: OwnerRule, library: Library) -> OwnerRule:
+    """The rule of a placement whose slices are numbered so that the fewest blocks have to come to one."""
+    # Newcomers of the placement stand where the hash of their id says, whatever its slices are called.
+    known = placement_of(former, [item.full_id for item in library.item_owners])
+    return Placed(moves(known, placement).placement)
 
 
 def _gained(former: OwnerRule, following: OwnerRule, items: Sequence[Owner]) -> dict[int, list[Owner]]:

@@ -38,11 +38,13 @@ from rcjax.serving.engine_stats import Totals, engine_stats
 from rcjax.serving.fan_out import FanOut
 from rcjax.serving.generations import Generation
 from rcjax.serving.intake import Intake
-from rcjax.serving.owners import Everywhere, ItemOwners
+from rcjax.serving.owners import Everywhere, ItemOwners, OwnerRule
 from rcjax.serving.parts import Library, Planned, Planner, Snapshotting, Tiers, Worker
+from rcjax.serving.places import Places
 from rcjax.serving.residency import Residency
 from rcjax.serving.scheduler import FreeMisses, MissCosts, Policy, Time
 from rcjax.serving.versions import VersionKeeper
+from rcjax.serving.write_log import WriteLog
 from rcjax.serving.write_room import WriteRoom
 from rcjax.serving.writer import Writer
 
@@ -77,10 +79,11 @@ class Router:
         request_log: RequestLog | None = None,
         count_compilations: Callable[[], int] = lambda: 0,
         tiers: Tiers | None = None,
+        write_log: WriteLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """`residency` is what the workers tell of their blocks. By default nothing is told of them, misses cost nothing
-        that is known, the policy is `time`, every slice owns every item, and no log is kept."""
+        that is known, the policy is `time`, every slice owns every item, and no log is kept, of requests or writes."""
         if planner_threads < 1 or not workers:
             raise ValueError(f"{planner_threads=} and the number of {workers=} must be at least 1")
         residency = Residency(len(workers)) if residency is None else residency  # one that is empty is false
@@ -109,8 +112,17 @@ class Router:
         alive = self._dispatcher.alive
         fan_out = FanOut(self.workers, costs, alive, self._attempts.lose)
         self._writer = Writer(
-            planner, library, self.versions, owners, fan_out, alive=alive, forget_user=self._forget_user, clock=clock
+            planner,
+            library,
+            self.versions,
+            owners,
+            fan_out,
+            alive=alive,
+            forget_user=self.forget_user,
+            clock=clock,
+            log=write_log,
         )
+        self.places = Places(self._dispatcher, self._attempts)
         limits = limits or AdmissionLimits()
         self.write_room = WriteRoom(limits.max_writes_s, costs)
         parts = (planner, self._attempts, self._calls, self._dispatcher, residency, costs, info, limits)
@@ -190,12 +202,13 @@ class Router:
         """Applies a write of this process, whatever else is under way."""
         return self._writer.submit(write, deadline_s)
 
-    def rebalance(self, placement: Placement) -> Future[Rebalanced]:
+    def rebalance(self, placement: Placement | OwnerRule) -> Future[Rebalanced]:
         """Makes `placement` say which slices hold an item, while requests and writes go on.
 
-        Its slices are numbered anew, so that the fewest blocks have to be built. What an item's slices lack is built,
-        then the owners are swapped, then slices drop what is not theirs any more. ValueError for a placement on another
-        number of slices, `ResourceExhaustedError` while another rebalance is under way.
+        The slices of a placement are numbered anew, so that the fewest blocks have to be built; a rule is taken as it
+        is. What an item's slices lack is built, then the owners are swapped, then slices drop what is not theirs any
+        more. ValueError for a placement on another number of slices, `ResourceExhaustedError` while another rebalance
+        is under way.
         """
         return self._writer.rebalance(placement)
 
@@ -220,7 +233,8 @@ class Router:
             user_id = request.user_id if request.history is None else ""  # another history was ranked
             self.request_log.append(item_ids, user_id, lambda: self.library.user("", user_id) is not None)
 
-    def _forget_user(self, owner: Owner) -> None:
+    def forget_user(self, owner: Owner) -> None:
+        """Takes a user who was deleted out of the log of requests."""
         if self.request_log is not None and not owner.tenant:
             self.request_log.forget_user(owner.id)
 

@@ -14,7 +14,14 @@ from rcjax.errors import UnavailableError
 class SliceState(StrEnum):
     OPEN = "open"
     DRAINING = "draining"  # finishes what it has, and still lends its blocks
+    STALLED = "stalled"  # answers nothing for now; it is alive, and writes wait for it
     DEAD = "dead"
+    ABSENT = "absent"  # a place that no worker has taken
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a worker that can be asked something."""
+        return self not in (SliceState.DEAD, SliceState.ABSENT)
 
 
 class SliceLoads:
@@ -67,7 +74,7 @@ class SliceLoads:
 def _names(states: Sequence[SliceState]) -> str:
     """As in "draining: 0, 2; dead: 1"."""
     parts = []
-    for state in (SliceState.DRAINING, SliceState.DEAD):
+    for state in (SliceState.DRAINING, SliceState.STALLED, SliceState.DEAD):
         indices = [str(index) for index, other in enumerate(states) if other is state]
         if indices:
             parts.append(f"{state}: {', '.join(indices)}")

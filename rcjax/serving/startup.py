@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 
 import jax
@@ -61,9 +62,63 @@ def start_engine(
         ...     engine.stats().num_items
         0
     """
+    counter = compilation_counter()
+    owners = owners_of(settings.mesh)
+    own = new_slices(settings, model, progress)
+    tiers = connect_slices(settings, own.workers, own.residency)
+    test = own.self_test(settings) if self_test else None
+    counter.start()
+    router = Router(
+        own.planner,
+        own.workers,
+        own.planner.library,
+        own.info,
+        limits=limits_of(settings.admission),
+        planner_threads=settings.server.planner_threads,
+        residency=own.residency,
+        policy=policy_of(settings.mesh.scheduler),
+        max_imbalance=settings.mesh.scheduler.max_imbalance,
+        owners=owners,
+        costs=own.parts.cost,
+        request_log=RequestLog(settings.mesh.request_log) if settings.mesh.request_log else None,
+        count_compilations=counter,
+        tiers=tiers,
+    )
+    router.start()
+    if test is not None:
+        _run(test, router, own.workers, progress)
+    taken = settings.snapshot
+    if taken.where is not None:
+        router.snapshots = Snapshots(router, taken.where, keep=taken.keep, every_s=taken.every_s, on_stop=taken.on_stop)
+        router.snapshots.start()
+    return LocalEngine(router, own.builder.text_block)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnSlices:
+    """The slices of this process: compiled, knowing the instruction's block only, not connected and not started."""
+
+    parts: SliceParts
+    builder: PromptBuilder
+    planner: Planner
+    workers: list[SliceWorker]
+    residency: Residency
+    info: EngineInfo
+
+    def self_test(self, settings: Settings) -> SelfTest:
+        """What compares their cached path with full recompute, once they have started."""
+        return SelfTest(settings, self.parts, self.planner, self.info, self.builder)
+
+
+def new_slices(
+    settings: Settings,
+    model: Model | None,
+    progress: Progress,
+    new_residency: Callable[[int], Residency] = Residency,
+) -> OwnSlices:
+    """Loads the model (unless given) and compiles every shape; `new_residency` makes what the workers report to."""
     mesh = engine_mesh(settings.mesh)
     use_compilation_cache(settings.compilation_cache_dir())
-    counter = compilation_counter()
     if model is None:
         progress(f"loading {settings.weights}")
         model = model_of(settings)
@@ -73,40 +128,12 @@ def start_engine(
     for note in adapter_notes(settings, model, builder):
         logger.warning(note)
     _check_limits(settings, model, builder)
-    owners = owners_of(settings.mesh)
     parts = slice_parts(settings, model, builder, progress, mesh)
     planner = new_planner(settings, parts, builder)
-    residency = Residency(parts.num_slices)
+    residency = new_residency(parts.num_slices)
     workers = _new_workers(settings, parts, planner, builder, residency)
     warm_up(settings, parts, workers, progress)
-    tiers = connect_slices(settings, workers, residency)
-    info = engine_info(settings, model, builder)
-    test = SelfTest(settings, parts, planner, info, builder) if self_test else None
-    counter.start()
-    router = Router(
-        planner,
-        workers,
-        planner.library,
-        info,
-        limits=limits_of(settings.admission),
-        planner_threads=settings.server.planner_threads,
-        residency=residency,
-        policy=policy_of(settings.mesh.scheduler),
-        max_imbalance=settings.mesh.scheduler.max_imbalance,
-        owners=owners,
-        costs=parts.cost,
-        request_log=RequestLog(settings.mesh.request_log) if settings.mesh.request_log else None,
-        count_compilations=counter,
-        tiers=tiers,
-    )
-    router.start()
-    if test is not None:
-        _run(test, router, workers, progress)
-    taken = settings.snapshot
-    if taken.where is not None:
-        router.snapshots = Snapshots(router, taken.where, keep=taken.keep, every_s=taken.every_s, on_stop=taken.on_stop)
-        router.snapshots.start()
-    return LocalEngine(router, builder.text_block)
+    return OwnSlices(parts, builder, planner, workers, residency, engine_info(settings, model, builder))
 
 
 def _check_limits(settings: Settings, model: Model, builder: PromptBuilder) -> None:

@@ -14,10 +14,11 @@ from rcjax.prompt import BlockKind, Owner
 from rcjax.request import AppendEvents, DeleteUser, PutUser, Rebalanced, Write, WriteResult
 from rcjax.serving.calls import Call, Calls
 from rcjax.serving.fan_out import FanOut
-from rcjax.serving.owners import ItemOwners
+from rcjax.serving.owners import ItemOwners, OwnerRule
 from rcjax.serving.parts import BlockToBuild, Library, Planner, WritePlanned
-from rcjax.serving.rebalance import Rebalance
+from rcjax.serving.rebalance import Rebalance, renumbered
 from rcjax.serving.versions import VersionKeeper
+from rcjax.serving.write_log import NoLog, WriteLog
 
 
 class Writer:
@@ -40,7 +41,9 @@ class Writer:
         alive: Callable[[], tuple[int, ...]],
         forget_user: Callable[[Owner], None],
         clock: Callable[[], float],
+        log: WriteLog | None = None,
     ):
+        """`log` keeps writes elsewhere too; by default this process alone has them."""
         self.calls: Calls[Any] = Calls(clock)
         self._planner = planner
         self._library = library
@@ -49,6 +52,7 @@ class Writer:
         self._fan_out = fan_out
         self._alive = alive
         self._forget_user = forget_user
+        self._log = log or NoLog()
         self._to_do: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # of the three below
         self._behind: dict[Owner, deque[Call[Write]]] = {}  # by user with a write under way: those that wait for it
@@ -78,11 +82,11 @@ class Writer:
         self.soon(lambda: self._start(call))
         return call.future
 
-    def rebalance(self, placement: Placement) -> Future[Rebalanced]:
-        """See `Router.rebalance`."""
-        if placement.num_slices != self._owners.num_slices:
-            raise ValueError(f"a placement on {placement.num_slices} slices; the mesh has {self._owners.num_slices}")
-        call = self.calls.open(placement, None, None)
+    def rebalance(self, following: Placement | OwnerRule) -> Future[Rebalanced]:
+        """See `Router.rebalance`; a rule is taken as it is."""
+        if following.num_slices != self._owners.num_slices:
+            raise ValueError(f"a placement on {following.num_slices} slices; the mesh has {self._owners.num_slices}")
+        call = self.calls.open(following, None, None)
         self.soon(lambda: self._begin_rebalance(call))
         return call.future
 
@@ -102,7 +106,7 @@ class Writer:
         while (step := self._to_do.get()) is not None:
             step()
 
-    def _begin_rebalance(self, call: Call[Placement]) -> None:
+    def _begin_rebalance(self, call: Call[Placement | OwnerRule]) -> None:
         if self._is_rebalancing:
             self.calls.close(call, ResourceExhaustedError("a rebalance is under way; retry once it has ended"))
             return
@@ -114,7 +118,10 @@ class Writer:
         self._is_rebalancing = True
         parts = (self._planner, self._library, self._versions, self._owners, self._fan_out)
         try:
-            rebalance = Rebalance(call.body, *parts, self, ended)
+            following = call.body
+            if isinstance(following, Placement):
+                following = self._owners.adapted(renumbered(following, self._owners.rule, self._library))
+            rebalance = Rebalance(following, *parts, self, ended)
         except Exception as error:
             ended(error)
             return
@@ -152,17 +159,24 @@ class Writer:
             num_tokens = sum(len(planned.block) for planned in plan.build)
             self._end(call, WriteResult(num_built, num_tokens=num_tokens), plan)
 
+        def keep(num_built: int) -> None:
+            self._log.append(plan, lambda: swap(num_built), fail)
+
         if plan.grow_from is not None:
-            self._fan_out.grow(plan.grow_from, plan.build[0], plan.version, swap, fail)
+            self._fan_out.grow(plan.grow_from, plan.build[0], plan.version, keep, fail)
         else:
-            self._fan_out.fill(self._parts(plan.build), plan.version, swap, fail)
+            self._fan_out.fill(self._parts(plan.build), plan.version, keep, fail)
 
     def _drop(self, call: Call[Write], plan: WritePlanned, fail: Callable[[Exception], None]) -> None:
         num_deleted = self._library.swap(plan)
         if isinstance(call.body, DeleteUser):
             self._forget_user(Owner(call.body.tenant, call.body.user_id))
         result = WriteResult(num_deleted=num_deleted)
-        self._fan_out.drop_everywhere(plan.drop, plan.version, lambda _: self._end(call, result, plan), fail)
+
+        def drop() -> None:
+            self._fan_out.drop_everywhere(plan.drop, plan.version, lambda _: self._end(call, result, plan), fail)
+
+        self._log.append(plan, drop, fail)
 
     def _parts(self, blocks: Sequence[BlockToBuild]) -> dict[int, list[BlockToBuild]]:
         """The blocks of each slice."""

@@ -46,7 +46,7 @@ def test_it_runs_as_a_user_without_rights_and_knows_every_variant():
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     extras = re.search(r"case .*?esac", text, re.DOTALL)[0]
     pyproject = (ROOT / "pyproject.toml").read_text()
-    assert re.findall(r"(\w+)\) extras=", extras) == ["cpu", "cuda", "tpu"]
+    assert re.findall(r"([\w-]+)\) extras=", extras) == ["cpu", "cuda", "tpu", "cpu-ray", "cuda-ray", "tpu-ray"]
     for extra in re.findall(r'extras="\[(\w+)\]"', extras):
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE)
 

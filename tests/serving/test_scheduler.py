@@ -26,7 +26,7 @@ from rcjax.serving.scheduler import (
 )
 from rcjax.serving.slice_loads import SliceLoads, SliceState
 
-OPEN, DRAINING, DEAD = SliceState
+OPEN, DRAINING, DEAD = SliceState.OPEN, SliceState.DRAINING, SliceState.DEAD
 POLICIES: list[Callable[[], Policy]] = [Time, lambda: Affinity(0.6, 0.4), HitOnly, LeastLoaded, RoundRobin]
 ROUNDING = 1e-9
 few = settings(max_examples=50)

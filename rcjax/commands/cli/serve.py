@@ -12,8 +12,11 @@ from rich.console import Console
 from rcjax.commands.cli.options import Adapter, Config, OnError, friendly_errors, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rcjax.config import Settings
     from rcjax.request import EngineInfo, RecommendRequest
+    from rcjax.serving.local import LocalEngine
     from rcjax.serving.server import Addresses
     from rcjax.serving.starting import OwnedEngine
 
@@ -31,6 +34,10 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="KV that [bold]rcjax build[/] wrote, not to compute it again.")
     ] = None,
     on_error: OnError = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local:N", help="Hosts by Ray: the address of its head, or N on this machine."),
+    ] = None,
 ) -> None:
     """Serve the settings' catalogue over gRPC until SIGTERM or Ctrl-C. Health says SERVING once it is ready."""
     from rcjax.serving.telemetry import console_for, logging_as
@@ -39,10 +46,25 @@ def serve(
     listening_at = settings.server.changed(host=host, port=port, admin_port=admin_port)
     settings = settings.model_copy(update={"server": listening_at})
     with logging_as(settings.telemetry.log, sys.stderr):
-        _serve(settings, snapshot, config, console_for(settings.telemetry.log))
+        console = console_for(settings.telemetry.log)
+        if cluster is None:
+            _serve(settings, snapshot, config, console)
+            return
+        from rcjax.cluster.ray.runtime import cluster_start
+
+        if snapshot is not None:
+            raise ValueError("--snapshot is for one host; a cluster computes its KV, and has its library on every host")
+        with cluster_start(cluster, settings) as start:
+            _serve(settings, None, config, console, start)
 
 
-def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, console: Console) -> None:
+def _serve(
+    settings: "Settings",
+    snapshot: Path | None,
+    config: Path | None,
+    console: Console,
+    start: "Callable[[Callable[[str], None]], LocalEngine] | None" = None,
+) -> None:
     from rcjax.commands.example_call import example_lines, example_request
     from rcjax.config import read_catalogue
     from rcjax.serving.deployment import deploy, new_server
@@ -56,7 +78,7 @@ def _serve(settings: "Settings", snapshot: Path | None, config: Path | None, con
 
     def factory() -> "OwnedEngine":
         nonlocal example
-        engine = deploy(settings, catalogue, console, snapshot=snapshot, self_test=True)
+        engine = deploy(settings, catalogue, console, snapshot=snapshot, self_test=True, start=start)
         if (note := fidelity_note(settings)) is not None:
             logger.warning(note)
         if settings.telemetry.log == "rich":  # users' ids belong into no log

@@ -19,7 +19,7 @@ class EngineCollector:
 
     def collect(self) -> Iterator[Family]:
         report = self._report()
-        is_ready = report is not None and any(one.state != SliceState.DEAD for one in report.stats.slices)
+        is_ready = report is not None and any(SliceState(one.state).is_alive for one in report.stats.slices)
         yield catalogue.READY.numbers([((), float(is_ready))])
         if report is None:
             return

@@ -72,7 +72,7 @@ def of_blocks(report: EngineReport) -> Iterator[Family]:
         ((index, path), getattr(worker, name)) for index, worker in workers for path, name in _MOVED.items()
     )
     states = [one.state for one in report.stats.slices]
-    living = [pair for pair, state in zip(workers, states, strict=True) if state != SliceState.DEAD]
+    living = [pair for pair, state in zip(workers, states, strict=True) if SliceState(state).is_alive]
     yield catalogue.POOL_PAGES.numbers(((index,), worker.pages_total) for index, worker in living)
     yield catalogue.POOL_PAGES_USED.numbers(((index,), worker.pages_used) for index, worker in living)
     yield catalogue.POOL_BYTES.numbers(((index,), worker.pool_bytes) for index, worker in living)
