@@ -212,6 +212,12 @@ class Router:
         """
         return self._writer.rebalance(placement)
 
+    def after_writes(self) -> Future[None]:
+        """Done once all writes have ended that are begun now; those that come meanwhile do not count."""
+        ended: Future[None] = Future()
+        self._writer.after_begun(lambda: ended.set_result(None))
+        return ended
+
     async def rebalance_from(self, placement_file: Path) -> Rebalanced:
         """As `rebalance`, by the file that `rcjax place` wrote; `InvalidRequestError` where that is no such file."""
         with _refused("placement_file"):

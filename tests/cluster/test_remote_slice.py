@@ -106,3 +106,15 @@ def test_hints_are_of_what_others_hold_and_this_slice_does_not():
     assert found.holders == (("host-1", "a", 0),)
     assert seats.elsewhere(2, BLOCKS, residency).holders == (("host-0", "a", 1),)
     assert seats.elsewhere(0, [], residency).numbers == ()
+
+
+def test_what_a_host_has_been_filled_with_can_be_copied_from_it_at_once():
+    residency, loop = Residency(3), asyncio.new_event_loop()
+    place, host = RemoteSlice(1, Seats(), residency, loop, lambda: 100.0), FakeHost()
+    place.attach(host, 0)
+    future = place.fill(BLOCKS, 1)
+    assert not residency.holders(KEYS).any()
+    host.asked[0][2].set_result(2)
+    assert future.result(0) == 2
+    assert residency.holders(KEYS).tolist() == [[0, 1, 0]] * 3
+    loop.close()

@@ -148,3 +148,18 @@ def test_items_go_where_a_rule_says(mesh):
     )
     with pytest.raises(ValueError, match="a placement on 3 slices"):
         router.rebalance(Hashed(3))
+
+
+def test_writes_that_are_begun_can_be_waited_for(mesh):
+    router, workers = mesh
+    assert router.after_writes().result(30) is None, "none is"
+    gate = threading.Event()
+    workers[0].before = lambda name: gate.wait(30)
+    first = router.submit_write(PutItems((Item("item-21", "new"),)))
+    while not router._writer._under_way:
+        pass
+    ended = router.after_writes()
+    assert not ended.done()
+    gate.set()
+    ended.result(30)
+    assert first.done()

@@ -33,6 +33,7 @@ Progress = Callable[[str], None]
 
 NO_SNAPSHOTS = "a cluster takes no snapshots: its library is on every host; save one of a single host (rcjax build)"
 PROFILE_PAUSE_S = 0.5
+ALIKE = ("cache", "mesh", "cluster", "limits", "arms", "default_arm", "semantic", "shapes")
 
 
 class LoopThread:
@@ -154,6 +155,7 @@ def start_front(
     `hosts` are those that were just launched. ValueError where one of them cannot start, or where the settings here
     are not those of the hosts.
     """
+    check_alike(settings, ray.get(keeper.settings.remote()))
     progress("waiting for the hosts of the cluster: each loads the model and compiles")
     starting = Starting(hosts)
     while (profile := ray.get(keeper.profile.remote())) is None:
@@ -166,3 +168,16 @@ def start_front(
     progress("taking over the library")
     router.start()
     return LocalEngine(router, planning.builder.text_block)
+
+
+def check_alike(settings: Settings, kept: Settings) -> None:
+    """ValueError where the settings of a front end differ from the cluster's in what hosts go by, too.
+
+    Where the model and the template are may differ: what they are is in the key of the instruction.
+    """
+    others = [name for name in ALIKE if getattr(settings, name) != getattr(kept, name)]
+    if others:
+        raise ValueError(
+            f"{', '.join(others)} of these settings differ from those that the cluster was started with; take its "
+            "settings, or stop it (rcjax cluster stop) and start it with these"
+        )

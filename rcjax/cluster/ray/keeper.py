@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from rcjax.cache.placement import Placement
 from rcjax.cluster.ray.answer import Answer, answered
-from rcjax.cluster.ray.keeping import Followers, KeptLibrary
+from rcjax.cluster.ray.keeping import LEASE_S, Followers, KeptLibrary
 from rcjax.cluster.ray.membership import Membership
 from rcjax.cluster.ray.news import Hello
 from rcjax.cluster.ray.profile import Profile
@@ -159,6 +159,7 @@ class KeeperActor:
 
     async def _forget(self) -> None:
         """Tells hosts, again and again, which versions nobody reads any more."""
+        await asyncio.sleep(LEASE_S)  # in which those that followed a keeper before this one say what they read
         told = 0
         while True:
             await asyncio.sleep(FORGET_EVERY_S)

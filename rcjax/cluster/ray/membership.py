@@ -114,6 +114,8 @@ class Membership:
             lost=self._on_lost,
         )
         self._links[hello.name] = link
+        # What was begun before is not recorded there: it has to be in the library that is taken over.
+        await asyncio.wrap_future(router.after_writes())
 
     async def ready(self, name: str, incarnation: str) -> None:
         """A member that joins has the library: it is alive for writes, and is filled."""

@@ -47,12 +47,12 @@ class Seats:
         mine = self.holders.get(place)
         numbers, holders = [], []
         for number in np.flatnonzero((held[:, place] == 0) & held.any(axis=1)).tolist():
-            for other in np.flatnonzero(held[number]).tolist():
-                there = self.holders.get(other)
-                if there is not None and mine is not None and there[0] is not mine[0]:
-                    numbers.append(number)
-                    holders.append((there[0].name, there[0].incarnation, there[1]))
-                    break
+            found = [self.holders.get(other) for other in np.flatnonzero(held[number]).tolist()]
+            others = [one for one in found if one is not None and mine is not None and one[0] is not mine[0]]
+            if others:
+                host, index = others[blocks[number].key[-1] % len(others)]  # so that not all ask the same one
+                numbers.append(number)
+                holders.append((host.name, host.incarnation, index))
         return HeldElsewhere(tuple(numbers), tuple(holders))
 
 
@@ -130,7 +130,14 @@ class RemoteSlice:
         )
 
     def fill(self, blocks: Sequence[PlannedBlock], version: int) -> Future[int]:
-        return self._ask("fill", BlocksSent.of(blocks), self._elsewhere(blocks), version)
+        asked = self._ask("fill", BlocksSent.of(blocks), self._elsewhere(blocks), version)
+
+        def filled(num_built: int) -> int:
+            for planned in blocks:  # the host says so too, but whoever is filled next may copy from it already
+                self._residency.commit(self.place, planned.key)
+            return num_built
+
+        return _with_result(asked, filled)
 
     def grow(self, former: PlannedBlock, block: PlannedBlock, version: int) -> Future[int]:
         return self._ask("grow", BlocksSent.of((former, block)), version)

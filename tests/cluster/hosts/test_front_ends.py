@@ -77,6 +77,16 @@ def test_a_front_end_that_is_killed_takes_no_answered_write_along(cluster, alone
     assert cluster.status().num_items == len(ITEMS)
 
 
+def test_a_front_end_that_is_asked_to_stop_leaves_the_cluster_as_it_is(cluster, served):
+    process, target = served
+    with RecommenderClient(target, retry=NO_RETRIES) as client:
+        assert scores_of(client.recommend(asked(1)))
+    process.terminate()
+    assert process.wait(WAIT_S) == 0
+    assert [one.state for one in cluster.status().hosts] == ["open"] * NUM_HOSTS
+    assert cluster.status().num_items == len(ITEMS)
+
+
 def test_commands_show_the_cluster_and_refuse_what_makes_no_sense(cluster):
     def rcjax(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "rcjax.commands.app", "cluster", *words, "--cluster", cluster.address]

@@ -25,6 +25,7 @@ from hosts_kit import (
 from tiny_engine import event, item
 
 from rcjax.catalog.types import User
+from rcjax.cluster.ray.front import start_front
 from rcjax.cluster.ray.launch import launch_host
 from rcjax.cluster.ray.starting import Starting
 from rcjax.engine.generation import Sampling
@@ -232,3 +233,9 @@ def test_a_host_that_cannot_start_is_told_of(cluster):
     assert "cannot start: " in said[0]
     assert "/no/such/model" in said[0]
     cluster.wait_whole()
+
+
+def test_a_front_end_with_other_settings_is_refused(cluster):
+    other = cluster.settings.model_copy(update={"default_arm": "sequential_label_blocks_boundary"})
+    with pytest.raises(ValueError, match="default_arm of these settings differ"):
+        start_front(other, cluster.keeper)
