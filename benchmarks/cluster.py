@@ -54,7 +54,7 @@ NUM_ITEMS, NUM_USERS, NUM_CANDIDATES = 80, 8, 20  # all of them fit a host
 POOL_BYTES = 2**29
 UNDER_WAY = 4  # a host
 KILL_HOSTS = 4
-KILL_RATE_PER_S = 2.0  # what the cores of a small machine compute beside a host that loads
+KILL_LOAD = 0.2  # of what the hosts answer: on a small machine one that loads takes the cores of the others
 BEFORE_KILL_S = 5.0
 WAIT_S = 600.0
 TOLERANCE = 1e-4  # of scores
@@ -235,10 +235,11 @@ class Asked:
 class Load:
     """Sends requests at a fixed rate until it is stopped, whatever is answered by then."""
 
-    def __init__(self, engine: LocalEngine, asks: list[RecommendRequest]):
+    def __init__(self, engine: LocalEngine, asks: list[RecommendRequest], rate_per_s: float):
         self.asked: list[Asked] = []
         self._engine = engine
         self._asks = asks
+        self._gap_s = 1 / rate_per_s
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -259,8 +260,11 @@ class Load:
             ask = self._asks[len(self.asked) % len(self._asks)]
             one = Asked(ask, time.monotonic())
             self.asked.append(one)
-            self._engine.router.submit(ask).add_done_callback(lambda future, one=one: self._done(one, future))
-            due_s += 1 / KILL_RATE_PER_S
+            try:
+                self._engine.router.submit(ask).add_done_callback(lambda future, one=one: self._done(one, future))
+            except RcjaxError as error:  # refused, which counts as lost
+                one.done_s, one.answer = time.monotonic(), error
+            due_s += self._gap_s
             time.sleep(max(0.0, due_s - time.monotonic()))
 
     def _done(self, one: Asked, future: Any) -> None:
@@ -287,7 +291,8 @@ def kills(number: int, num_requests: int) -> dict[str, Any]:
             answers = own.recommend(cluster.asks)
         expected = {ask: scores(one) for ask, one in zip(cluster.asks, answers, strict=True) if is_answer(one)}
         cluster.engine.recommend(cluster.asks)  # copies what hosts lack
-        with Load(cluster.engine, cluster.asks) as load:
+        rate_per_s = KILL_LOAD * per_s(cluster.engine, cluster.asks, KILL_HOSTS)
+        with Load(cluster.engine, cluster.asks, rate_per_s) as load:
             for turn in range(number):
                 time.sleep(BEFORE_KILL_S)
                 victim = cluster.hosts()[turn % KILL_HOSTS]
@@ -300,7 +305,7 @@ def kills(number: int, num_requests: int) -> dict[str, Any]:
                 print(f"kill {turn + 1}: whole again after {killed[-1][1] - at_s:.1f} s", flush=True)
             time.sleep(BEFORE_KILL_S)
         num_retries = cluster.engine.stats().num_retries
-    return kill_figures(load.asked, killed, expected) | {"num_retries": num_retries}
+    return kill_figures(load.asked, killed, expected) | {"num_retries": num_retries, "rate_per_s": rate_per_s}
 
 
 def is_answer(one: object) -> bool:
