@@ -137,6 +137,9 @@ class FrontRouter(Router):
         future: Future[T] = Future()
 
         def done(ended: "Future[T]") -> None:
+            if ended.cancelled():
+                fail(future, UnavailableError("the server stopped, and whether this write is done is not known"))
+                return
             error = ended.exception()
             if error is None:
                 resolve(future, ended.result())
