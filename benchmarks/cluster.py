@@ -7,7 +7,8 @@ The embedded model and shop, `parallel`, each item on one host.
 Scaling: passes take a set time and no processor (benchmarks/paced_devices.py), as if each host had a device of its
 own; four requests a host are under way. The simulator's prediction of the same run stands beside it. Overhead: one
 request at a time, in turn by a cluster of one host and by an engine of this process. Kills: hosts compute their passes;
-requests come at a fixed rate while one host after the other gets SIGKILL. Every answer is compared with one process's.
+requests come at a fixed rate while one host after the other gets SIGKILL; what admission refuses is tried again when it
+says, as clients do. Every answer is compared with one process's.
 A killed host's requests are those under way; they are timed from the kill, against the P99 while all lived.
 """
 
@@ -46,6 +47,7 @@ from rcjax.prompt import Owner
 from rcjax.request import RecommendRequest, RecommendResult
 from rcjax.serving.local import LocalEngine
 from rcjax.serving.owners import Hashed, ItemOwners
+from rcjax.serving.retries import RetryPolicy, Tries
 from rcjax.serving.routing import policy_of
 from rcjax.serving.startup import start_engine
 
@@ -224,19 +226,21 @@ def overhead(num_requests: int) -> dict[str, Any]:
 
 @dataclass
 class Asked:
-    """A request under load: when it was sent, when answered, and by what."""
+    """A request under load: when it was sent, when answered, by what, and its tries as a client makes them."""
 
     ask: RecommendRequest
     sent_s: float
+    tries: Tries
     done_s: float = 0.0
     answer: RecommendResult | BaseException | None = None
 
 
 class Load:
-    """Sends requests at a fixed rate until it is stopped, whatever is answered by then."""
+    """Sends requests at a fixed rate until it is stopped, whatever is answered by then, and those refused once more."""
 
     def __init__(self, engine: LocalEngine, asks: list[RecommendRequest], rate_per_s: float):
         self.asked: list[Asked] = []
+        self.num_refused = 0
         self._engine = engine
         self._asks = asks
         self._gap_s = 1 / rate_per_s
@@ -258,18 +262,33 @@ class Load:
         due_s = time.monotonic()
         while not self._is_over.is_set():
             ask = self._asks[len(self.asked) % len(self._asks)]
-            one = Asked(ask, time.monotonic())
-            self.asked.append(one)
-            try:
-                self._engine.router.submit(ask).add_done_callback(lambda future, one=one: self._done(one, future))
-            except RcjaxError as error:  # refused, which counts as lost
-                one.done_s, one.answer = time.monotonic(), error
+            self.asked.append(Asked(ask, time.monotonic(), RetryPolicy().begin(WAIT_S)))
+            self._try(self.asked[-1])
             due_s += self._gap_s
             time.sleep(max(0.0, due_s - time.monotonic()))
 
+    def _try(self, one: Asked) -> None:
+        try:
+            self._engine.router.submit(one.ask).add_done_callback(lambda future: self._done(one, future))
+        except RcjaxError as error:
+            self._refused(one, error)
+
     def _done(self, one: Asked, future: Any) -> None:
+        error = future.exception()
+        if isinstance(error, RcjaxError):
+            self._refused(one, error)
+            return
         one.done_s = time.monotonic()
-        one.answer = future.exception() or future.result()
+        one.answer = error or future.result()
+
+    def _refused(self, one: Asked, error: RcjaxError) -> None:
+        """Tries it again as a client does, unless it would give up."""
+        self.num_refused += 1
+        pause_s = one.tries.next_pause_s(error)
+        if pause_s is None:
+            one.done_s, one.answer = time.monotonic(), error
+            return
+        threading.Timer(pause_s, self._try, [one]).start()
 
 
 def scores(answer: RecommendResult) -> dict[str, float]:
@@ -305,7 +324,8 @@ def kills(number: int, num_requests: int) -> dict[str, Any]:
                 print(f"kill {turn + 1}: whole again after {killed[-1][1] - at_s:.1f} s", flush=True)
             time.sleep(BEFORE_KILL_S)
         num_retries = cluster.engine.stats().num_retries
-    return kill_figures(load.asked, killed, expected) | {"num_retries": num_retries, "rate_per_s": rate_per_s}
+    figures = kill_figures(load.asked, killed, expected)
+    return figures | {"num_retries": num_retries, "num_refused": load.num_refused, "rate_per_s": rate_per_s}
 
 
 def is_answer(one: object) -> bool:
@@ -329,7 +349,7 @@ def kill_figures(
     return {
         "num_kills": len(killed),
         "num_requests": len(asked),
-        "num_lost": sum(one.answer is None or isinstance(one.answer, BaseException) for one in asked),
+        "lost": [repr(one.answer) for one in asked if not isinstance(one.answer, RecommendResult)],
         "num_wrong": sum(isinstance(one.answer, RecommendResult) and not is_right(one, expected) for one in asked),
         "normal_p99_s": float(np.quantile(normal_s, 0.99)),
         "under_way_s": under_way_s,
@@ -355,7 +375,7 @@ def claims_of(report: dict[str, Any]) -> list[Claim]:
     p50 = report["overhead"]["p50_ms"]
     found.append(Claim("P50 of a cluster of one less one process's, ms", p50["cluster"] - p50["in process"], 3, False))
     if (kill := report.get("kills")) is not None:
-        found.append(Claim("wrong or lost answers", kill["num_wrong"] + kill["num_lost"], 0, at_least=False))
+        found.append(Claim("wrong or lost answers", kill["num_wrong"] + len(kill["lost"]), 0, at_least=False))
         if kill["under_way_s"]:
             ratio = max(kill["under_way_s"]) / kill["normal_p99_s"]
             found.append(Claim("the last of a killed host's requests, in normal P99", ratio, 2, at_least=False))

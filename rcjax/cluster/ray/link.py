@@ -92,6 +92,7 @@ class HostLink:
 
     async def _hear(self, asked: "Future[News]") -> News:
         hearing = asyncio.wrap_future(asked)
+        hearing.add_done_callback(_seen)  # once the link is closed nobody waits for it
         try:
             return await asyncio.wait_for(asyncio.shield(hearing), self._stall_s)
         except TimeoutError:
@@ -121,3 +122,8 @@ class HostLink:
         self.attached.clear()
         for one in self._slices:
             one.detach(why)
+
+
+def _seen(hearing: "asyncio.Future[News]") -> None:
+    if not hearing.cancelled():
+        hearing.exception()

@@ -40,6 +40,7 @@ def ray_runtime(address: str, *, num_cpus: float = 0.0) -> Iterator[None]:
     """
     ray = import_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # which is how Ray is told
+    os.environ.setdefault("RAY_worker_niceness", "0")  # hosts are what the machine is for; Ray's own default is 15
     common = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.WARNING}
     try:
         if num_local_hosts(address) is not None:
