@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rcjax.commands.cli.options import friendly_errors
 
@@ -90,7 +90,8 @@ def _show(found: "ClusterStatus") -> None:
         f"{found.num_routers} servers in front",
         highlight=False,
     )
-    table = Table("host", "node", "pid", "state", "slices", "items", "hits", "misses", "pages")
+    host = Column("host", no_wrap=True)  # whole in a narrow terminal too, as `remove` takes it
+    table = Table(host, Column("node", overflow="fold"), "pid", "state", "slices", "items", "hits", "misses", "pages")
     for one in found.hosts:
         places = f"{one.places[0]}-{one.places[-1]}" if len(one.places) > 1 else str(one.places[0])
         counts = (one.num_items, one.num_hits, one.num_misses)
