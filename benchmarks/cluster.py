@@ -308,7 +308,7 @@ def kills(number: int, num_requests: int) -> dict[str, Any]:
         with start_engine(cluster.settings) as own:
             fill(own, num_requests)
             answers = own.recommend(cluster.asks)
-        expected = {ask: scores(one) for ask, one in zip(cluster.asks, answers, strict=True) if is_answer(one)}
+        expected = {ask: scores(checked(one)) for ask, one in zip(cluster.asks, answers, strict=True)}
         cluster.engine.recommend(cluster.asks)  # copies what hosts lack
         rate_per_s = KILL_LOAD * per_s(cluster.engine, cluster.asks, KILL_HOSTS)
         with Load(cluster.engine, cluster.asks, rate_per_s) as load:
@@ -328,10 +328,11 @@ def kills(number: int, num_requests: int) -> dict[str, Any]:
     return figures | {"num_retries": num_retries, "num_refused": load.num_refused, "rate_per_s": rate_per_s}
 
 
-def is_answer(one: object) -> bool:
-    if isinstance(one, RcjaxError):
-        raise one
-    return True
+def checked(answer: RecommendResult | RcjaxError) -> RecommendResult:
+    """The answer; raises the error."""
+    if isinstance(answer, RcjaxError):
+        raise answer
+    return answer
 
 
 def kill_figures(
