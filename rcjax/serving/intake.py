@@ -16,6 +16,7 @@ from rcjax.serving.admission_limits import AdmissionLimits
 from rcjax.serving.attempts import Attempts, Body
 from rcjax.serving.calls import Call, Calls
 from rcjax.serving.dispatch import Dispatcher
+from rcjax.serving.expected_builds import ExpectedBuilds
 from rcjax.serving.generations import Generation
 from rcjax.serving.parts import GenerationPlanned, Planned, Planner
 from rcjax.serving.residency import Residency
@@ -52,6 +53,7 @@ class Intake:
         self._calls = calls
         self._residency = residency
         self._costs = costs
+        self._builds = ExpectedBuilds()
         self._info = info
         self._log = log
         self._clock = clock
@@ -111,11 +113,13 @@ class Intake:
         if plan is None:
             return False
         try:
-            is_in = self.admission.planned(call, plan, self._arm(call.body), self._work(plan), self._clock() - start_s)
+            work = self._work(call, plan)
+            is_in = self.admission.planned(call, plan, self._arm(call.body), work, self._clock() - start_s)
         except Exception as error:
             self._attempts.close(call, plan, error)
             return False
         if not is_in:
+            self._builds.release(call.future)
             self._attempts.close(call, plan, UnavailableError("the call was cancelled"))
         return is_in
 
@@ -131,13 +135,14 @@ class Intake:
             self._calls.close(call, error)
             return None
 
-    def _work(self, plan: Any) -> Work:
-        """What a plan takes of a slice, with the blocks that no slice holds."""
+    def _work(self, call: Call[Body], plan: Any) -> Work:
+        """What a plan takes of a slice, with the blocks that no slice holds and no other call has computed."""
         seconds = plan.share_s
         keys = [one.key for one in plan.wanted]
         missing = np.flatnonzero(self._residency.holders(keys).sum(axis=1) == 0) if keys else ()
-        if len(missing):
-            seconds += self._costs.build_s(sum(len(plan.wanted[index].block) for index in missing))
+        own = self._builds.claim(call.future, [keys[index] for index in missing])
+        if own:
+            seconds += self._costs.build_s(sum(len(one.block) for one in plan.wanted if one.key in own))
         return Work(seconds, plan.full_pass_s)
 
     def _hand_over_due(self) -> None:
@@ -155,6 +160,7 @@ class Intake:
 
     def _on_left(self, ticket: Ticket) -> None:
         """A call is over: what it waited in is done with it, and where a slice had it there is room."""
+        self._builds.release(ticket.call.future)
         if ticket.stage is Stage.TO_PLAN:
             self._calls.close(ticket.call, UnavailableError("the call was cancelled"))
         elif ticket.stage is Stage.TO_RUN:
