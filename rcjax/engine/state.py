@@ -98,6 +98,17 @@ def fail(future: Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
+def pass_on(ended: Future[Any], future: Future[Any]) -> None:
+    """Answers with the outcome of `ended`, as `resolve` and `fail` do; with nothing where that was cancelled."""
+    if ended.cancelled():
+        return
+    error = ended.exception()
+    if error is None:
+        resolve(future, ended.result())
+    else:
+        fail(future, error)
+
+
 def public(error: BaseException, request_id: str = "") -> RcjaxError:
     """What a caller may know of `error`; what they may not is logged."""
     if isinstance(error, RcjaxError):

@@ -19,7 +19,7 @@ from rcjax.cluster.ray.remote_parts import RemoteParts
 from rcjax.cluster.ray.starting import Starting
 from rcjax.cluster.ray.update import Written
 from rcjax.config import Settings
-from rcjax.engine.state import fail, resolve
+from rcjax.engine.state import fail, pass_on
 from rcjax.errors import InvalidRequestError, UnavailableError
 from rcjax.request import Rebalanced, Write, WriteResult
 from rcjax.serving.engine import RestoreResult, SnapshotResult
@@ -139,12 +139,7 @@ class FrontRouter(Router):
         def done(ended: "Future[T]") -> None:
             if ended.cancelled():
                 fail(future, UnavailableError("the server stopped, and whether this write is done is not known"))
-                return
-            error = ended.exception()
-            if error is None:
-                resolve(future, ended.result())
-            else:
-                fail(future, error)
+            pass_on(ended, future)
 
         self._cluster_loop.begin(work).add_done_callback(done)
         return future

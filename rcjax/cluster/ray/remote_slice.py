@@ -15,7 +15,7 @@ from rcjax.cluster.ray.parcel import BlocksSent, GenerationSent, PlanSent
 from rcjax.engine.generation import SILENCE, Listener, Sampling
 from rcjax.engine.plan import Plan, PlannedBlock
 from rcjax.engine.request_id import current_request_id
-from rcjax.engine.state import fail, resolve
+from rcjax.engine.state import fail, pass_on, resolve
 from rcjax.engine.worker_stats import WorkerStats
 from rcjax.errors import InvalidRequestError, RcjaxError, UnavailableError
 from rcjax.prompt import Block, BlockKind, Owner
@@ -188,7 +188,7 @@ class RemoteSlice:
             return future
         asked = ask(host, number)
         future.add_done_callback(partial(self._close, asked))
-        asked.add_done_callback(lambda answered: _pass_on(answered, future))
+        asked.add_done_callback(lambda answered: pass_on(answered, future))
         return future
 
     def _close(self, asked: Future[Any], future: Future[Any]) -> None:
@@ -202,16 +202,6 @@ def _done() -> Future[None]:
     future: Future[None] = Future()
     future.set_result(None)
     return future
-
-
-def _pass_on(answered: Future[Any], future: Future[Any]) -> None:
-    if answered.cancelled():
-        return
-    error = answered.exception()
-    if error is None:
-        resolve(future, answered.result())
-    else:
-        fail(future, error)
 
 
 def _with_result(asked: Future[Any], change: Callable[[Any], Any]) -> Future[Any]:
