@@ -137,36 +137,35 @@ def minutes(run: Path) -> dict[str, float]:
 
 def claims_of(bed: str, found: Bed, runs: Path) -> list[Claim]:
     """The bars that were set for the bed, of the students that are there."""
-    asked = [run for run in ("parallel", "tenth") if run in found.summaries]
-    taken = sum(sum(minutes(runs / f"{bed}-{run}").values()) for run in asked)
+    taken = sum(sum(minutes(run).values()) for run in runs.glob(f"{bed}-*"))
     claims = [Claim(f"{bed}/training_minutes", taken, MAX_TRAIN_MINUTES, False)]
     arms = found.summaries
-    if "parallel" in arms:
-        claims += _embedded_claims(arms) if bed == "embedded" else _beauty_claims(found)
+    for student in ("parallel", "sequential none"):
+        if student in arms:
+            claims += _embedded_claims(arms, student) if bed == "embedded" else _beauty_claims(found, student)
     if "parallel" in arms and "tenth" in arms:
         share = found.share_of_gain("tenth", "parallel")
         claims.append(Claim(f"{bed}/tenth_share_of_gain", share.value, MIN_SHARE_OF_TENTH))
     return claims
 
 
-def _embedded_claims(arms: Mapping[str, ArmSummary]) -> list[Claim]:
-    student, bias = arms["parallel"], arms[TEACHER].position_bias
+def _embedded_claims(arms: Mapping[str, ArmSummary], name: str) -> list[Claim]:
+    student, bias = arms[name], arms[TEACHER].position_bias
     if student.differences is None or student.fidelity is None or bias is None:
         raise RuntimeError("the student must be compared with the teacher, and the teacher asked in another order")
     difference = student.differences[NDCG]
     bar = min(MIN_TOP1_AGREEMENT, bias.top1_agreement)
+    told = f"embedded/{name.replace(' ', '_')}"
     return [
-        Claim("embedded/parallel_ndcg_difference", abs(difference.value), MAX_NDCG_DIFFERENCE, False),
-        Claim("embedded/parallel_ndcg_difference_low", difference.low, MIN_LOW),
-        Claim("embedded/parallel_top1_agreement", student.fidelity.top1_agreement, bar),
+        Claim(f"{told}_ndcg_difference", abs(difference.value), MAX_NDCG_DIFFERENCE, False),
+        Claim(f"{told}_ndcg_difference_low", difference.low, MIN_LOW),
+        Claim(f"{told}_top1_agreement", student.fidelity.top1_agreement, bar),
     ]
 
 
-def _beauty_claims(found: Bed) -> list[Claim]:
-    return [
-        Claim("beauty/parallel_given_back_ndcg_at_10", found.given_back("parallel", NDCG).value, MIN_GIVEN_BACK),
-        Claim("beauty/parallel_given_back_hit_at_10", found.given_back("parallel", HIT).value, MIN_GIVEN_BACK),
-    ]
+def _beauty_claims(found: Bed, name: str) -> list[Claim]:
+    told = f"beauty/{name.replace(' ', '_')}_given_back"
+    return [Claim(f"{told}_{metric}", found.given_back(name, metric).value, MIN_GIVEN_BACK) for metric in (NDCG, HIT)]
 
 
 def result(bed: str, found: Bed, runs: Path) -> dict[str, Any]:
