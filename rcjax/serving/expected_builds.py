@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ExpectedBuilds:
-    """Which call a block is computed for; others that lack it too wait for the same computation.
+    """Which call a block that no slice holds is computed for; others that lack it wait for the same computation.
 
     Where a slice was lost, many requests that wait lack the same blocks: if each were estimated with all it lacks, they
     would be refused for work that is done once. Any thread may use it.
@@ -31,7 +31,10 @@ class ExpectedBuilds:
         return own
 
     def release(self, call: Future[Any]) -> None:
-        """The call is over: its blocks are held by now, or are computed for whoever is next to lack them."""
+        """The call is over: its blocks are held by now, or count for whoever is next to lack them.
+
+        Calls that wait already keep their estimates: too low where this one left before its blocks were computed.
+        """
         with self._lock:
             for key in self._keys_of.pop(call, ()):
                 self._call_of.pop(key, None)

@@ -136,7 +136,7 @@ class Intake:
             return None
 
     def _work(self, call: Call[Body], plan: Any) -> Work:
-        """What a plan takes of a slice, with the blocks that no slice holds and no other call has computed."""
+        """What a plan takes of a slice, with the blocks that no slice holds and no other call is estimated with."""
         seconds = plan.share_s
         keys = [one.key for one in plan.wanted]
         missing = np.flatnonzero(self._residency.holders(keys).sum(axis=1) == 0) if keys else ()
