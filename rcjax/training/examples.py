@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from rcjax.catalog.embedded import EmbeddedWorld, Split, embedded_user_id
+from rcjax.catalog.embedded import MAX_EVENTS, EmbeddedWorld, Split, embedded_user_id
 from rcjax.catalog.negatives import NegativeSampler
 from rcjax.catalog.types import Catalogue, Event, Item, Request, User
 
@@ -85,6 +85,8 @@ class EmbeddedExamples:
 
     Every request is answered `choices_per_request` times. With `pool`, so many items are drawn by popularity, from
     which all requests of one `draw` take their candidates, instead of the candidates of the shop's own requests.
+    Histories are the last `max_events` events. In a `recall_share` of the examples one of the history's items takes a
+    candidate's place and is what was chosen.
     """
 
     world: EmbeddedWorld
@@ -92,6 +94,8 @@ class EmbeddedExamples:
     num_candidates: int
     requests_per_user: int = 1
     choices_per_request: int = 1
+    max_events: int = MAX_EVENTS
+    recall_share: float = 0.0
     pool: int | None = None
     num_users: int = 100_000
 
@@ -107,9 +111,14 @@ class EmbeddedExamples:
                 else:
                     own = {event.item_id for event in user.events}
                     candidates = _from_pool(rng, pool, own, self.num_candidates)
-                choices = self.world.choices(user.user_id, candidates, self.choices_per_request, rng)
+                history = user.events[-self.max_events :]
+                if self.recall_share and rng.random() < self.recall_share:
+                    candidates, choices = _recalled(rng, history, candidates)
+                else:
+                    drawn = self.world.choices(user.user_id, candidates, self.choices_per_request, rng)
+                    choices = tuple(int(i) for i in drawn)
                 items = tuple(self.world.items[item_id] for item_id in candidates)
-                examples.append(Example(user.events, items, tuple(int(i) for i in choices)))
+                examples.append(Example(history, items, choices))
         return examples
 
     def _drawn_pool(self, rng: np.random.Generator) -> list[str] | None:
@@ -195,6 +204,15 @@ def example_of(request: Request, history: tuple[Event, ...], items: Mapping[str,
     candidates = tuple(items[item_id] for item_id in request.candidates)
     choices = () if request.target is None else (request.candidates.index(request.target),)
     return Example(history, candidates, choices)
+
+
+def _recalled(
+    rng: np.random.Generator, history: Sequence[Event], candidates: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The candidates with one of the history's items among them, and where it is."""
+    place = int(rng.integers(len(candidates)))
+    own = history[int(rng.integers(len(history)))].item_id
+    return (*candidates[:place], own, *candidates[place + 1 :]), (place,)
 
 
 def _from_pool(rng: np.random.Generator, pool: Sequence[str], own: Collection[str], num_items: int) -> tuple[str, ...]:

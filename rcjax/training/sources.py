@@ -101,8 +101,6 @@ def example_sources(
     `catalogue` is that of the settings, where it has been read already.
     """
     if settings.catalogue.format == "embedded":
-        if train.recall_share:
-            raise ValueError(f"{train.recall_share=}: the embedded shop's users choose for themselves; set it to 0")
         world = EmbeddedWorld(settings.catalogue.seed)
         own = EmbeddedExamples(
             world,
@@ -110,9 +108,11 @@ def example_sources(
             train.num_candidates,
             requests_per_user=train.requests_per_user,
             choices_per_request=train.choices_per_request,
+            max_events=train.max_events,
+            recall_share=train.recall_share,
             pool=train.negative_pool,
         )
-        return own, EmbeddedExamples(world, "validation", train.num_candidates)
+        return own, EmbeddedExamples(world, "validation", train.num_candidates, max_events=train.max_events)
     catalogue = catalogue or read_catalogue(settings.catalogue)
     splits = split_users(catalogue, DEFAULT_SHARES, settings.catalogue.seed)
     sampler = NegativeSampler(splits["train"], train.negatives)

@@ -19,7 +19,7 @@ from tiny_model import TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
 from rcjax.cache.placement import RequestLog
-from rcjax.catalog import Event, User
+from rcjax.catalog import EmbeddedWorld, Event, User
 from rcjax.catalog.jsonl import write_catalogue
 from rcjax.catalog.types import Catalogue, Item
 from rcjax.commands.app import app
@@ -28,6 +28,7 @@ from rcjax.model.export import export_folder
 from rcjax.model.spec import load_model
 from rcjax.serving.startup import start_engine
 from rcjax.training.distillation import distilled_sources
+from rcjax.training.examples import EmbeddedExamples
 from rcjax.training.sources import example_sources, sources_of
 from rcjax.training.teacher import Teacher
 
@@ -275,10 +276,26 @@ def test_the_embedded_shop_is_a_source(files, tmp_path):
     assert [len(e.choices) for e in validation.draw(np.random.default_rng(0), 2)] == [1, 1]
 
 
-def test_the_embedded_shop_recalls_nothing(files, tmp_path):
-    settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, recall_share=0.5))
-    with pytest.raises(ValueError, match="the embedded shop"):
-        example_sources(settings, settings.train)
+def test_the_embedded_shop_asks_for_items_of_short_histories_too(files, tmp_path):
+    changes = {"recall_share": 0.5, "max_events": 4, "negative_pool": 30, "choices_per_request": 3}
+    settings = load_settings(config(files, tmp_path / "t.yaml", {"format": "embedded"}, **changes))
+    source, validation = example_sources(settings, settings.train)
+    examples = source.draw(np.random.default_rng(0), 60)
+    recalled = [example for example in examples if len(example.choices) == 1]
+    assert 20 < len(recalled) < 40
+    for example in examples:
+        assert len(example.history) == 4
+        owned = {event.item_id for event in example.history}
+        ids = [item.item_id for item in example.candidates]
+        assert len(set(ids)) == len(ids) == settings.train.num_candidates
+        asked = {ids[example.choices[0]]} if len(example.choices) == 1 else set()
+        assert owned & set(ids) == asked
+    whole = EmbeddedExamples(EmbeddedWorld(0), "validation", settings.train.num_candidates)
+    for short, long in zip(
+        validation.draw(np.random.default_rng(1), 5), whole.draw(np.random.default_rng(1), 5), strict=True
+    ):
+        assert short.history == long.history[-4:]
+        assert (short.candidates, short.choices) == (long.candidates, long.choices)
 
 
 def test_tensorboard_without_its_package_is_said_before_anything_runs(files, tmp_path, monkeypatch):
