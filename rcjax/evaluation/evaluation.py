@@ -80,6 +80,11 @@ class Evaluation:
         return frame_of(list(summary_rows(self.summaries, self.baselines, self.bounds))).set_index("name")
 
 
+NO_TEACHER_SECTION = """\
+The settings have no train.teacher, so the teacher is asked for a label, in their template: give those of the run that \
+distilled."""
+
+
 def evaluate(
     console: Console,
     settings: Settings,
@@ -113,6 +118,8 @@ def _evaluate_student(
     dataset: Dataset | None,
 ) -> Evaluation:
     """Asks the teacher, then the student: the memory may not hold both."""
+    if settings.train.teacher is None:
+        noted(console)(NO_TEACHER_SECTION)
     arms = chosen_arms(settings, options.arms)
     teaching = teacher_settings(settings, teacher, options.teacher_adapter, arms)
     references = against_teacher(teaching.arms, arms)

@@ -59,12 +59,15 @@ def ask(tmp_path, monkeypatch):
     student = (settings.model, "own-lora", settings.template)
     task = NextItem(history_len=2, num_candidates=4)
 
-    def run(gate=None, arms=()):
+    def run(gate=None, arms=(), train=settings.train):
+        loaded.clear()
+        asked = settings.model_copy(update={"train": train})
         to = Console(file=io.StringIO(), width=110)
         options = EvalOptions(NUM_REQUESTS, arms, task, "all", teacher="its-folder", teacher_adapter="its-lora")
-        passed = run_eval(to, settings, options, json_file=tmp_path / "e.json", plot_file=tmp_path / "e.png", gate=gate)
+        passed = run_eval(to, asked, options, json_file=tmp_path / "e.json", plot_file=tmp_path / "e.png", gate=gate)
         assert not (tmp_path / "snapshots").exists(), "an evaluation is no deployment"
-        assert set(loaded) == {("its-folder", "its-lora", str(tmp_path / "its.yaml")), student}
+        template = train.teacher.template if train.teacher else settings.template
+        assert set(loaded) == {("its-folder", "its-lora", template), student}
         return passed, to.file.getvalue(), json.loads((tmp_path / "e.json").read_text())
 
     return run
@@ -105,6 +108,15 @@ def test_a_gate_that_all_students_pass(ask):
     assert passed
     assert "gate passed: 1 arm within ±0.001 of the teacher" in said
     assert list(found["arms"]) == ["teacher", "undistilled none", "undistilled full", "corrected"]
+
+
+def test_settings_that_do_not_say_how_the_teacher_was_trained_are_told_of(ask):
+    warning = "no train.teacher, so the teacher is asked for a label"
+    _, said, found = ask(arms=("trusting",), train=TrainSettings())
+    assert warning in " ".join(said.split())
+    assert found["arms"]["teacher"]["settings"]["scoring"] == "label"
+    _, said, _ = ask(arms=("trusting",))
+    assert warning not in " ".join(said.split())
 
 
 def test_an_arm_with_a_name_of_the_teachers_is_refused(ask, monkeypatch):
