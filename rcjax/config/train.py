@@ -43,7 +43,8 @@ class TrainSettings(StrictModel):
     `num_layers` keeps the first layers of the checkpoint; `new_model` starts from random weights instead.
     `negative_pool` draws so many items for four passes, from which their requests take their negatives (of the embedded
     shop, their candidates), so that a pass computes their KV once for all; without it every request draws its own.
-    `requests_per_user` shares a history likewise. `negatives` is for catalogues with events.
+    `requests_per_user` shares a history likewise, of which the last `max_events` are asked with. `negatives` is for
+    catalogues with events.
     `choices_per_request` asks the embedded shop's users each request so often; elsewhere so many of a user's later
     items, or as many as are left, are among the candidates and all of them chosen. `recall_share` of the requests ask
     for an item of the history itself: a model that finds it has learnt to compare candidates with the history.
