@@ -112,6 +112,7 @@ class EmbeddedExamples:
                     own = {event.item_id for event in user.events}
                     candidates = _from_pool(rng, pool, own, self.num_candidates)
                 history = user.events[-self.max_events :]
+                # Without recall nothing is drawn for it: the runs of before there was any go on as they were.
                 if self.recall_share and rng.random() < self.recall_share:
                     candidates, choices = _recalled(rng, history, candidates)
                 else:
