@@ -1,6 +1,8 @@
 """The embedded shop: a catalogue, users and requests made from a seed, whose best possible ranking is known."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -59,6 +61,12 @@ class EmbeddedWorld:
             aspects=_profile_aspects(Draws(seed, _PROFILES), num_profiles, self.products),
             popularity=_popularity(Draws(seed, _POPULARITY), num_items),
         )
+
+    def with_histories(self, sharpness: float) -> "EmbeddedWorld":
+        """The same shop, people and tastes, whose histories tell more of a taste than the shop's own 0.5, or less."""
+        other = copy(self)
+        other.tastes = replace(self.tastes, history_sharpness=sharpness)
+        return other
 
     def user(self, user_id: str) -> User:
         """The user of that name; `KeyError` for a name that is not `{split}-{index}`."""

@@ -31,8 +31,8 @@ class TasteModel:
 
     A profile's utility for an item is the sum over the item's aspects.
 
-    - event k of a history is item i with probability proportional to popularity_i * exp(utility_i / 2), among
-      the items that did not come before;
+    - event k of a history is item i with probability proportional to popularity_i * exp(`history_sharpness` utility_i),
+      among the items that did not come before;
     - its rating r has probability proportional to exp(-(r - m)^2 / (2 * 0.8^2)), m = 3 + 2 tanh(utility / 4);
     - its review mentions aspect a with probability proportional to exp(0.8 s aspects_a), s = 1 for ratings from
       3 up and -1 below: praise for what the user likes, blame for what they do not;
@@ -42,6 +42,7 @@ class TasteModel:
     prior: Float[np.ndarray, "P"]
     aspects: Float[np.ndarray, "P I A"]
     popularity: Float[np.ndarray, "I"]
+    history_sharpness: float = HISTORY_SHARPNESS
 
     @cached_property
     def utility(self) -> Float[np.ndarray, "P I"]:
@@ -49,7 +50,7 @@ class TasteModel:
 
     @cached_property
     def event_weights(self) -> Float[np.ndarray, "P I"]:
-        return np.asarray(self.popularity * np.exp(HISTORY_SHARPNESS * self.utility))
+        return np.asarray(self.popularity * np.exp(self.history_sharpness * self.utility))
 
     @cached_property
     def rating_probabilities(self) -> tuple[Float[np.ndarray, "P R"], ...]:

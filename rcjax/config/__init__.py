@@ -19,6 +19,7 @@ from rcjax.config.shapes import ShapeSize as ShapeSize
 from rcjax.config.snapshot import SnapshotSettings as SnapshotSettings
 from rcjax.config.teacher import TeacherSettings as TeacherSettings
 from rcjax.config.telemetry import TelemetrySettings as TelemetrySettings
+from rcjax.config.train import ClearHistories as ClearHistories
 from rcjax.config.train import Lora as Lora
 from rcjax.config.train import NewModel as NewModel
 from rcjax.config.train import TrainSettings as TrainSettings

@@ -35,6 +35,28 @@ class Lora(StrictModel):
     """Of the adapters."""
     alpha: float = Field(16.0, gt=0)
     """What they add counts `alpha / rank` times."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which they are exported alone."""
+
+
+class ClearHistories(StrictModel):
+    """Histories of the embedded shop that tell at first more of a taste than its customers' do, and fade into these.
+
+    An item is bought in proportion to exp(`sharpness` times what it is worth to the user); in the shop's own histories
+    that is 0.5.
+    """
+
+    sharpness: float = Field(3.0, gt=0)
+    """At first."""
+    num_steps: int = Field(ge=1)
+    """Steps that keep it."""
+    fading_steps: int = Field(ge=1)
+    """Steps in which it then becomes the shop's own, by the same factor in each."""
+
+    def sharpness_at(self, step: float, end: float) -> float:
+        """Of the histories of a step, counted from 0; `end` is the shop's own."""
+        faded = min(max(step - self.num_steps, 0) / self.fading_steps, 1.0)
+        return self.sharpness ** (1 - faded) * end**faded
 
 
 class TrainSettings(StrictModel):
@@ -48,6 +70,7 @@ class TrainSettings(StrictModel):
     `choices_per_request` asks the embedded shop's users each request so often; elsewhere so many of a user's later
     items, or as many as are left, are among the candidates and all of them chosen. `recall_share` of the requests ask
     for an item of the history itself: a model that finds it has learnt to compare candidates with the history.
+    `clear_histories` begins with users whose taste is easy to see (of the embedded shop only).
 
     `selection` trains a `sequential` model as it is served from cached blocks under that policy, which must not need a
     probe; without it items are computed in each request. `teacher` distils: the checkpoint's own rankings under full
@@ -71,6 +94,7 @@ class TrainSettings(StrictModel):
     requests_per_user: int = Field(1, ge=1)
     choices_per_request: int = Field(1, ge=1)
     recall_share: float = Field(0.0, ge=0, le=1)
+    clear_histories: ClearHistories | None = None
     negatives: Negatives = Negatives.POPULARITY
     negative_pool: int | None = None
     max_events: int = Field(15, ge=1)

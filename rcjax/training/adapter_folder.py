@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from rcjax.config import Settings, TrainSettings
 from rcjax.model.adapter import Adapter
 from rcjax.model.adapter_export import write_adapter
@@ -23,13 +25,16 @@ class AdapterFolder:
     base: str
     origin: AdapterOrigin
     below: Adapter | None
+    dtype: str = "float32"
 
     def write(self, folder: Path, adapters: Params) -> None:
         """With what `below` changes, so that the base alone is needed beside it. `DiskError`."""
         alpha = self.alpha
         if self.below is not None:
             adapters, alpha = on_top_of(self.below, self.config, adapters, alpha)
-        write_adapter(folder, self.config, adapters, alpha, base=self.base, origin=self.origin)
+        write_adapter(
+            folder, self.config, adapters, alpha, base=self.base, origin=self.origin, dtype=jnp.dtype(self.dtype)
+        )
 
 
 def adapter_folder(settings: Settings, train: TrainSettings, model: Model, template: Template) -> AdapterFolder | None:
@@ -39,4 +44,4 @@ def adapter_folder(settings: Settings, train: TrainSettings, model: Model, templ
     num_layers = train.num_layers or model.config.num_layers
     config = replace(model.config, num_layers=num_layers)
     origin = AdapterOrigin.of(template, train.layout, train.scoring, model.base_fingerprint, num_layers)
-    return AdapterFolder(config, train.lora.alpha, settings.model, origin, model.adapter)
+    return AdapterFolder(config, train.lora.alpha, settings.model, origin, model.adapter, train.lora.dtype)

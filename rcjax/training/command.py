@@ -103,8 +103,8 @@ def _identity(settings: Settings, train: TrainSettings, model: Model, builder: P
     catalogue = settings.catalogue.model_dump(mode="json", exclude={"paths", "on_error"})
     if not settings.catalogue.columns.named:
         del catalogue["columns"]  # runs from before there were any go on
-    trained = train.model_dump(mode="json", exclude={"teacher": {"requests", "scores", "template"}})
-    for new in ("selection", "teacher"):
+    trained = train.model_dump(mode="json", exclude={"teacher": {"requests", "scores", "template"}, "lora": {"dtype"}})
+    for new in ("selection", "teacher", "clear_histories"):
         if trained[new] is None:
             del trained[new]  # likewise
     identity: dict[str, object] = {

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ from rcjax.cache.placement import RequestLog
 from rcjax.catalog import Catalogue, EmbeddedWorld, Request
 from rcjax.catalog.holdout import DEFAULT_SHARES, split_users
 from rcjax.catalog.negatives import NegativeSampler
-from rcjax.config import Settings, TrainSettings, read_catalogue
+from rcjax.catalog.taste import HISTORY_SHARPNESS
+from rcjax.config import ClearHistories, Settings, TrainSettings, read_catalogue
 from rcjax.training.examples import Buckets, DrawnBuckets, EmbeddedExamples, Example, ExampleSource, PairExamples
 from rcjax.training.requests import RequestExamples, request_examples
+from rcjax.training.trainer import BUCKETED_BATCHES
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,29 @@ def sources_of(settings: Settings, train: TrainSettings, tell: Tell = logger.war
         return _made(requests, catalogue, settings, train, tell)
     source, validation = example_sources(settings, train, catalogue)
     examples = validation.draw(np.random.default_rng((train.seed, 1)), train.num_validation)
-    return Sources(DrawnBuckets(source), examples)
+    return Sources(_drawn(source, train), examples)
+
+
+def _drawn(source: ExampleSource, train: TrainSettings) -> Buckets:
+    if train.clear_histories is None:
+        return DrawnBuckets(source)
+    if not isinstance(source, EmbeddedExamples):
+        raise ValueError("train.clear_histories is for the embedded shop, whose tastes are known; leave it out")
+    return FadingBuckets(source, train.clear_histories, BUCKETED_BATCHES / train.accumulate)
+
+
+@dataclass(frozen=True, slots=True)
+class FadingBuckets:
+    """Examples of the embedded shop with histories that are clear at first (`ClearHistories`)."""
+
+    source: EmbeddedExamples
+    clear: ClearHistories
+    steps_per_bucket: float
+
+    def bucket(self, number: int, num_examples: int, rng: np.random.Generator) -> list[Example]:
+        sharpness = self.clear.sharpness_at(number * self.steps_per_bucket, HISTORY_SHARPNESS)
+        world = self.source.world.with_histories(sharpness)
+        return replace(self.source, world=world).draw(rng, num_examples)
 
 
 def _requests(file: Path, tell: Tell) -> list[Request]:

@@ -11,21 +11,22 @@ from rcjax.catalog.taste import TasteModel, Trace
 NUM_PROFILES, NUM_ITEMS, NUM_ASPECTS = 3, 5, 2
 
 
-def tiny_model(seed: int = 0) -> TasteModel:
+def tiny_model(seed: int = 0, **changes: float) -> TasteModel:
     rng = np.random.default_rng(seed)
     return TasteModel(
         prior=np.array([0.5, 0.3, 0.2]),
         aspects=rng.normal(0.0, 1.5, (NUM_PROFILES, NUM_ITEMS, NUM_ASPECTS)),
         popularity=np.array([0.4, 0.3, 0.15, 0.1, 0.05]),
+        **changes,
     )
 
 
-def joint_probability(model: TasteModel, profile: int, trace: Trace) -> float:
+def joint_probability(model: TasteModel, profile: int, trace: Trace, sharpness: float = 0.5) -> float:
     """P(profile, history), written out event by event from the definitions."""
     utility = [sum(model.aspects[profile, item]) for item in range(NUM_ITEMS)]
     probability, left = model.prior[profile], set(range(NUM_ITEMS))
     for item, rating, mention in zip(trace.items, trace.ratings, trace.mentions, strict=True):
-        weight = {i: model.popularity[i] * math.exp(utility[i] / 2) for i in left}
+        weight = {i: model.popularity[i] * math.exp(sharpness * utility[i]) for i in left}
         probability *= weight[item] / sum(weight.values())
         left.remove(item)
         middle = 3 + 2 * math.tanh(utility[item] / 4)
@@ -46,10 +47,11 @@ def all_traces(num_events: int) -> list[Trace]:
     ]
 
 
-def test_posterior_is_the_enumerated_one_and_all_histories_sum_to_one() -> None:
-    model, total = tiny_model(), 0.0
+@pytest.mark.parametrize("changes", [{}, {"history_sharpness": 2.0}])
+def test_posterior_is_the_enumerated_one_and_all_histories_sum_to_one(changes: dict[str, float]) -> None:
+    model, total = tiny_model(**changes), 0.0
     for trace in all_traces(2):
-        joint = np.array([joint_probability(model, profile, trace) for profile in range(NUM_PROFILES)])
+        joint = np.array([joint_probability(model, p, trace, *changes.values()) for p in range(NUM_PROFILES)])
         total += joint.sum()
         assert model.posterior(trace) == pytest.approx(joint / joint.sum(), rel=1e-9)
     assert total == pytest.approx(1.0)

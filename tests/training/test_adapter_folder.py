@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 from test_command import NEW_MODEL, STEPS, start, train, write_files
 from tiny_engine import ARMS, scores, tiny_model, tiny_settings
 
@@ -63,6 +65,16 @@ def served(folder: Path, **changed: object) -> tuple[str, dict[str, float]]:
     with start_engine(settings) as engine:
         engine.put_user(User("u", (Event("h", "thing 07", rating=4.0),)))
         return engine.info().model, scores(engine, ITEMS)
+
+
+def test_an_adapter_in_half_the_bytes_is_the_same_run(files, first, tmp_path):
+    run(files, tmp_path / "half", lora=FAST["lora"] | {"dtype": "bfloat16"})
+    half, whole = (folder / "adapter" for folder in (tmp_path / "half", first))
+    assert (tmp_path / "half" / "run.json").read_text() == (first / "run.json").read_text()
+    factors = [load_file(folder / "adapter_model.safetensors") for folder in (half, whole)]
+    for name, factor in factors[1].items():
+        assert factors[0][name].dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(factors[0][name], factor.astype(ml_dtypes.bfloat16))
 
 
 def test_base_and_adapter_rank_as_the_merged_model(files, first, tmp_path, caplog):

@@ -309,6 +309,7 @@ def test_tensorboard_without_its_package_is_said_before_anything_runs(files, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"clear_histories": {"num_steps": 1, "fading_steps": 1}}, "clear_histories is for the embedded shop"),
         ({"choices_per_request": 20}, "leaves no negative among num_candidates="),
         ({"num_layers": 9}, "exceeds the checkpoint's num_layers=3"),
         ({"new_model": {**NEW_MODEL, "d_model": 15}}, "d_model=15 must be a multiple"),
