@@ -32,6 +32,7 @@ def settings(num_hosts: int) -> Settings:
     tiled = next(shape for shape in wanted.shapes.rank if shape.tiles and shape.batch == 1)
     return wanted.model_copy(
         update={
+            "adapter": None,
             "dtype": "float32",
             "mesh": MeshSettings(placement="hash", replica_share=0.5),
             "cluster": ClusterSettings(max_hosts=num_hosts, cpus=0, stall_s=30.0),

@@ -77,6 +77,7 @@ def settings(attention: str, tiny: bool) -> Settings:
         *(ShapeSize(fresh_tokens=fresh, num_pages=pages, batch=b) for fresh, pages in sizes for b in batches),
     ]
     return Settings(
+        adapter=None,
         dtype="bfloat16",
         attention=attention,
         arms={arm: ttft.ARMS[arm] for arm in ARMS},

@@ -49,6 +49,8 @@ ROOT = Path(__file__).parents[1]
 def settings() -> Settings:
     rank = ((160, 192), (160, 192, 4), (160, 192, 16))
     return Settings(
+        adapter=None,
+        default_arm="rcjax",
         shapes=ShapeSettings(rank=rank, build=((512, 16),)),
         cache=CacheSettings(pool_bytes=ByteSize(2**31)),
     )
@@ -244,7 +246,7 @@ def measure_outside(num_requests: int = 50) -> dict[str, Any]:
     """What a request takes besides its pass, one at a time, on the real model with all blocks in cache."""
     tiled = ShapeSize(fresh_tokens=20, num_pages=48, tiles=20, tile_pages=8)
     shapes = ShapeSettings(rank=(tiled, (64, 192), (160, 192)), build=((512, 16),))
-    wanted = Settings(dtype="float32", shapes=shapes, cache=CacheSettings(pool_bytes=ByteSize(2**31)))
+    wanted = Settings(adapter=None, dtype="float32", shapes=shapes, cache=CacheSettings(pool_bytes=ByteSize(2**31)))
     arms = {name: wanted.arms[name] for name in ("rcjax", "parallel")}
     with start_engine(wanted.model_copy(update={"arms": arms}), progress=lambda step: None) as engine:
         asks = fill(engine, EmbeddedWorld(0), num_requests)

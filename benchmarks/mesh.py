@@ -66,7 +66,7 @@ class MeshEngine:
 
     def __init__(self) -> None:
         self.policy = InTurn()
-        settings = load_settings(CONFIG)
+        settings = load_settings(CONFIG).with_weights(None, "")
         # A request pins all its pages while it waits; with less room a burst would evict items that no other slice has.
         settings = settings.model_copy(update={"cache": settings.cache.model_copy(update={"pool_bytes": POOL_BYTES})})
         with patch("rcjax.serving.startup.policy_of", return_value=self.policy):

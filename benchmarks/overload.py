@@ -85,7 +85,7 @@ def main() -> None:
     tiled = tuple(shape for shape in EMBEDDED_SHAPES.rank if shape.tiles == NUM_CANDIDATES)
     shapes = ShapeSettings(rank=(*tiled, (64, 192)), build=EMBEDDED_SHAPES.build)
     arms = {"parallel": EMBEDDED_ARMS["parallel"]}
-    settings = Settings(cache=cache, shapes=shapes, arms=arms, default_arm="parallel")
+    settings = Settings(adapter=None, cache=cache, shapes=shapes, arms=arms, default_arm="parallel")
     with start_engine(settings, progress=print) as engine:
         requests = fill(engine, EmbeddedWorld(0))
         freeze_start_up()  # as `rcjax serve` does

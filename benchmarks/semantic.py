@@ -40,7 +40,10 @@ def settings(model: str) -> Settings:
     rank = tuple((fresh, 192) for fresh in (224, 320, 416, 512, 768))
     build = tuple((fresh, 16) for fresh in (192, 256, 320, 384, 512))
     return Settings(
-        model=model, shapes=ShapeSettings(rank=rank, build=build), cache=CacheSettings(pool_bytes=ByteSize(2**30))
+        model=model,
+        adapter=None,
+        shapes=ShapeSettings(rank=rank, build=build),
+        cache=CacheSettings(pool_bytes=ByteSize(2**30)),
     )
 
 

@@ -37,6 +37,7 @@ from rcjax.serving.snapshots import Snapshots, restore, save
 from rcjax.serving.startup import start_engine
 
 EMBEDDED = Settings(
+    adapter=None,
     cache=CacheSettings(pool_bytes=ByteSize(5 * 2**29)),
     shapes=ShapeSettings(
         rank=(*(shape for shape in EMBEDDED_SHAPES.rank if shape.tiles == 20), (64, 192)), build=EMBEDDED_SHAPES.build

@@ -113,6 +113,7 @@ def settings(model: str) -> dict[str, Any]:
     parallel = {"layout": "parallel", "scoring": "anchor"}
     return {
         "model": model,
+        "adapter": None,
         "dtype": "float32",
         "catalogue": {"format": "jsonl", "paths": {"folder": "shop"}},
         "cache": {"page_tokens": 16, "pool_bytes": "128MiB"},

@@ -54,7 +54,7 @@ def settings() -> Settings:
     tiled = ShapeSize(fresh_tokens=20, num_pages=48, tiles=20, tile_pages=8)
     rank = (tiled, (64, 160), (160, 160), *full, *instruction, *prefix)
     shapes = ShapeSettings(rank=rank, build=((512, 16),))
-    return Settings(dtype="float32", arms=ARMS, shapes=shapes, cache=CacheSettings(pool_bytes=POOL_BYTES))
+    return Settings(adapter=None, dtype="float32", arms=ARMS, shapes=shapes, cache=CacheSettings(pool_bytes=POOL_BYTES))
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import griffe
 from pydantic import BaseModel, ByteSize
-from pydantic.fields import FieldInfo
 from repository import ROOT, with_links_to_pages
 from tables import table
 
@@ -70,12 +69,16 @@ def configuration_page(root: type[BaseModel], sample: str) -> str:
 
 def _section(section: Section, anchors: dict[type[BaseModel], str]) -> str:
     rows = []
+    defaults: dict[str, Any] = {}
     for name, field in section.model.model_fields.items():
+        if not field.is_required():
+            defaults[name] = field.get_default(call_default_factory=True, validated_data=defaults)
         kind = _type(field.annotation, anchors)
         limits = ", ".join(_limits(field.metadata, field.annotation))
         words = _words(section.model, name)
+        default = _default(defaults[name]) if name in defaults else "required"
         rows.append(
-            (f"`{name}`{{ #{section.path_of(name)} }}", f"{kind}, {limits}" if limits else kind, _default(field), words)
+            (f"`{name}`{{ #{section.path_of(name)} }}", f"{kind}, {limits}" if limits else kind, default, words)
         )
     title = f"`{section.path}`" if section.path else "Top level"
     about = with_links_to_pages(inspect.getdoc(section.model) or "", PAGE)
@@ -139,10 +142,7 @@ def _limits(metadata: list[Any], annotation: Any) -> Iterator[str]:
             )
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
+def _default(value: Any) -> str:
     if isinstance(value, BaseModel):
         return ""  # each of its keys has one
     return "[as below](#the-defaults-as-a-file)" if isinstance(value, dict | tuple) and value else f"`{_yaml(value)}`"

@@ -67,7 +67,7 @@ train = TrainSettings(
     validate_every=30,
     checkpoint_every=60,
 )
-model = run_training(console, Settings(template="compact"), train, folder / "run")
+model = run_training(console, Settings(adapter=None, template="compact"), train, folder / "run")
 
 # %% [markdown]
 # ## Arms

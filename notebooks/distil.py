@@ -105,6 +105,7 @@ anchor:
   negative: " no"
 """)
 base = Settings(
+    adapter=None,
     template=str(folder / "titles.yaml"),
     catalogue=CatalogueSettings(format="jsonl", paths={"folder": folder}),
 )

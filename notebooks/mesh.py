@@ -167,6 +167,7 @@ plt.show()
 # %%
 def settings_of(placement: str, policy: str) -> Settings:
     return Settings(
+        adapter=None,
         dtype="float32",
         template="compact",
         arms={"parallel": ArmSettings(layout=Layout.PARALLEL, scoring=Scoring.ANCHOR)},

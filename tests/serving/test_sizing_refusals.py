@@ -59,7 +59,10 @@ def shapes(*more, rank=RANK, build=BUILD):
             "shapes.rank[3] (768 fresh tokens, 4000 pages) can be used by no request: all within limits that it holds "
             "fit 768 fresh tokens, 1280 pages",
         ),
-        ({"arms": {"rcjax": Settings().arms["rcjax"]}}, "shapes.rank[0] can be used by no request: it has tiles"),
+        (
+            {"arms": {"rcjax": Settings().arms["rcjax"]}, "default_arm": "rcjax"},
+            "shapes.rank[0] can be used by no request: it has tiles",
+        ),
         ({"limits": Limits(max_candidates=676)}, "limits.max_candidates=676 is more than any shape"),
         (
             {

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from rcjax.commands.cli.options import Adapter, Config, friendly_errors, read_settings, with_adapter
+from rcjax.commands.cli.options import Adapter, Config, friendly_errors, read_settings
 
 
 @friendly_errors()
@@ -24,7 +24,7 @@ def demo(
     from rcjax.commands.demo.run import demo_settings, run_demo
     from rcjax.commands.mesh_demo import run_mesh_demo
 
-    settings = with_adapter(read_settings(config) if config else demo_settings(), adapter)
+    settings = (read_settings(config) if config else demo_settings()).with_weights(None, adapter)
     if settings.mesh.slices == 1:
         run_demo(Console(), settings, requests, html=html)
         return

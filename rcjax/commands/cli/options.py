@@ -44,14 +44,7 @@ def read_settings(
     if on_error is not None:
         catalogue = settings.catalogue.model_copy(update={"on_error": on_error})
         settings = settings.model_copy(update={"catalogue": catalogue})
-    if model is not None:
-        settings = settings.model_copy(update={"model": model})
-    return with_adapter(settings, adapter)
-
-
-def with_adapter(settings: "Settings", adapter: str | None) -> "Settings":
-    """The settings with what `--adapter` says: nothing, another, or none."""
-    return settings if adapter is None else settings.model_copy(update={"adapter": adapter or None})
+    return settings.with_weights(model, adapter)
 
 
 @contextmanager
