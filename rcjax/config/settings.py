@@ -101,6 +101,16 @@ class Settings(StrictModel):
         return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
 
     @property
+    def other_shop_note(self) -> str | None:
+        """What to tell where the embedded recommender's adapter meets a catalogue that it was not taught."""
+        if self.adapter != EMBEDDED_ADAPTER or self.catalogue.format == "embedded":
+            return None
+        return (
+            f"adapter {EMBEDDED_ADAPTER!r} was taught the embedded shop alone; for another catalogue set adapter: "
+            "null, or train one (docs/training.md)"
+        )
+
+    @property
     def semantic_arms(self) -> list[str]:
         """The arms with `history: semantic`."""
         return [name for name, arm in self.arms.items() if arm.history is History.SEMANTIC]

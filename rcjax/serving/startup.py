@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from rcjax.cache.placement import RequestLog
 from rcjax.config import Settings
-from rcjax.config.settings import EMBEDDED_ADAPTER
 from rcjax.engine.compilation import CompilationCounter, use_compilation_cache
 from rcjax.engine.library import Library
 from rcjax.engine.planner import Planner
@@ -218,12 +217,7 @@ def adapter_notes(settings: Settings, model: Model, builder: PromptBuilder) -> l
         return []
     arms = {(arm.layout, arm.scoring) for arm in settings.arms.values()}
     notes = model.adapter.mismatches(builder.template, arms, model.base_fingerprint)
-    if settings.adapter == EMBEDDED_ADAPTER and settings.catalogue.format != "embedded":
-        notes.append(
-            f"adapter {EMBEDDED_ADAPTER!r} was taught the embedded shop alone; for another catalogue set adapter: "
-            "null, or train one (docs/training.md)"
-        )
-    return notes
+    return [*notes, note] if (note := settings.other_shop_note) else notes
 
 
 def new_planner(settings: Settings, parts: SliceParts, builder: PromptBuilder) -> Planner:

@@ -25,7 +25,7 @@ class AdapterFolder:
     base: str
     origin: AdapterOrigin
     below: Adapter | None
-    dtype: str = "float32"
+    dtype: str
 
     def write(self, folder: Path, adapters: Params) -> None:
         """With what `below` changes, so that the base alone is needed beside it. `DiskError`."""

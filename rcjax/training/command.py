@@ -88,9 +88,11 @@ def _train(console: Console, trainer: Trainer, state: TrainState, events: PassEv
 
 
 def _warn_of_adapter(settings: Settings, train: TrainSettings, model: Model, builder: PromptBuilder) -> None:
-    """Where what training starts from is an adapter that was trained for another prompt than it is asked with."""
+    """Where what training starts from is an adapter that was trained for another prompt or catalogue than these."""
     if model.adapter is None:
         return
+    if note := settings.other_shop_note:
+        logger.warning(note)
     template, asked = builder.template, (train.layout, train.scoring)
     if train.teacher is not None:
         template, asked = teacher_template(settings, train.teacher), (Layout.SEQUENTIAL, train.teacher.scoring)
@@ -126,7 +128,8 @@ def _start(model: Model, train: TrainSettings) -> tuple[ModelConfig, Params]:
     if train.num_layers is None:
         return model.config, model.params
     if train.num_layers > model.config.num_layers:
-        raise ValueError(f"{train.num_layers=} exceeds the checkpoint's num_layers={model.config.num_layers}")
+        advice = "lower it" if model.adapter is None else "lower it, or set adapter: null for the whole checkpoint"
+        raise ValueError(f"{train.num_layers=} exceeds the checkpoint's num_layers={model.config.num_layers}; {advice}")
     layers = {name: stacked[: train.num_layers] for name, stacked in model.params["layers"].items()}
     return replace(model.config, num_layers=train.num_layers), {**model.params, "layers": layers}
 

@@ -77,6 +77,13 @@ def test_an_adapter_in_half_the_bytes_is_the_same_run(files, first, tmp_path):
         np.testing.assert_array_equal(factors[0][name], factor.astype(ml_dtypes.bfloat16))
 
 
+def test_more_layers_than_an_adapter_leaves_say_what_to_do(files, first, tmp_path):
+    said = run(files, tmp_path / "more", first / "adapter", num_layers=9)
+    assert "exceeds the checkpoint's num_layers=3; lower it, or set adapter: null for the whole checkpoint" in " ".join(
+        said.split()
+    )
+
+
 def test_base_and_adapter_rank_as_the_merged_model(files, first, tmp_path, caplog):
     base = str(files / "start")
     with caplog.at_level(logging.WARNING, "rcjax"):
