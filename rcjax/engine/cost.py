@@ -10,6 +10,7 @@ from rcjax.model.config import ModelConfig
 from rcjax.model.selection import Measure, Quantity
 
 _NEW_SHARE = 0.2  # of an estimate that the newest observation makes
+_FADING = 0.002  # of what a pass is thought to take beyond its fastest, for each pass of its purpose in another shape
 _ASSUMED_FLOPS_PER_S = 5e10  # until the first pass has been timed
 _ASSUMED_BYTES_PER_S = 1e9  # until the first transfer has
 _ASSUMED_FETCH = {  # seconds to begin with, and bytes a second, until the first of its kind has come
@@ -31,8 +32,9 @@ class Program:
 class CostModel:
     """Estimates seconds; one for scheduler, batcher, admission, eviction and fetching of a slice.
 
-    A program that has been timed takes what it took: an average that leans to the newest. One that has not takes its
-    floating-point operations at the rate of all passes so far. The worker's thread observes, any thread asks.
+    A program that has been timed takes what it took: an average that leans to the newest, and fades to the fastest
+    while others of its purpose are run. One that has not takes its floating-point operations at the rate of all passes
+    so far. The worker's thread observes, any thread asks.
     """
 
     def __init__(self, config: ModelConfig, page_tokens: int, page_bytes: int):
@@ -40,6 +42,7 @@ class CostModel:
         self._page_tokens = page_tokens
         self._page_bytes = page_bytes
         self._seconds: dict[Program, float] = {}
+        self._fastest: dict[Program, float] = {}
         self._flops = 0.0
         self._flops_s = 0.0
         self._page_s: float | None = None  # of a transfer
@@ -112,6 +115,7 @@ class CostModel:
         """Takes what `timed` says of passes that run elsewhere, in place of what was known of them."""
         for program, seconds in timed.items():
             self._seconds[program] = seconds
+            self._fastest[program] = min(seconds, self._fastest.get(program, seconds))
             is_longest = self._build is None or self._build.shape.fresh_tokens < program.shape.fresh_tokens
             if program.purpose == "build" and is_longest:
                 self._build = program
@@ -123,8 +127,19 @@ class CostModel:
         self._flops_s += seconds
         before = self._seconds.get(program, seconds)
         self._seconds[program] = before + _NEW_SHARE * (seconds - before)
+        self._fastest[program] = min(seconds, self._fastest.get(program, seconds))
+        self._fade_others(program)
         if purpose == "build" and (self._build is None or self._build.shape.fresh_tokens < shape.fresh_tokens):
             self._build = program
+
+    def _fade_others(self, seen: Program) -> None:
+        """Lets other programs of that purpose look a little faster, so that they are tried again in time.
+
+        Else one pass that was held up could end the use of its shape, as nothing new would be learnt.
+        """
+        for program, seconds in self._seconds.items():
+            if program.purpose == seen.purpose and program != seen:
+                self._seconds[program] = seconds - _FADING * (seconds - self._fastest[program])
 
     def observe_transfer(self, num_pages: int, seconds: float) -> None:
         """Learns from a transfer that took `seconds`."""

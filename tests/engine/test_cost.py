@@ -30,6 +30,30 @@ def test_flops_of_a_layer_by_hand(config):
     assert layer_flops(config, 10.0) - layer_flops(config, 0.0) == 2 * 2 * 32 * 10  # q k^T and the weighted sum of v
 
 
+def test_a_pass_that_was_held_up_does_not_end_the_use_of_its_shape(cost):
+    """Whoever takes the fastest shape times no other: the one that was held up has to look faster in time."""
+    took_s = {SMALL: 0.006, LARGE: 0.035}
+    for shape, seconds in took_s.items():
+        cost.observe("rank", shape, seconds)
+    cost.observe("rank", SMALL, 0.3)
+    chosen = []
+    for _ in range(1000):
+        chosen.append(min(took_s, key=lambda shape: cost.pass_s("rank", shape)))
+        cost.observe("rank", chosen[-1], took_s[chosen[-1]])
+    assert chosen[0] == LARGE
+    assert set(chosen[-100:]) == {SMALL}
+
+
+def test_a_shape_that_is_not_run_never_looks_faster_than_it_was(cost):
+    cost.observe("rank", SMALL, 0.5)
+    cost.observe("rank", SMALL, 1.0)
+    cost.observe("build", SMALL, 1.0)
+    for _ in range(10_000):
+        cost.observe("rank", LARGE, 0.4)
+    assert cost.pass_s("rank", SMALL) == pytest.approx(0.5)
+    assert cost.pass_s("build", SMALL) == 1.0
+
+
 def test_a_program_that_was_timed_takes_what_it_took(cost):
     cost.observe("rank", SMALL, 0.25)
     assert cost.pass_s("rank", SMALL) == 0.25
