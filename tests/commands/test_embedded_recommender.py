@@ -22,7 +22,7 @@ def test_it_ranks_and_cached_blocks_rank_as_full_recompute():
     cached = found.summaries["parallel"]
     chance, best = (found.bounds[name][METRIC] for name in ("chance", "best possible"))
     assert cached.fidelity.max_score_difference < 1e-4
-    assert cached.metrics[METRIC].value > chance + 0.6 * (best - chance)
+    assert cached.metrics[METRIC].value > chance + 0.85 * (best - chance)
 
 
 def test_it_is_small():
