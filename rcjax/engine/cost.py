@@ -34,7 +34,7 @@ class CostModel:
 
     A program that has been timed takes what it took: an average that leans to the newest, and fades to the fastest
     while others of its purpose are run. One that has not takes its floating-point operations at the rate of all passes
-    so far. The worker's thread observes, any thread asks.
+    so far. Workers' threads observe, any thread asks; of two passes observed at once one may not count.
     """
 
     def __init__(self, config: ModelConfig, page_tokens: int, page_bytes: int):
@@ -137,7 +137,7 @@ class CostModel:
 
         Else one pass that was held up could end the use of its shape, as nothing new would be learnt.
         """
-        for program, seconds in self._seconds.items():
+        for program, seconds in list(self._seconds.items()):  # another slice's worker may add one meanwhile
             if program.purpose == seen.purpose and program != seen:
                 self._seconds[program] = seconds - _FADING * (seconds - self._fastest[program])
 
